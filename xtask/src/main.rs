@@ -1,0 +1,2 @@
+//! One-command tasks.
+fn main() {}
