@@ -1,1 +1,5 @@
-//! Placeholder until the crate's first piece lands.
+//! One node's local engine: images, and the containers that run from them.
+
+pub mod db;
+pub mod images;
+pub mod registry;
