@@ -92,8 +92,11 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let put = (0u128..12, proptest::option::of(0u128..3))
-        .prop_map(|(id, node)| Step::Put { id, service: id % 3, node });
+    let put = (0u128..12, proptest::option::of(0u128..3)).prop_map(|(id, node)| Step::Put {
+        id,
+        service: id % 3,
+        node,
+    });
     let delete = (0u128..12).prop_map(|id| Step::Delete { id });
     proptest::collection::vec(prop_oneof![3 => put, 1 => delete], 0..60)
 }

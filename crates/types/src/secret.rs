@@ -18,7 +18,10 @@ pub struct Secret {
 impl std::fmt::Debug for Secret {
     /// Leaves the data out: debug output ends in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Secret").field("id", &self.id).field("name", &self.annotations.name).finish()
+        f.debug_struct("Secret")
+            .field("id", &self.id)
+            .field("name", &self.annotations.name)
+            .finish()
     }
 }
 

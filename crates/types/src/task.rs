@@ -14,7 +14,9 @@ use crate::endpoint::PortConfig;
 use crate::{Meta, NodeId, ServiceId, TaskId, Timestamp};
 
 /// Observed or desired state; the order is the life line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum TaskState {
     #[default]
     New,
