@@ -5,7 +5,17 @@
 
 #[macro_use]
 mod object;
-mod error;
 
-pub use error::ErrorResponse;
-pub use object::nullable;
+pub mod container;
+pub mod error;
+pub mod event;
+pub mod exec;
+pub mod mount;
+pub mod network;
+pub mod stats;
+pub mod system;
+pub mod time;
+pub mod volume;
+pub mod words;
+
+pub use object::{Empty, is_zero, nullable};

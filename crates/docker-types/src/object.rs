@@ -31,3 +31,26 @@ macro_rules! object {
         }
     )* };
 }
+
+/// `{}`: the value of Go's sets. Whatever stands there on input counts as present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Empty {}
+
+impl serde::Serialize for Empty {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        serializer.serialize_map(Some(0))?.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Empty {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer)?;
+        Ok(Self {})
+    }
+}
+
+/// Whether a value is its type's zero value, which Go's `omitempty` leaves out.
+pub fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
