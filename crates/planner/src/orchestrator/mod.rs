@@ -20,6 +20,7 @@ use types::{
 };
 
 use crate::constraint::{Constraint, parse_all};
+use crate::Random;
 use crate::load::Loads;
 
 /// One look at one service.
