@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows a clock, a socket or a file; time and randomness come in as arguments.
 
+pub mod assignment;
 pub mod cluster;
 pub mod container;
 pub mod endpoint;
