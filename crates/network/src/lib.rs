@@ -85,13 +85,19 @@ impl Network {
     /// Makes the namespace of `container` with a link to the bridge. Idempotent.
     pub async fn connect(&self, container: &str) -> Result<Endpoint, Error> {
         let _ = (&self.config, container);
-        Err(Error::Kernel { what: "not built yet".into(), source: std::io::ErrorKind::Unsupported.into() })
+        Err(Error::Kernel {
+            what: "not built yet".into(),
+            source: std::io::ErrorKind::Unsupported.into(),
+        })
     }
 
     /// A namespace without any link but loopback.
     pub async fn isolate(&self, container: &str) -> Result<PathBuf, Error> {
         let _ = container;
-        Err(Error::Kernel { what: "not built yet".into(), source: std::io::ErrorKind::Unsupported.into() })
+        Err(Error::Kernel {
+            what: "not built yet".into(),
+            source: std::io::ErrorKind::Unsupported.into(),
+        })
     }
 
     /// Removes namespace, link and lease. Idempotent.

@@ -5,19 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::digest::Digest;
 use super::{archive, change, platform, reference, unpack};
-use crate::{db, registry};
-
-/// The class of an error, which decides the API's status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    InvalidParameter,
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    Conflict,
-    Unavailable,
-    System,
-}
+use crate::{ErrorKind, db, registry};
 
 /// Why something with an image did not work.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +78,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The class of this error.
+    /// What kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSuchImage(_) | Self::NoRootfs(_) | Self::NoPlatform { .. } => {
@@ -104,9 +92,9 @@ impl Error {
             | Self::TagWithDigest
             | Self::TagLikeDigest
             | Self::Filter(_)
-            | Self::FilterValue { .. } => ErrorKind::InvalidParameter,
+            | Self::FilterValue { .. } => ErrorKind::Invalid,
             Self::Registry(error) => error.kind(),
-            _ => ErrorKind::System,
+            _ => ErrorKind::Internal,
         }
     }
 }

@@ -22,7 +22,7 @@ pub mod state;
 pub mod store;
 pub mod unpack;
 
-pub use error::{Error, ErrorKind};
+pub use error::Error;
 pub use state::Image;
 pub use store::{Config, Images};
 
