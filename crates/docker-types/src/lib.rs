@@ -10,6 +10,7 @@ pub mod container;
 pub mod error;
 pub mod event;
 pub mod exec;
+pub mod image;
 pub mod mount;
 pub mod network;
 pub mod stats;

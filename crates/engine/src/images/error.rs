@@ -12,6 +12,8 @@ use crate::{ErrorKind, db, registry};
 pub enum Error {
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    #[error("reference does not exist")]
+    NoReference,
     #[error(transparent)]
     Reference(#[from] reference::ParseError),
     #[error(transparent)]
@@ -50,6 +52,10 @@ pub enum Error {
     },
     #[error("{what} is larger than {max} bytes")]
     TooLarge { what: &'static str, max: u64 },
+    #[error("more than {max} {what}")]
+    TooMany { what: &'static str, max: usize },
+    #[error("send archive: {0}")]
+    Send(#[source] io::Error),
     /// An image for other machines.
     #[error(
         "image with reference {reference} was found but does not provide the specified platform ({platform})"
@@ -91,6 +97,7 @@ impl Error {
             | Self::Change(_)
             | Self::TagWithDigest
             | Self::TagLikeDigest
+            | Self::TooMany { .. }
             | Self::Filter(_)
             | Self::FilterValue { .. } => ErrorKind::Invalid,
             Self::Registry(error) => error.kind(),
