@@ -21,7 +21,6 @@ use types::{
 
 use crate::constraint::{Constraint, parse_all};
 use crate::Random;
-use crate::load::Loads;
 
 /// One look at one service.
 struct Pass<'a> {
@@ -29,7 +28,6 @@ struct Pass<'a> {
     service: Arc<Service>,
     template: Arc<TaskTemplate>,
     constraints: Vec<Constraint>,
-    loads: &'a Loads,
     random: Random<'a>,
     wake: Option<Timestamp>,
 }
@@ -82,7 +80,6 @@ fn has_settled(task: &Task) -> bool {
 pub(crate) fn reconcile(
     draft: &mut Draft,
     id: ServiceId,
-    loads: &Loads,
     random: Random<'_>,
 ) -> Option<Timestamp> {
     let service = draft.service(id)?.clone();
@@ -90,7 +87,7 @@ pub(crate) fn reconcile(
     // Control refuses what does not parse, so nothing is lost by leaving it out.
     let texts = service.spec.task.placement.iter().flat_map(|placement| &placement.constraints);
     let constraints = parse_all(&texts.cloned().collect::<Vec<_>>()).unwrap_or_default();
-    let mut pass = Pass { draft, service, template, constraints, loads, random, wake: None };
+    let mut pass = Pass { draft, service, template, constraints, random, wake: None };
     pass.write_off_orphans();
     match pass.service.spec.mode {
         Mode::Replicated { replicas } => replicated::reconcile(&mut pass, replicas),
