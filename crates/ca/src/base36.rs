@@ -10,7 +10,8 @@ pub(crate) fn encode(bytes: &[u8], width: usize) -> String {
         let mut rest = 0u32;
         for byte in &mut number {
             let value = rest * 256 + u32::from(*byte);
-            *byte = u8::try_from(value / 36).expect("a rest below 36 times 256 divides into a byte");
+            *byte =
+                u8::try_from(value / 36).expect("a rest below 36 times 256 divides into a byte");
             rest = value % 36;
         }
         *digit = DIGITS[rest as usize];

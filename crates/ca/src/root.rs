@@ -8,8 +8,8 @@ use types::cluster::RootCa;
 use types::node::TlsInfo;
 use x509_parser::pem::parse_x509_pem;
 
-use crate::token::{JoinToken, digest, new_secret};
 use crate::Error;
+use crate::token::{JoinToken, digest, new_secret};
 
 const VALID_YEARS: i32 = 20;
 

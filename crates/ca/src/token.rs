@@ -55,7 +55,8 @@ impl FromStr for JoinToken {
     fn from_str(text: &str) -> Result<Self, Error> {
         let parts = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
         let (digest, secret) = parts.ok_or(Error::Token)?;
-        let sound = base36::is_number(digest, DIGEST_DIGITS) && base36::is_number(secret, SECRET_DIGITS);
+        let sound =
+            base36::is_number(digest, DIGEST_DIGITS) && base36::is_number(secret, SECRET_DIGITS);
         if sound { Ok(Self::new(digest, secret)) } else { Err(Error::Token) }
     }
 }

@@ -110,7 +110,8 @@ impl DispatcherServer {
         let id = {
             let mut sessions = self.lock();
             let snapshot = self.writer.consensus().snapshot();
-            let send = sessions.dispatcher.register(&snapshot, node, self.heartbeat_period(), now());
+            let send =
+                sessions.dispatcher.register(&snapshot, node, self.heartbeat_period(), now());
             let sent = stream.try_send(send.set);
             sent.expect("a new stream has room");
             sessions.streams.insert(node, (send.session, stream));

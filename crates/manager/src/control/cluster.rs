@@ -82,7 +82,9 @@ fn validate(spec: &ClusterSpec) -> Result<(), Error> {
         return Err(Error::invalid("minimum certificate expiry time is: 1h0m0s"));
     }
     if spec.heartbeat_period < HEARTBEAT_PERIOD_MIN {
-        return Err(Error::invalid("invalid dispatcher config: heartbeat period is too short: it must be at least 100ms"));
+        return Err(Error::invalid(
+            "invalid dispatcher config: heartbeat period is too short: it must be at least 100ms",
+        ));
     }
     Ok(())
 }

@@ -55,7 +55,8 @@ fn unique<'a, T: 'a, I: Display>(
     objects: impl Iterator<Item = &'a Arc<T>>,
     id: impl Fn(&T) -> I,
 ) -> Result<Arc<T>, Error> {
-    let begins = |object: &&Arc<T>| !reference.is_empty() && id(object).to_string().starts_with(reference);
+    let begins =
+        |object: &&Arc<T>| !reference.is_empty() && id(object).to_string().starts_with(reference);
     let found: Vec<_> = objects.filter(begins).collect();
     match found[..] {
         [object] => Ok(object.clone()),

@@ -165,7 +165,11 @@ fn keep_credentials(spec: &mut ServiceSpec, service: &Service, from: RegistryAut
 }
 
 /// What only the whole state can tell: names and ports that others have.
-fn check_collisions(draft: &Draft, spec: &ServiceSpec, own: Option<ServiceId>) -> Result<(), Error> {
+fn check_collisions(
+    draft: &Draft,
+    spec: &ServiceSpec,
+    own: Option<ServiceId>,
+) -> Result<(), Error> {
     let name = &spec.annotations.name;
     if draft.service_by_name(name).is_some_and(|other| Some(other.id) != own) {
         let desc = format!("name conflicts with an existing object: service {name} already exists");
@@ -181,8 +185,7 @@ fn check_collisions(draft: &Draft, spec: &ServiceSpec, own: Option<ServiceId>) -
         let taken = specified.chain(&other.endpoint.ports).filter(|port| port.published != 0);
         for port in taken {
             let collides = wanted.iter().any(|wanted| {
-                let both_host =
-                    wanted.mode == PublishMode::Host && port.mode == PublishMode::Host;
+                let both_host = wanted.mode == PublishMode::Host && port.mode == PublishMode::Host;
                 wanted.protocol == port.protocol && wanted.published == port.published && !both_host
             });
             if collides {

@@ -59,9 +59,10 @@ fn mode(mode: Mode) -> Result<(), Error> {
             "Number of replicas must be at most {REPLICAS_MAX}, {replicas} was asked for"
         ))),
         Mode::Replicated { .. } | Mode::Global => Ok(()),
-        Mode::ReplicatedJob { .. } | Mode::GlobalJob => {
-            Err(Error::new(Code::Unimplemented, "jobs are not supported yet: use mode replicated or global"))
-        }
+        Mode::ReplicatedJob { .. } | Mode::GlobalJob => Err(Error::new(
+            Code::Unimplemented,
+            "jobs are not supported yet: use mode replicated or global",
+        )),
     }
 }
 
@@ -147,7 +148,9 @@ fn endpoint(endpoint: &EndpointSpec) -> Result<(), Error> {
     let mut published = BTreeSet::new();
     for port in &endpoint.ports {
         if port.target == 0 {
-            return Err(Error::invalid("EndpointSpec: a published port needs a target port from 1 to 65535"));
+            return Err(Error::invalid(
+                "EndpointSpec: a published port needs a target port from 1 to 65535",
+            ));
         }
         let is_ingress = port.mode == PublishMode::Ingress;
         if is_ingress && endpoint.mode == ResolutionMode::Dnsrr {

@@ -19,8 +19,8 @@ use types::{
     Meta, Node, Service, ServiceId, Task, TaskId, TaskState, TaskStatus, TaskTemplate, Timestamp,
 };
 
-use crate::constraint::{Constraint, parse_all};
 use crate::Random;
+use crate::constraint::{Constraint, parse_all};
 
 /// One look at one service.
 struct Pass<'a> {
@@ -77,11 +77,7 @@ fn has_settled(task: &Task) -> bool {
 }
 
 /// Brings one service's tasks towards what it asks for; answers with when to look again.
-pub(crate) fn reconcile(
-    draft: &mut Draft,
-    id: ServiceId,
-    random: Random<'_>,
-) -> Option<Timestamp> {
+pub(crate) fn reconcile(draft: &mut Draft, id: ServiceId, random: Random<'_>) -> Option<Timestamp> {
     let service = draft.service(id)?.clone();
     let template = draft.template(id, service.template_version)?.clone();
     // Control refuses what does not parse, so nothing is lost by leaving it out.
