@@ -5,8 +5,10 @@ pub mod containers;
 pub mod db;
 mod error;
 pub mod events;
+pub mod images;
 pub mod logs;
 pub mod names;
+pub mod registry;
 pub mod volumes;
 
 pub use config::Config;
