@@ -71,6 +71,11 @@ impl Manager {
         self.writer.consensus().snapshot()
     }
 
+    /// The raft identifier of the leader; 0 while there is none.
+    pub fn leader(&self) -> u64 {
+        self.writer.consensus().leadership().borrow().leader
+    }
+
     /// Changes from now on, for `docker events`.
     pub fn changes(&self) -> Changes {
         Changes(self.writer.consensus().subscribe())

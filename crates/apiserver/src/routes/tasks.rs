@@ -69,9 +69,7 @@ impl<'a> Wanted<'a> {
         }
         let mut states = Vec::new();
         for word in filters.get("desired-state") {
-            let desired = [TaskState::Running, TaskState::Shutdown, TaskState::Ready, TaskState::Remove];
-            let known = TaskState::parse(word).filter(|state| desired.contains(state) || word == "accepted");
-            states.push(known.ok_or_else(|| Filters::invalid("desired-state", word))?);
+            states.push(TaskState::parse(word).ok_or_else(|| Filters::invalid("desired-state", word))?);
         }
         Ok(Self { filters, services, nodes, states, only_current: filters.flag("_up-to-date")? })
     }
@@ -82,7 +80,7 @@ impl<'a> Wanted<'a> {
             service.is_some_and(|service| service.template_version == task.template_version);
         (self.services.is_empty() || self.services.contains(&task.service))
             && (self.nodes.is_empty() || task.node.is_some_and(|node| self.nodes.contains(&node)))
-            && (self.states.is_empty() || self.states.iter().any(|state| is_desired(*state, task)))
+            && (self.states.is_empty() || self.states.contains(&task.desired_state))
             && self.only_current.is_none_or(|wanted| wanted == is_current)
             && super::any_equal(self.filters.get("runtime"), "container")
             && super::any_prefix(self.filters.get("id"), &task.id.to_string())
@@ -101,11 +99,6 @@ impl<'a> Wanted<'a> {
         let name = format!("{}.{slot}.{}", template.service_name, task.id);
         super::any_prefix(self.filters.get("name"), &name)
     }
-}
-
-/// A task that waits at READY for its turn counts as one that shall run.
-fn is_desired(state: TaskState, task: &types::Task) -> bool {
-    task.desired_state == state
 }
 
 async fn inspect(
