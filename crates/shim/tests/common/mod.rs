@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use runtime::defaults;
 use runtime::spec::{
-    Capabilities, Linux, Namespace, NamespaceKind, Process, Rlimit, Root, Spec, User,
+    Capabilities, Linux, Mount, Namespace, NamespaceKind, Process, Rlimit, Root, Spec, User,
 };
 use shim::client::{Attachment, Client, End, ExecStdio, Launcher};
 use shim::config::{CONFIG_FILE, Config, ExitRecord, RuntimeChoice, SPEC_FILE, write_json};
@@ -62,6 +62,16 @@ impl Bundle {
 
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.path().join("rootfs")
+    }
+
+    /// Shows a path of the host in the container.
+    pub(crate) fn bind(&mut self, source: &str, destination: &str, options: &[&str]) {
+        self.spec.mounts.push(Mount {
+            destination: destination.to_owned(),
+            kind: "bind".to_owned(),
+            source: source.to_owned(),
+            options: options.iter().map(|it| (*it).to_owned()).collect(),
+        });
     }
 
     /// Chooses the runtime.
@@ -187,7 +197,7 @@ pub(crate) fn default_spec(id: &str, script: &str) -> Spec {
         NamespaceKind::Ipc,
     ];
     let mut linux = Linux {
-        cgroups_path: format!("/skep-test/{id}"),
+        cgroups_path: format!("/{id}"),
         namespaces: namespaces.map(|kind| Namespace { kind, path: None }).to_vec(),
         seccomp: Some(defaults::seccomp(&capabilities)),
         masked_paths: defaults::MASKED_PATHS.map(str::to_owned).to_vec(),
