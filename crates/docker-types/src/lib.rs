@@ -11,6 +11,7 @@ pub mod convert;
 pub mod error;
 pub mod event;
 pub mod exec;
+pub mod image;
 pub mod mount;
 pub mod network;
 pub mod node;

@@ -5,25 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::digest::Digest;
 use super::{archive, change, platform, reference, unpack};
-use crate::{db, registry};
-
-/// The class of an error, which decides the API's status.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    InvalidParameter,
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    Conflict,
-    Unavailable,
-    System,
-}
+use crate::{ErrorKind, db, registry};
 
 /// Why something with an image did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    #[error("reference does not exist")]
+    NoReference,
     #[error(transparent)]
     Reference(#[from] reference::ParseError),
     #[error(transparent)]
@@ -62,6 +52,10 @@ pub enum Error {
     },
     #[error("{what} is larger than {max} bytes")]
     TooLarge { what: &'static str, max: u64 },
+    #[error("more than {max} {what}")]
+    TooMany { what: &'static str, max: usize },
+    #[error("send archive: {0}")]
+    Send(#[source] io::Error),
     /// An image for other machines.
     #[error(
         "image with reference {reference} was found but does not provide the specified platform ({platform})"
@@ -90,7 +84,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The class of this error.
+    /// What kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSuchImage(_) | Self::NoRootfs(_) | Self::NoPlatform { .. } => {
@@ -103,10 +97,11 @@ impl Error {
             | Self::Change(_)
             | Self::TagWithDigest
             | Self::TagLikeDigest
+            | Self::TooMany { .. }
             | Self::Filter(_)
-            | Self::FilterValue { .. } => ErrorKind::InvalidParameter,
+            | Self::FilterValue { .. } => ErrorKind::Invalid,
             Self::Registry(error) => error.kind(),
-            _ => ErrorKind::System,
+            _ => ErrorKind::Internal,
         }
     }
 }

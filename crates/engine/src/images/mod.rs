@@ -14,15 +14,20 @@ pub mod reference;
 pub mod archive;
 pub mod blobs;
 pub mod compression;
+mod glob;
 pub mod import;
+mod inspect;
 mod layers;
+pub mod list;
 pub mod load;
+pub mod remove;
 pub mod rootfs;
+pub mod save;
 pub mod state;
 pub mod store;
 pub mod unpack;
 
-pub use error::{Error, ErrorKind};
+pub use error::Error;
 pub use state::Image;
 pub use store::{Config, Images};
 

@@ -8,8 +8,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The class of this error.
-    pub fn kind(&self) -> crate::images::ErrorKind {
-        crate::images::ErrorKind::System
+    /// What kind of failure this is.
+    pub fn kind(&self) -> crate::ErrorKind {
+        crate::ErrorKind::Internal
     }
 }

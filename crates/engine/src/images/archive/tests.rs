@@ -173,19 +173,20 @@ fn hostile_archives_are_refused() {
             "archive has more than 100 entries",
         ),
         (good().file("big", &vec![0; 1 << 20]).finish(), "archive has more than 1048576 bytes"),
-        (
-            good()
-                .with(b'S', "sparse", b"ab", |h| {
-                    h[386..397].copy_from_slice(b"00000000010");
-                    h[398..409].copy_from_slice(b"00000000002");
-                    h[483..494].copy_from_slice(b"00000000005");
-                })
-                .finish(),
-            "archive/tar: sparse map out of bounds in entry \"sparse\"",
-        ),
     ] {
         assert_eq!(error_of(&archive), message);
     }
+}
+
+#[test]
+fn a_sparse_map_beyond_the_file_is_refused() {
+    let archive = Tar::default().with(b'S', "sparse", b"ab", |h| {
+        h[386..397].copy_from_slice(b"00000000010");
+        h[398..409].copy_from_slice(b"00000000002");
+        h[483..494].copy_from_slice(b"00000000005");
+    });
+    let message = "archive/tar: sparse map out of bounds in entry \"sparse\"";
+    assert_eq!(error_of(&archive.finish()), message);
 }
 
 #[test]
