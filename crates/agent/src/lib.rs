@@ -24,15 +24,36 @@ use task::Local;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A container of a task was there when the daemon started.
-    Found { task: TaskId, container: Found },
+    Found {
+        task: TaskId,
+        container: Found,
+    },
     Assigned(AssignmentSet),
-    Prepared { task: TaskId, result: Result<String, Refusal> },
-    Started { task: TaskId, result: Result<Started, Refusal> },
-    Healthy { task: TaskId },
-    Unhealthy { task: TaskId },
-    Exited { task: TaskId, exit: Exit },
-    Stopped { task: TaskId, exit: Exit },
-    Removed { task: TaskId },
+    Prepared {
+        task: TaskId,
+        result: Result<String, Refusal>,
+    },
+    Started {
+        task: TaskId,
+        result: Result<Started, Refusal>,
+    },
+    Healthy {
+        task: TaskId,
+    },
+    Unhealthy {
+        task: TaskId,
+    },
+    Exited {
+        task: TaskId,
+        exit: Exit,
+    },
+    Stopped {
+        task: TaskId,
+        exit: Exit,
+    },
+    Removed {
+        task: TaskId,
+    },
     /// The managers have written these reports.
     Reported(Vec<StatusReport>),
     /// A connection to the managers is there, or was lost.
@@ -75,15 +96,32 @@ pub struct Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Get the image and make the container.
-    Prepare { task: Arc<Task>, template: Arc<TaskTemplate> },
-    Start { task: TaskId, container: String },
+    Prepare {
+        task: Arc<Task>,
+        template: Arc<TaskTemplate>,
+    },
+    Start {
+        task: TaskId,
+        container: String,
+    },
     /// Signal, wait for the grace period, kill.
-    Stop { task: TaskId, container: String, grace: Duration },
-    Remove { task: TaskId, container: String },
+    Stop {
+        task: TaskId,
+        container: String,
+        grace: Duration,
+    },
+    Remove {
+        task: TaskId,
+        container: String,
+    },
     /// At most one is under way.
     Report(Vec<StatusReport>),
     /// Balance each port over these tasks' addresses; no backends withdraw the port.
-    Publish { service: ServiceId, ports: Vec<types::endpoint::PortConfig>, backends: Vec<String> },
+    Publish {
+        service: ServiceId,
+        ports: Vec<types::endpoint::PortConfig>,
+        backends: Vec<String>,
+    },
 }
 
 /// Everything one node knows of its work.
@@ -265,7 +303,8 @@ impl Agent {
         }
         self.report_under_way = true;
         let reports = self.unreported.iter();
-        let reports = reports.map(|(task, status)| StatusReport { task: *task, status: status.clone() });
+        let reports =
+            reports.map(|(task, status)| StatusReport { task: *task, status: status.clone() });
         actions.push(Action::Report(reports.collect()));
     }
 

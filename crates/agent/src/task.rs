@@ -28,7 +28,9 @@ enum Phase {
     Running,
     /// Its health check failed; it is about to be stopped.
     Unwell,
-    Stopping { because: Because },
+    Stopping {
+        because: Because,
+    },
     Ended,
     Removing,
 }
@@ -94,7 +96,8 @@ impl Local {
             FoundState::Created => self.phase = Phase::Ready,
             FoundState::Running { started, since } => {
                 self.started = started;
-                self.phase = if self.started.awaits_health { Phase::Warming } else { Phase::Running };
+                self.phase =
+                    if self.started.awaits_health { Phase::Warming } else { Phase::Running };
                 self.status.running_since.get_or_insert(since);
                 if self.phase == Phase::Running {
                     self.report(TaskState::Running, "started", now);
@@ -152,7 +155,9 @@ impl Local {
             (Event::Prepared { result, .. }, _) => self.prepared(result, now),
             (Event::Started { result, .. }, Phase::Starting) => self.has_started(result, now),
             (Event::Healthy { .. }, Phase::Warming) => self.runs(now),
-            (Event::Unhealthy { .. }, Phase::Warming | Phase::Running) => self.phase = Phase::Unwell,
+            (Event::Unhealthy { .. }, Phase::Warming | Phase::Running) => {
+                self.phase = Phase::Unwell
+            }
             (
                 Event::Exited { exit, .. },
                 Phase::Starting | Phase::Warming | Phase::Running | Phase::Unwell,
@@ -174,7 +179,9 @@ impl Local {
             }
             // Told to stop meanwhile: the container is there and was never started.
             (Ok(container), _) => self.container = Some(container),
-            (Err(refusal), Phase::Preparing) => self.end(TaskState::Rejected, &refusal.message, now),
+            (Err(refusal), Phase::Preparing) => {
+                self.end(TaskState::Rejected, &refusal.message, now)
+            }
             (Err(_), _) => {}
         }
     }

@@ -122,18 +122,14 @@ fn a_refused_image_rejects_the_task_with_the_engines_words() {
     acknowledge(&mut agent, &actions);
     let refusal = Refusal { message: "No such image: nope:latest".into() };
     let actions = agent.handle(Event::Prepared { task: id(1), result: Err(refusal) }, NOW);
-    assert_eq!(
-        reports(&actions),
-        [(TaskState::Rejected, "No such image: nope:latest".to_owned())]
-    );
+    assert_eq!(reports(&actions), [(TaskState::Rejected, "No such image: nope:latest".to_owned())]);
 }
 
 #[test]
 fn exits_are_told_with_their_code() {
-    for (code, state, err) in [
-        (0, TaskState::Complete, ""),
-        (137, TaskState::Failed, "task: non-zero exit (137)"),
-    ] {
+    for (code, state, err) in
+        [(0, TaskState::Complete, ""), (137, TaskState::Failed, "task: non-zero exit (137)")]
+    {
         let mut agent = running();
         let exit = Exit { code, message: String::new() };
         let actions = agent.handle(Event::Exited { task: id(1), exit }, NOW);
@@ -212,12 +208,24 @@ fn a_task_serves_its_ports_while_it_runs_and_not_once_it_is_to_stop() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Assign { number: u128, desired: TaskState },
-    Full { numbers: BTreeSet<u128> },
+    Assign {
+        number: u128,
+        desired: TaskState,
+    },
+    Full {
+        numbers: BTreeSet<u128>,
+    },
     /// Answers the nth outstanding action, well or badly.
-    Answer { nth: usize, well: bool },
-    Exit { number: u128 },
-    Unhealthy { number: u128 },
+    Answer {
+        nth: usize,
+        well: bool,
+    },
+    Exit {
+        number: u128,
+    },
+    Unhealthy {
+        number: u128,
+    },
     Reconnect,
 }
 
@@ -258,7 +266,11 @@ impl Engine {
                     assert_eq!(self.containers.get(container), Some(&false), "started once");
                 }
                 Action::Stop { container, .. } => {
-                    assert_eq!(self.containers.get(container), Some(&true), "only what was started");
+                    assert_eq!(
+                        self.containers.get(container),
+                        Some(&true),
+                        "only what was started"
+                    );
                 }
                 Action::Report(reports) => {
                     for report in reports {
@@ -283,7 +295,10 @@ impl Engine {
                 if well {
                     self.containers.insert(name.clone(), false);
                 }
-                Event::Prepared { task: task.id, result: if well { Ok(name) } else { Err(refusal()) } }
+                Event::Prepared {
+                    task: task.id,
+                    result: if well { Ok(name) } else { Err(refusal()) },
+                }
             }
             Action::Start { task, container } => {
                 // A container that was removed meanwhile cannot be started.

@@ -74,6 +74,30 @@ impl ApiError {
     }
 }
 
+/// gRPC codes as Docker maps them to statuses.
+impl From<manager::Error> for ApiError {
+    fn from(error: manager::Error) -> Self {
+        let status = match error.code {
+            manager::Code::InvalidArgument | manager::Code::FailedPrecondition => {
+                StatusCode::BAD_REQUEST
+            }
+            manager::Code::NotFound => StatusCode::NOT_FOUND,
+            manager::Code::AlreadyExists => StatusCode::CONFLICT,
+            manager::Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+            manager::Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            manager::Code::Unknown | manager::Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// A value in a request that means nothing.
+impl From<docker_types::convert::Error> for ApiError {
+    fn from(error: docker_types::convert::Error) -> Self {
+        Self::bad_request(format!("rpc error: code = InvalidArgument desc = {error}"))
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         if self.status == StatusCode::NOT_MODIFIED {

@@ -13,6 +13,8 @@ mod routes;
 mod server;
 mod state;
 mod stream;
+mod swarm;
+mod swarm_logs;
 mod tls;
 mod version;
 
@@ -20,4 +22,5 @@ pub use error::{ApiError, Error};
 pub use listen::Listen;
 pub use server::{Config, Server};
 pub use state::ApiState;
+pub use swarm::{Answer, Swarm};
 pub use tls::TlsFiles;

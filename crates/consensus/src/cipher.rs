@@ -46,7 +46,12 @@ impl Cipher {
     }
 
     /// Decrypts `buffer` in place; `None` where key, counter, header or content differ from what was sealed.
-    pub(crate) fn open<'a>(&self, counter: u64, aad: &[u8], buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    pub(crate) fn open<'a>(
+        &self,
+        counter: u64,
+        aad: &[u8],
+        buffer: &'a mut [u8],
+    ) -> Option<&'a [u8]> {
         let opened = self.key.open_in_place(self.nonce(counter), Aad::from(aad), buffer).ok()?;
         Some(opened)
     }

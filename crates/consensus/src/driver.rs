@@ -16,12 +16,12 @@ use store::{ChangeSet, Snapshot, apply};
 use tokio::sync::{broadcast, oneshot, watch};
 use tracing::{error, info};
 
+use crate::Error;
 use crate::cipher::DataKey;
 use crate::handle::{Applied, Config, Leadership};
 use crate::log::{Log, to_batch};
 use crate::snapshot_file::{self, StoredSnapshot};
 use crate::wal::Wal;
-use crate::Error;
 
 /// One raft tick. Ten of them without a leader begin an election.
 const TICK: Duration = Duration::from_millis(100);

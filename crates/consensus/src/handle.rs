@@ -101,12 +101,18 @@ impl Consensus {
         let (feed, _) = broadcast::channel(FEED_EVENTS_MAX);
         let (leadership_tx, leadership) = watch::channel(Leadership::default());
         let (commands, inbox) = sync_channel(PROPOSALS_MAX);
-        let mut driver = Driver::new(config, stored, log, wal, crate::driver::Outputs {
-            state: state.clone(),
-            feed: feed.clone(),
-            leadership: leadership_tx,
-            snapshot_done: commands.clone(),
-        })?;
+        let mut driver = Driver::new(
+            config,
+            stored,
+            log,
+            wal,
+            crate::driver::Outputs {
+                state: state.clone(),
+                feed: feed.clone(),
+                leadership: leadership_tx,
+                snapshot_done: commands.clone(),
+            },
+        )?;
         driver.start()?;
         let thread = std::thread::Builder::new()
             .name("consensus".into())
@@ -134,7 +140,8 @@ impl Consensus {
         let (reply, answer) = oneshot::channel();
         let data = rmp_serde::to_vec_named(set).expect("a change set is plain data");
         if data.len() > ENTRY_BYTES_MAX {
-            let _ = reply.send(Err(Error::EntryTooLarge { bytes: data.len(), limit: ENTRY_BYTES_MAX }));
+            let _ =
+                reply.send(Err(Error::EntryTooLarge { bytes: data.len(), limit: ENTRY_BYTES_MAX }));
             return Proposal(answer);
         }
         if let Err(refused) = self.commands.try_send(Command::Propose { data, reply }) {

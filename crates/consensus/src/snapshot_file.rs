@@ -42,7 +42,8 @@ pub(crate) fn save(
     let temporary = directory.join("snapshot.tmp");
     let write = || -> io::Result<()> {
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(MAGIC)?;
         file.write_all(&base)?;
         file.write_all(&payload)?;

@@ -122,14 +122,16 @@ impl Wal {
             }
             let read = read_segment(directory, *id, key, sealed_at.map(|header| header.before))?;
             valid_bytes = read.valid_bytes;
-            let last = read.batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.index);
+            let last =
+                read.batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.index);
             let inherited = segments.last().map_or(0, |segment: &Segment| segment.last_index);
             segments.push(Segment { id: *id, last_index: last.max().unwrap_or(inherited) });
             batches.extend(read.batches);
         }
         let id = ids.last().map_or(1, |last| last + 1);
         let (file, cipher) = create_segment(directory, id, valid_bytes, key)?;
-        segments.push(Segment { id, last_index: segments.last().map_or(0, |last| last.last_index) });
+        segments
+            .push(Segment { id, last_index: segments.last().map_or(0, |last| last.last_index) });
         let wal = Self {
             directory: directory.to_owned(),
             key: key.clone(),
@@ -314,8 +316,7 @@ fn read_segment(
 ) -> Result<ReadSegment, Error> {
     let path = segment_path(directory, id);
     let mut bytes = std::fs::read(&path).map_err(file_error("read", &path))?;
-    let header =
-        parse_header(&bytes, id).ok_or_else(|| damaged(&path, 0, Corruption::Header))?;
+    let header = parse_header(&bytes, id).ok_or_else(|| damaged(&path, 0, Corruption::Header))?;
     let cipher = Cipher::new(key, header.base);
     let end = sealed_at.map(|end| usize::try_from(end).unwrap_or(usize::MAX));
     let mut batches = Vec::new();
@@ -357,7 +358,8 @@ fn whole_payload(bytes: &[u8], offset: usize) -> Option<std::ops::Range<usize>> 
 fn has_whole_batch_after(bytes: &[u8], broken: usize) -> bool {
     let offsets = (broken + ALIGNMENT..bytes.len()).step_by(ALIGNMENT);
     offsets.into_iter().any(|offset| {
-        bytes[offset..].first_chunk::<4>() != Some(&[0; 4]) && whole_payload(bytes, offset).is_some()
+        bytes[offset..].first_chunk::<4>() != Some(&[0; 4])
+            && whole_payload(bytes, offset).is_some()
     })
 }
 
@@ -470,7 +472,10 @@ mod tests {
         assert!(matches!(error, Error::Damaged { damage: Corruption::Key, .. }), "{error}");
         std::fs::remove_file(segment_path(directory.path(), 2)).expect("exists");
         let error = reread(directory.path(), &key()).expect_err("a segment is missing");
-        assert!(matches!(error, Error::Damaged { damage: Corruption::MissingSegment, .. }), "{error}");
+        assert!(
+            matches!(error, Error::Damaged { damage: Corruption::MissingSegment, .. }),
+            "{error}"
+        );
     }
 
     #[test]

@@ -101,7 +101,8 @@ async fn a_snapshot_takes_the_place_of_the_log_before_it() {
     drop(consensus);
     let names = |suffix: &str| {
         let files = std::fs::read_dir(directory.path()).expect("lists");
-        let names = files.map(|file| file.expect("lists").file_name().into_string().expect("UTF-8"));
+        let names =
+            files.map(|file| file.expect("lists").file_name().into_string().expect("UTF-8"));
         names.filter(|name| name.ends_with(suffix)).collect::<Vec<_>>()
     };
     assert_eq!(names(".snap").len(), 1, "older snapshots are removed");

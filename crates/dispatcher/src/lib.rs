@@ -218,10 +218,7 @@ impl Session {
 
 fn ingress_ports(snapshot: &Snapshot, service: ServiceId) -> Vec<types::endpoint::PortConfig> {
     let ports = snapshot.service(service).into_iter().flat_map(|service| &service.endpoint.ports);
-    ports
-        .filter(|port| port.mode == PublishMode::Ingress && port.published != 0)
-        .cloned()
-        .collect()
+    ports.filter(|port| port.mode == PublishMode::Ingress && port.published != 0).cloned().collect()
 }
 
 /// Writes what a node said about its tasks. Reports that would move a task back, or that are about another node's
@@ -242,7 +239,8 @@ pub fn write_reports(draft: &mut Draft, node: NodeId, reports: &[StatusReport]) 
 
 fn is_news(task: &Task, report: &StatusReport) -> bool {
     let same_state = task.status.state == report.status.state && !task.status.state.is_terminal();
-    task.status.state.may_become(report.status.state) || (same_state && task.status != report.status)
+    task.status.state.may_become(report.status.state)
+        || (same_state && task.status != report.status)
 }
 
 /// Writes that a node is here, as it describes itself.

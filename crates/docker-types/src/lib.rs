@@ -7,14 +7,19 @@
 mod object;
 
 pub mod container;
+pub mod convert;
 pub mod error;
 pub mod event;
 pub mod exec;
 pub mod image;
 pub mod mount;
 pub mod network;
+pub mod node;
+pub mod service;
 pub mod stats;
+pub mod swarm;
 pub mod system;
+pub mod task;
 pub mod time;
 pub mod volume;
 pub mod words;

@@ -129,7 +129,7 @@ impl Planner {
         let wake = match draft.service(id).cloned() {
             Some(service) => {
                 allocator::allocate_ports(draft, &self.ports, &service);
-                orchestrator::reconcile(draft, id, &self.loads, random)
+                orchestrator::reconcile(draft, id, random)
             }
             None => {
                 orchestrator::remove(draft, id);

@@ -23,7 +23,10 @@ pub struct AssignmentSet {
 
 impl AssignmentSet {
     pub fn is_empty(&self) -> bool {
-        !self.is_full && self.tasks.is_empty() && self.removed.is_empty() && self.endpoints.is_empty()
+        !self.is_full
+            && self.tasks.is_empty()
+            && self.removed.is_empty()
+            && self.endpoints.is_empty()
     }
 }
 

@@ -19,9 +19,8 @@ use types::{
     Meta, Node, Service, ServiceId, Task, TaskId, TaskState, TaskStatus, TaskTemplate, Timestamp,
 };
 
-use crate::constraint::{Constraint, parse_all};
 use crate::Random;
-use crate::load::Loads;
+use crate::constraint::{Constraint, parse_all};
 
 /// One look at one service.
 struct Pass<'a> {
@@ -29,7 +28,6 @@ struct Pass<'a> {
     service: Arc<Service>,
     template: Arc<TaskTemplate>,
     constraints: Vec<Constraint>,
-    loads: &'a Loads,
     random: Random<'a>,
     wake: Option<Timestamp>,
 }
@@ -79,18 +77,13 @@ fn has_settled(task: &Task) -> bool {
 }
 
 /// Brings one service's tasks towards what it asks for; answers with when to look again.
-pub(crate) fn reconcile(
-    draft: &mut Draft,
-    id: ServiceId,
-    loads: &Loads,
-    random: Random<'_>,
-) -> Option<Timestamp> {
+pub(crate) fn reconcile(draft: &mut Draft, id: ServiceId, random: Random<'_>) -> Option<Timestamp> {
     let service = draft.service(id)?.clone();
     let template = draft.template(id, service.template_version)?.clone();
     // Control refuses what does not parse, so nothing is lost by leaving it out.
     let texts = service.spec.task.placement.iter().flat_map(|placement| &placement.constraints);
     let constraints = parse_all(&texts.cloned().collect::<Vec<_>>()).unwrap_or_default();
-    let mut pass = Pass { draft, service, template, constraints, loads, random, wake: None };
+    let mut pass = Pass { draft, service, template, constraints, random, wake: None };
     pass.write_off_orphans();
     match pass.service.spec.mode {
         Mode::Replicated { replicas } => replicated::reconcile(&mut pass, replicas),
