@@ -98,6 +98,8 @@ impl Images {
         selected: &[(Reference, Digest)],
         reporter: &Reporter,
     ) -> Result<(), Error> {
+        // Before anything is said of layers, which would be said again at the next address.
+        session.ping().await?;
         for (reference, id) in selected {
             self.push_one(session, reference, id, reporter).await?;
         }

@@ -31,6 +31,9 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// The registry does not take the credentials.
+    #[error("login attempt to {url} failed with status: {status}")]
+    Login { url: String, status: StatusCode },
     /// The registry's own error, by the code it gave.
     #[error("{}: {message}", code_text(.code))]
     Api { status: StatusCode, code: String, message: String },
@@ -141,12 +144,14 @@ impl Error {
             Self::PullDenied { .. }
             | Self::ManifestNotFound { .. }
             | Self::RepositoryNotFound { .. } => ErrorKind::NotFound,
-            Self::Api { status, .. } | Self::Status { status } => match *status {
-                StatusCode::UNAUTHORIZED => ErrorKind::Unauthorized,
-                StatusCode::FORBIDDEN => ErrorKind::Forbidden,
-                StatusCode::NOT_FOUND => ErrorKind::NotFound,
-                _ => ErrorKind::Internal,
-            },
+            Self::Api { status, .. } | Self::Status { status } | Self::Login { status, .. } => {
+                match *status {
+                    StatusCode::UNAUTHORIZED => ErrorKind::Unauthorized,
+                    StatusCode::FORBIDDEN => ErrorKind::Forbidden,
+                    StatusCode::NOT_FOUND => ErrorKind::NotFound,
+                    _ => ErrorKind::Internal,
+                }
+            }
             Self::Token { source, .. } => source.kind(),
             Self::Address(_) | Self::Credentials(_) => ErrorKind::Invalid,
             _ => ErrorKind::Internal,

@@ -1,10 +1,10 @@
 //! `docker login`: whether a registry knows a user.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::auth::Credentials;
 use super::error::Error;
-use super::session::{Access, Registry, Session};
+use super::session::{Access, Call, Registry, Session, no_body, set_user_agent};
 use crate::images::reference::DEFAULT_DOMAIN;
 
 /// What `docker login` has called Docker Hub since its first version.
@@ -33,9 +33,24 @@ impl Registry {
 }
 
 impl Session {
+    /// Finds out whether there is a server at this address at all.
+    pub(crate) async fn ping(&self) -> Result<(), Error> {
+        let url = format!("{}/v2/", self.endpoint.base);
+        let mut request = http::Request::get(&url)
+            .body(no_body())
+            .map_err(|_| Error::Address(self.endpoint.base.clone()))?;
+        set_user_agent(&mut request);
+        self.http.send(request).await.map(drop)
+    }
+
     async fn check(&self) -> Result<(), Error> {
         let url = format!("{}/v2/", self.endpoint.base);
-        self.get(Method::GET, url, HeaderMap::new()).await.map(drop)
+        let headers = HeaderMap::new();
+        let call = Call { method: Method::GET, url: url.clone(), headers, body: &no_body };
+        match self.call(&call).await?.status() {
+            StatusCode::OK => Ok(()),
+            status => Err(Error::Login { url, status }),
+        }
     }
 }
 
