@@ -190,7 +190,8 @@ async fn a_shim_runs_from_a_mount_that_cannot_be_written_even_if_launched_plainl
     drop(input);
     client.wait().await;
     // Without a launcher that prepares the mount.
-    let bundle = Bundle::new("true");
+    let mut bundle = Bundle::new("cat");
+    bundle.config.open_stdin = true;
     drop(bundle.launch().await);
     let (own, other) = rustix::net::socketpair(
         rustix::net::AddressFamily::UNIX,
@@ -207,6 +208,7 @@ async fn a_shim_runs_from_a_mount_that_cannot_be_written_even_if_launched_plainl
     drop(own);
     again.start().await.unwrap();
     assert!(is_sealed(state_record(bundle.path()).unwrap().unwrap().shim_pid));
+    again.close_stdin().await.unwrap();
     assert!(matches!(again.wait().await, End::Exited(exit) if exit.exit_code == 0));
 }
 
