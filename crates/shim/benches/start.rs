@@ -5,6 +5,8 @@
 //! root. Processor time is that of all processes involved, the container's included.
 
 #![allow(unsafe_code, reason = "a mount namespace of its own is made before any thread exists")]
+#![allow(clippy::unwrap_used, reason = "the helpers are those of the tests")]
+#![allow(clippy::zombie_processes, reason = "`run` waits for every child there is")]
 #![allow(clippy::print_stdout, reason = "printing figures is the purpose")]
 
 #[path = "../tests/common/mod.rs"]
@@ -30,10 +32,14 @@ use shim::config::{CONFIG_FILE, EXIT_FILE, SPEC_FILE, write_json};
 
 const ROUNDS: usize = 50;
 
+/// Starts the container of a bundle with this output. Returns its output where that is another, and
+/// what must be kept open until it has ended.
+type Start = Box<dyn Fn(&Path, usize, Stdio) -> Vec<OwnedFd>>;
+
 /// One way to start the bundle's container.
 struct Contender {
     name: &'static str,
-    start: Box<dyn Fn(&Path, usize, Stdio) -> Vec<OwnedFd>>,
+    start: Start,
     times: Vec<Duration>,
     processor: Duration,
 }
@@ -80,7 +86,7 @@ fn contenders() -> Vec<Contender> {
     ]
 }
 
-fn oci(program: std::path::PathBuf) -> Box<dyn Fn(&Path, usize, Stdio) -> Vec<OwnedFd>> {
+fn oci(program: std::path::PathBuf) -> Start {
     Box::new(move |bundle, round, stdout| {
         let mut command = Command::new(&program);
         command.arg("--root").arg(bundle.join("state")).arg("run").arg("--bundle").arg(bundle);
@@ -127,12 +133,7 @@ fn run(contender: &Contender, bundle: &Path, round: usize) -> (Duration, Duratio
     let mut byte = [0];
     output.read_exact(&mut byte).expect("the container writes");
     let time = begin.elapsed();
-    loop {
-        match wait(WaitOptions::empty()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => break,
-        }
-    }
+    while let Ok(_) | Err(Errno::INTR) = wait(WaitOptions::empty()) {}
     drop(kept);
     (time, processor_time() - before)
 }

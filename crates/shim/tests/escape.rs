@@ -3,6 +3,8 @@
 //! The first three are defects seen in another runtime library: a writable cgroup mount, exec'd
 //! processes without a filter, and `noNewPrivileges: false` taken for true.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may end it")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! A container's life under the shim: start, streams, log, exec, end, and daemons that come and go.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may end it")]
+
 mod common;
 
 use std::fs;

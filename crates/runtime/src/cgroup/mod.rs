@@ -228,7 +228,12 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Cgroup`] naming a directory that has processes in it.
     pub fn remove(&self) -> Result<(), Error> {
-        self.directories().iter().try_for_each(|it| files::remove_tree(it))
+        self.directories().iter().try_for_each(|it| files::remove_tree(it))?;
+        if self.layout.is_v2() {
+            return Ok(());
+        }
+        // Other runtimes make a group in the version 2 tree of a hybrid host as well.
+        files::remove_tree(&Path::new(ROOT).join("unified").join(&self.path))
     }
 
     /// Ends every process inside, frozen ones too, and removes the directories.

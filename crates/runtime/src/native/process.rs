@@ -105,7 +105,7 @@ pub(super) fn limit_resources(process: &Process, channel: &Channel) -> Result<()
         })?;
         let value = |number: u64| (number != u64::MAX).then_some(number);
         let wanted = Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
-        match setrlimit(resource, wanted.clone()) {
+        match setrlimit(resource, wanted) {
             Ok(()) => {}
             Err(Errno::PERM) => {
                 let granted = cut(&wanted, getrlimit(resource).maximum);
