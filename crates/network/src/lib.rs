@@ -1,107 +1,112 @@
-//! Links, addresses, name service and load balancing of one node.
+//! Links, addresses and published ports of one node.
 //!
-//! A container's network namespace is made here, before the container, and outlives the daemon as a file
-//! under the run directory.
-#![allow(clippy::unused_async, reason = "signatures agreed first; bodies follow")]
+//! A container's network namespace is made here, before the container, and outlives the daemon as a file under the
+//! run directory. Published ports are elements of maps in an nftables table of our own; nobody else's rules are touched.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+mod address;
+mod bridge;
+mod endpoint;
+mod error;
+mod namespace;
+mod netlink;
+mod nft;
+mod ports;
+mod reserve;
+mod state_file;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
+
+use address::Pool;
+pub use endpoint::Endpoint;
+pub use error::Error;
+pub use ports::{Protocol, PublishedPort};
 
 /// Where this node's network lives.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Distinguishes daemons that share a host: part of the bridge's and the table's names. At most 8 characters.
+    /// Distinguishes daemons that share a host: part of the table's name. At most 8 characters.
     pub instance: String,
     /// The bridge's name; at most 15 bytes (IFNAMSIZ).
     pub bridge: String,
     /// The bridge's subnet; without one the first free /16 of 172.17.0.0/12 is taken.
     pub subnet: Option<Ipv4Net>,
-    /// Holds `netns/<container>`: files that keep the namespaces alive.
+    /// Holds `netns/<container>`, files that keep the namespaces alive, and what belongs to them. Gone with a reboot,
+    /// as they are.
     pub run_dir: PathBuf,
-    /// Holds leases.
+    /// Remembers the subnet.
     pub state_dir: PathBuf,
 }
 
-/// One container's attachment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
-    /// File that names the container's network namespace.
-    pub netns: PathBuf,
-    pub address: Ipv4Addr,
-    pub prefix_len: u8,
-    pub gateway: Ipv4Addr,
-    pub mac: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-/// A port of this host and the containers that serve it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PublishedPort {
-    pub protocol: Protocol,
-    /// `None`: all addresses of the host.
-    pub host_ip: Option<IpAddr>,
-    pub published: u16,
-    pub target: u16,
-    pub backends: Vec<Ipv4Addr>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("{what}")]
-    Kernel {
-        what: String,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("no free address in {subnet}")]
-    NoAddress { subnet: Ipv4Net },
-    #[error("Bind for {address}:{port} failed: port is already allocated")]
-    PortTaken { address: IpAddr, port: u16 },
-}
-
 /// Local network of one node: one bridge, one nftables table.
+#[derive(Clone, Debug)]
+pub struct Network(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Network {
+struct Inner {
     config: Config,
+    bridge: bridge::Bridge,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    pool: Pool,
     endpoints: BTreeMap<String, Endpoint>,
+    isolated: BTreeSet<String>,
+    ports: ports::Ports,
+    table: nft::Table,
 }
 
 impl Network {
-    /// Makes or takes over the bridge and the table, and reads the leases.
+    /// Makes or takes over bridge and table, and reads what containers already have.
+    ///
+    /// # Errors
+    /// What the kernel refuses, with the step's name.
     pub async fn open(config: Config) -> Result<Self, Error> {
-        Ok(Self { config, endpoints: BTreeMap::new() })
+        blocking(move || open(config)).await
     }
 
     /// Makes the namespace of `container` with a link to the bridge. Idempotent.
     pub async fn connect(&self, container: &str) -> Result<Endpoint, Error> {
-        let _ = (&self.config, container);
-        Err(Error::Kernel { what: "not built yet".into(), source: std::io::ErrorKind::Unsupported.into() })
+        let (inner, container) = (self.0.clone(), container.to_owned());
+        blocking(move || inner.connect(&container)).await
     }
 
-    /// A namespace without any link but loopback.
+    /// Makes a namespace without any link but loopback. Idempotent.
     pub async fn isolate(&self, container: &str) -> Result<PathBuf, Error> {
-        let _ = container;
-        Err(Error::Kernel { what: "not built yet".into(), source: std::io::ErrorKind::Unsupported.into() })
+        let (inner, container) = (self.0.clone(), container.to_owned());
+        blocking(move || inner.isolate(&container)).await
     }
 
     /// Removes namespace, link and lease. Idempotent.
     pub async fn disconnect(&self, container: &str) -> Result<(), Error> {
-        let _ = container;
-        Ok(())
+        let (inner, container) = (self.0.clone(), container.to_owned());
+        blocking(move || inner.disconnect(&container)).await
     }
 
+    /// What a container has, if it is connected.
     pub fn endpoint(&self, container: &str) -> Option<Endpoint> {
-        self.endpoints.get(container).cloned()
+        self.0.lock().endpoints.get(container).cloned()
+    }
+
+    /// Every container with a namespace here.
+    pub fn containers(&self) -> Vec<String> {
+        let state = self.0.lock();
+        state.endpoints.keys().chain(&state.isolated).cloned().collect()
+    }
+
+    /// The bridge's subnet.
+    pub fn subnet(&self) -> Ipv4Net {
+        self.0.bridge.subnet
+    }
+
+    /// The bridge's name.
+    pub fn bridge(&self) -> &str {
+        &self.0.config.bridge
     }
 
     /// Replaces all ports of `owner` (a container or a service); an empty list removes them.
@@ -109,12 +114,130 @@ impl Network {
     /// # Errors
     /// [`Error::PortTaken`] when another owner or a process of the host has the port; nothing changes then.
     pub async fn publish(&self, owner: &str, ports: Vec<PublishedPort>) -> Result<(), Error> {
-        let _ = (owner, ports);
+        let (inner, owner) = (self.0.clone(), owner.to_owned());
+        blocking(move || inner.publish(&owner, ports)).await
+    }
+
+    /// Withdraws the ports of every owner that is not among these: what was left by an earlier daemon.
+    pub async fn retain_owners(&self, owners: BTreeSet<String>) -> Result<(), Error> {
+        let inner = self.0.clone();
+        blocking(move || {
+            let stale: Vec<_> = {
+                let state = inner.lock();
+                state.ports.owners().filter(|owner| !owners.contains(*owner)).cloned().collect()
+            };
+            stale.iter().try_for_each(|owner| inner.publish(owner, Vec::new()))
+        })
+        .await
+    }
+
+    /// Removes everything, when the node is taken down for good.
+    pub async fn close(&self) -> Result<(), Error> {
+        let inner = self.0.clone();
+        blocking(move || {
+            for container in Self(inner.clone()).containers() {
+                inner.disconnect(&container)?;
+            }
+            inner.lock().table.remove()?;
+            inner.bridge.remove()
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.expect("network work does not panic")
+}
+
+fn open(config: Config) -> Result<Network, Error> {
+    for directory in
+        [namespaces(&config.run_dir), endpoints(&config.run_dir), config.state_dir.clone()]
+    {
+        std::fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
+    }
+    let bridge = bridge::open(&config)?;
+    let mut pool = Pool::new(bridge.subnet);
+    let endpoints = endpoint::load(&config.run_dir)?;
+    for endpoint in endpoints.values() {
+        pool.take(endpoint.address);
+    }
+    let isolated = namespace::list(&namespaces(&config.run_dir))?;
+    let isolated = isolated.into_iter().filter(|name| !endpoints.contains_key(name)).collect();
+    let ports = ports::Ports::load(&config.run_dir);
+    let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet)?;
+    table.change(&[], &ports.rules())?;
+    let state = State { pool, endpoints, isolated, ports, table };
+    Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
+}
+
+fn namespaces(run_dir: &Path) -> PathBuf {
+    run_dir.join("netns")
+}
+
+fn endpoints(run_dir: &Path) -> PathBuf {
+    run_dir.join("endpoints")
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("network state is left whole")
+    }
+
+    fn connect(&self, container: &str) -> Result<Endpoint, Error> {
+        if let Some(endpoint) = self.lock().endpoints.get(container) {
+            return Ok(endpoint.clone());
+        }
+        let address = self.lock().pool.allocate()?;
+        let path = namespaces(&self.config.run_dir).join(container);
+        let endpoint = Endpoint {
+            netns: path.clone(),
+            address,
+            prefix_len: self.bridge.subnet.prefix_len(),
+            gateway: self.bridge.gateway(),
+            mac: address::mac_text(address),
+        };
+        let made = namespace::create(&path, || Ok(()))
+            .and_then(|()| self.bridge.plug(container, &endpoint))
+            .and_then(|()| endpoint::save(&self.config.run_dir, container, &endpoint));
+        if let Err(error) = made {
+            self.lock().pool.free(address);
+            let _ = namespace::remove(&path);
+            return Err(error);
+        }
+        self.lock().endpoints.insert(container.to_owned(), endpoint.clone());
+        Ok(endpoint)
+    }
+
+    fn isolate(&self, container: &str) -> Result<PathBuf, Error> {
+        let path = namespaces(&self.config.run_dir).join(container);
+        if !self.lock().isolated.contains(container) {
+            namespace::create(&path, bridge::raise_loopback)?;
+            self.lock().isolated.insert(container.to_owned());
+        }
+        Ok(path)
+    }
+
+    fn disconnect(&self, container: &str) -> Result<(), Error> {
+        namespace::remove(&namespaces(&self.config.run_dir).join(container))?;
+        endpoint::forget(&self.config.run_dir, container)?;
+        let mut state = self.lock();
+        state.isolated.remove(container);
+        if let Some(endpoint) = state.endpoints.remove(container) {
+            state.pool.free(endpoint.address);
+        }
         Ok(())
     }
 
-    /// Removes bridge and table, when the node is taken down for good.
-    pub async fn close(self) -> Result<(), Error> {
-        Ok(())
+    fn publish(&self, owner: &str, ports: Vec<PublishedPort>) -> Result<(), Error> {
+        let mut state = self.lock();
+        let State { ports: known, table, .. } = &mut *state;
+        let change = known.replace(owner, ports)?;
+        if let Err(error) = table.change(&change.removed, &change.added) {
+            known.restore(owner, change);
+            return Err(error);
+        }
+        known.save(&self.config.run_dir)
     }
 }

@@ -1,1 +1,29 @@
-//! Placeholder until the crate's first piece lands.
+//! Objects of a cluster, their specs, identifiers, task states and limits.
+//!
+//! Nothing here knows a clock, a socket or a file; time and randomness come in as arguments.
+
+pub mod assignment;
+pub mod cluster;
+pub mod container;
+pub mod endpoint;
+pub mod id;
+pub mod limits;
+pub mod meta;
+pub mod network;
+pub mod node;
+pub mod resources;
+pub mod secret;
+pub mod service;
+pub mod task;
+pub mod time;
+
+pub use cluster::{Cluster, ClusterSpec};
+pub use container::ContainerSpec;
+pub use id::{ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+pub use meta::{Annotations, Meta};
+pub use network::Network;
+pub use node::Node;
+pub use secret::{Config, Secret};
+pub use service::{Service, ServiceSpec, TaskSpec, TaskTemplate};
+pub use task::{Task, TaskState, TaskStatus};
+pub use time::Timestamp;

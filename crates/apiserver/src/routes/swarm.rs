@@ -1,0 +1,90 @@
+//! `/swarm`: init, join, leave, settings, tokens.
+
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json as Answer, Router};
+use docker_types::convert;
+use docker_types::swarm::{InitRequest, JoinRequest, Swarm, SwarmSpec};
+use http::StatusCode;
+use manager::Rotation;
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::json::Json;
+use crate::query::Query;
+use crate::state::ApiState;
+
+pub(crate) fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/swarm", get(inspect))
+        .route("/swarm/init", post(init))
+        .route("/swarm/join", post(join))
+        .route("/swarm/leave", post(leave))
+        .route("/swarm/update", post(update))
+        .route("/swarm/unlockkey", get(unlock_key))
+        .route("/swarm/unlock", post(unlock))
+}
+
+async fn inspect(State(state): State<ApiState>) -> Result<Answer<Swarm>, ApiError> {
+    let cluster = state.swarm.manager()?.cluster()?;
+    let tls = ca::tls_info(&cluster.root_ca).map_err(manager::Error::from)?;
+    Ok(Answer(convert::swarm::swarm_to_api(&cluster, &tls)))
+}
+
+async fn init(
+    State(state): State<ApiState>,
+    Json(request): Json<InitRequest>,
+) -> Result<Answer<String>, ApiError> {
+    Ok(Answer(state.swarm.init(request).await?.to_string()))
+}
+
+async fn join(
+    State(state): State<ApiState>,
+    Json(request): Json<JoinRequest>,
+) -> Result<StatusCode, ApiError> {
+    state.swarm.join(request).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn leave(State(state): State<ApiState>, query: Query) -> Result<StatusCode, ApiError> {
+    state.swarm.leave(query.flag("force")).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn update(
+    State(state): State<ApiState>,
+    query: Query,
+    Json(spec): Json<SwarmSpec>,
+) -> Result<StatusCode, ApiError> {
+    let version = super::object_version(&query, "swarm")?;
+    let rotation = Rotation {
+        worker_token: flag(&query, "rotateWorkerToken")?,
+        manager_token: flag(&query, "rotateManagerToken")?,
+    };
+    let spec = convert::swarm::spec_from_api(spec)?;
+    state.swarm.manager()?.update_cluster(version, spec, rotation).await?;
+    Ok(StatusCode::OK)
+}
+
+/// These flags are Go booleans; anything else is refused.
+fn flag(query: &Query, name: &str) -> Result<bool, ApiError> {
+    match query.text(name) {
+        "" | "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
+        other => Err(ApiError::bad_request(format!("invalid value for {name}: {other}"))),
+    }
+}
+
+async fn unlock_key(State(state): State<ApiState>) -> Result<Answer<Value>, ApiError> {
+    // Without autolock there is no key, and Docker answers with an empty one.
+    state.swarm.manager()?;
+    Ok(Answer(json!({ "UnlockKey": "" })))
+}
+
+async fn unlock(State(state): State<ApiState>) -> Result<StatusCode, ApiError> {
+    let message = match state.swarm.status() {
+        "inactive" => "This node is not part of a swarm",
+        _ => "swarm is not locked",
+    };
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message))
+}

@@ -1,0 +1,119 @@
+//! Nothing acknowledged is lost, and nothing needs more than the files to come back.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use consensus::{Config, Consensus, DataKey, Error};
+use store::{ChangeSet, Draft, Snapshot, apply};
+use types::{Meta, Service, ServiceId, ServiceSpec, Timestamp};
+
+fn config(directory: &Path) -> Config {
+    Config { directory: directory.to_owned(), raft_id: 1, key: DataKey::new([3; 32]) }
+}
+
+fn create(snapshot: &Snapshot, number: u128) -> ChangeSet {
+    let mut spec = ServiceSpec::default();
+    spec.annotations.name = format!("s{number}");
+    spec.annotations.labels.insert("padding".into(), "x".repeat(2_000));
+    let mut draft = Draft::new(snapshot.clone(), Timestamp(1));
+    draft.put(Service {
+        id: ServiceId::from_random(number),
+        meta: Meta::default(),
+        spec: Arc::new(spec),
+        template_version: 1,
+        previous: None,
+        endpoint: types::endpoint::Endpoint::default(),
+        update_status: None,
+    });
+    draft.finish()
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let entry = entry.expect("lists");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copies");
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_crash() {
+    let (live, crashed) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
+    Consensus::bootstrap(&config(live.path())).expect("bootstraps");
+    let consensus = Consensus::open(&config(live.path())).expect("opens");
+    for number in 1..=20 {
+        let set = create(&consensus.snapshot(), number);
+        consensus.propose(&set).await.expect("agreed");
+    }
+    // The files as they are while the member still runs: what a loss of power would leave.
+    copy(live.path(), crashed.path());
+    let reopened = Consensus::open(&config(crashed.path())).expect("opens");
+    assert_eq!(*reopened.snapshot(), *consensus.snapshot());
+    assert_eq!(reopened.snapshot().service_count(), 20);
+}
+
+#[tokio::test]
+async fn proposals_made_ahead_are_applied_in_their_order() {
+    let directory = tempfile::tempdir().expect("dir");
+    Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
+    let consensus = Consensus::open(&config(directory.path())).expect("opens");
+    let mut head = (*consensus.snapshot()).clone();
+    let mut feed = consensus.subscribe();
+    let mut proposals = Vec::new();
+    for number in 1..=500 {
+        let set = create(&head, number);
+        head = apply(&head, &set).expect("made from the head").0;
+        proposals.push(consensus.propose(&set));
+    }
+    for (number, proposal) in proposals.into_iter().enumerate() {
+        proposal.await.expect("agreed");
+        assert!(consensus.snapshot().sequence() > number as u64);
+    }
+    assert_eq!(*consensus.snapshot(), head);
+    for sequence in 1..=500 {
+        assert_eq!(feed.recv().await.expect("kept").snapshot.sequence(), sequence);
+    }
+}
+
+#[tokio::test]
+async fn a_stale_proposal_is_rejected_and_changes_nothing() {
+    let directory = tempfile::tempdir().expect("dir");
+    Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
+    let consensus = Consensus::open(&config(directory.path())).expect("opens");
+    let set = create(&consensus.snapshot(), 1);
+    consensus.propose(&set).await.expect("agreed");
+    let error = consensus.propose(&set).await.expect_err("the object exists");
+    assert!(matches!(error, Error::Rejected(_)), "{error}");
+    assert_eq!(consensus.snapshot().sequence(), 1);
+}
+
+#[tokio::test]
+async fn a_snapshot_takes_the_place_of_the_log_before_it() {
+    let directory = tempfile::tempdir().expect("dir");
+    Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
+    let consensus = Consensus::open(&config(directory.path())).expect("opens");
+    consensus.set_snapshot_interval(50);
+    // Several segments of log, and many snapshots.
+    for number in 1..=3_000 {
+        let set = create(&consensus.snapshot(), number);
+        consensus.propose(&set).await.expect("agreed");
+    }
+    let before = (*consensus.snapshot()).clone();
+    drop(consensus);
+    let names = |suffix: &str| {
+        let files = std::fs::read_dir(directory.path()).expect("lists");
+        let names =
+            files.map(|file| file.expect("lists").file_name().into_string().expect("UTF-8"));
+        names.filter(|name| name.ends_with(suffix)).collect::<Vec<_>>()
+    };
+    assert_eq!(names(".snap").len(), 1, "older snapshots are removed");
+    assert!(names(".log").len() <= 2, "older segments are removed: {:?}", names(".log"));
+    let reopened = Consensus::open(&config(directory.path())).expect("opens");
+    assert_eq!(*reopened.snapshot(), before);
+}
+
+#[test]
+fn an_empty_directory_is_no_cluster() {
+    let directory = tempfile::tempdir().expect("dir");
+    let error = Consensus::open(&config(directory.path())).expect_err("nothing there");
+    assert!(matches!(error, Error::NotBootstrapped { .. }), "{error}");
+}

@@ -1,0 +1,56 @@
+//! The rules that all objects of the API share.
+
+use serde::{Deserialize, Deserializer};
+
+/// Reads `null` as the type's default, as Go does.
+///
+/// # Errors
+/// Whatever the type's own deserializer refuses.
+pub fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Declares an object of the API: PascalCase keys, absent and `null` fields as defaults.
+#[macro_export]
+macro_rules! object {
+    ($(
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $( $(#[$field_meta:meta])* pub $field:ident : $type:ty ),* $(,)?
+        }
+    )*) => { $(
+        $(#[$meta])*
+        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "PascalCase", default)]
+        pub struct $name {
+            $( $(#[$field_meta])* #[serde(deserialize_with = "crate::nullable")] pub $field: $type ),*
+        }
+    )* };
+}
+
+/// `{}`: the value of Go's sets. Whatever stands there on input counts as present.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Empty {}
+
+impl serde::Serialize for Empty {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        serializer.serialize_map(Some(0))?.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Empty {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer)?;
+        Ok(Self {})
+    }
+}
+
+/// Whether a value is its type's zero value, which Go's `omitempty` leaves out.
+pub fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

@@ -1,0 +1,58 @@
+//! Nodes: what the operator sets, and their removal.
+
+use store::Key;
+use types::NodeId;
+use types::node::{NodeSpec, NodeState, Role};
+
+use crate::Manager;
+use crate::error::{Code, Error};
+
+impl Manager {
+    /// Replaces a node's spec.
+    ///
+    /// # Errors
+    /// Stale version, or a demotion that would leave no manager.
+    pub async fn update_node(&self, id: NodeId, version: u64, spec: NodeSpec) -> Result<(), Error> {
+        let change = |draft: &mut store::Draft| {
+            let node = draft.node(id).cloned().ok_or_else(|| not_found(id))?;
+            if node.meta.version != version {
+                return Err(Error::out_of_sequence());
+            }
+            let demoted = node.spec.role == Role::Manager && spec.role == Role::Worker;
+            let managers = draft.nodes().filter(|node| node.spec.role == Role::Manager).count();
+            if demoted && managers == 1 {
+                let desc = "attempting to demote the last manager of the swarm";
+                return Err(Error::new(Code::FailedPrecondition, desc));
+            }
+            draft.update_node(&node, |node| node.spec = spec);
+            Ok(())
+        };
+        self.writer.write(change).await
+    }
+
+    /// Removes a node that is down; with `force` also one that is not.
+    ///
+    /// # Errors
+    /// In Docker's words, when the node is a manager or still there.
+    pub async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), Error> {
+        let change = |draft: &mut store::Draft| {
+            let node = draft.node(id).cloned().ok_or_else(|| not_found(id))?;
+            let refuse = |desc: String| Err(Error::new(Code::FailedPrecondition, desc));
+            if node.manager.is_some() {
+                return refuse(format!(
+                    "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal"
+                ));
+            }
+            if !force && node.status.state == NodeState::Ready {
+                return refuse(format!("node {id} is not down and can't be removed"));
+            }
+            draft.delete(Key::Node(id));
+            Ok(())
+        };
+        self.writer.write(change).await
+    }
+}
+
+fn not_found(id: NodeId) -> Error {
+    Error::plain(Code::NotFound, format!("node {id} not found"))
+}

@@ -1,0 +1,206 @@
+//! Services: create, update, roll back, remove.
+
+use std::sync::Arc;
+
+use store::{Draft, Key};
+use types::endpoint::{Endpoint, PublishMode};
+use types::service::{Previous, UpdateState, UpdateStatus};
+use types::{Meta, Service, ServiceId, ServiceSpec, TaskTemplate};
+
+use super::validate;
+use crate::Manager;
+use crate::error::{Code, Error};
+
+/// A service that was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Created {
+    pub id: ServiceId,
+}
+
+/// Whose registry credentials an update keeps when it brings none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RegistryAuthFrom {
+    #[default]
+    Spec,
+    PreviousSpec,
+}
+
+/// What an update asks for.
+#[derive(Clone, Debug)]
+pub struct Update {
+    pub id: ServiceId,
+    /// The version the caller has read.
+    pub version: u64,
+    pub spec: ServiceSpec,
+    /// Go back to the spec before the last update; `spec` is not looked at then.
+    pub is_rollback: bool,
+    pub registry_auth_from: RegistryAuthFrom,
+}
+
+impl Manager {
+    /// Creates a service; its tasks are planned in the same log entry.
+    ///
+    /// # Errors
+    /// What is wrong with the spec, or with what it collides; nothing is created then.
+    pub async fn create_service(&self, spec: ServiceSpec) -> Result<Created, Error> {
+        validate::service_spec(&spec)?;
+        let id = ServiceId::from_random(rand::random());
+        let spec = Arc::new(spec);
+        self.writer
+            .write(|draft| {
+                check_collisions(draft, &spec, None)?;
+                let version = draft.next_version();
+                draft.put(TaskTemplate::new(id, version, &spec));
+                draft.put(Service {
+                    id,
+                    meta: Meta::default(),
+                    spec,
+                    template_version: version,
+                    previous: None,
+                    endpoint: Endpoint::default(),
+                    update_status: None,
+                });
+                Ok(Created { id })
+            })
+            .await
+    }
+
+    /// Replaces a service's spec; tasks are replaced as its update configuration says.
+    pub async fn update_service(&self, update: Update) -> Result<(), Error> {
+        if !update.is_rollback {
+            validate::service_spec(&update.spec)?;
+        }
+        self.writer.write(|draft| write_update(draft, update)).await
+    }
+
+    /// Removes a service; its tasks are stopped and forgotten.
+    pub async fn remove_service(&self, id: ServiceId) -> Result<(), Error> {
+        let change = |draft: &mut Draft| {
+            draft.service(id).ok_or_else(|| not_found(id))?;
+            draft.delete(Key::Service(id));
+            Ok(())
+        };
+        self.writer.write(change).await
+    }
+}
+
+fn not_found(id: ServiceId) -> Error {
+    Error::plain(Code::NotFound, format!("service {id} not found"))
+}
+
+fn write_update(draft: &mut Draft, update: Update) -> Result<(), Error> {
+    let service = draft.service(update.id).cloned().ok_or_else(|| not_found(update.id))?;
+    if service.meta.version != update.version {
+        return Err(Error::out_of_sequence());
+    }
+    if update.is_rollback {
+        return roll_back(draft, &service);
+    }
+    let mut spec = update.spec;
+    let refuse = |desc: &str| Err(Error::new(Code::Unimplemented, desc));
+    if spec.annotations.name != service.spec.annotations.name {
+        return refuse("renaming services is not supported");
+    }
+    if std::mem::discriminant(&spec.mode) != std::mem::discriminant(&service.spec.mode) {
+        return refuse("service mode change is not allowed");
+    }
+    check_collisions(draft, &spec, Some(update.id))?;
+    keep_credentials(&mut spec, &service, update.registry_auth_from);
+    let version = draft.next_version();
+    let template = draft.template(service.id, service.template_version);
+    let is_kept = template.is_some_and(|template| template.satisfies(&spec));
+    if !is_kept {
+        draft.put(TaskTemplate::new(service.id, version, &spec));
+    }
+    draft.update_service(&service, |service| {
+        service.previous = Some(Previous {
+            spec: service.spec.clone(),
+            template_version: service.template_version,
+        });
+        service.spec = Arc::new(spec);
+        service.update_status = None;
+        if !is_kept {
+            service.template_version = version;
+        }
+    });
+    Ok(())
+}
+
+/// Goes back to the spec before. Its template is still stored, so tasks that never left it stay.
+fn roll_back(draft: &mut Draft, service: &Arc<Service>) -> Result<(), Error> {
+    let missing = || {
+        let desc = format!("service {} does not have a previous spec", service.id);
+        Error::new(Code::FailedPrecondition, desc)
+    };
+    let previous = service.previous.clone().ok_or_else(missing)?;
+    let now = draft.now();
+    let changes_tasks = previous.template_version != service.template_version;
+    let total = draft.tasks_of(service.id).filter(|task| task.is_wanted()).count();
+    draft.update_service(service, |service| {
+        service.spec = previous.spec;
+        service.template_version = previous.template_version;
+        service.previous = None;
+        service.update_status = changes_tasks.then(|| UpdateStatus {
+            state: UpdateState::RollbackStarted,
+            started_at: now,
+            completed_at: None,
+            message: "manually requested rollback".into(),
+            total: u64::try_from(total).unwrap_or(u64::MAX),
+            failures: 0,
+        });
+    });
+    Ok(())
+}
+
+/// An update without credentials keeps those that the service has.
+fn keep_credentials(spec: &mut ServiceSpec, service: &Service, from: RegistryAuthFrom) {
+    if !spec.task.container.registry_auth.is_empty() {
+        return;
+    }
+    let kept = match (from, &service.previous) {
+        (RegistryAuthFrom::PreviousSpec, Some(previous)) => &previous.spec,
+        _ => &service.spec,
+    };
+    spec.task.container.registry_auth.clone_from(&kept.task.container.registry_auth);
+}
+
+/// What only the whole state can tell: names and ports that others have.
+fn check_collisions(
+    draft: &Draft,
+    spec: &ServiceSpec,
+    own: Option<ServiceId>,
+) -> Result<(), Error> {
+    let name = &spec.annotations.name;
+    if draft.service_by_name(name).is_some_and(|other| Some(other.id) != own) {
+        let desc = format!("name conflicts with an existing object: service {name} already exists");
+        return Err(Error::new(Code::AlreadyExists, desc));
+    }
+    let ports = spec.endpoint.iter().flat_map(|endpoint| &endpoint.ports);
+    let wanted: Vec<_> = ports.filter(|port| port.published != 0).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    for other in draft.services().filter(|other| Some(other.id) != own) {
+        let specified = other.spec.endpoint.iter().flat_map(|endpoint| &endpoint.ports);
+        let taken = specified.chain(&other.endpoint.ports).filter(|port| port.published != 0);
+        for port in taken {
+            let collides = wanted.iter().any(|wanted| {
+                let both_host = wanted.mode == PublishMode::Host && port.mode == PublishMode::Host;
+                wanted.protocol == port.protocol && wanted.published == port.published && !both_host
+            });
+            if collides {
+                return Err(port_taken(other, port));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn port_taken(owner: &Service, port: &types::endpoint::PortConfig) -> Error {
+    let how = match port.mode {
+        PublishMode::Ingress => "as an ingress port",
+        PublishMode::Host => "as a host-published port",
+    };
+    let (number, name, id) = (port.published, owner.name(), owner.id);
+    Error::invalid(format!("port '{number}' is already in use by service '{name}' ({id}) {how}"))
+}

@@ -1,0 +1,105 @@
+//! The one way to change the cluster: draft, plan, propose, wait.
+//!
+//! Drafts are made on the head, which is the agreed state with everything already proposed on top. So writes need not
+//! wait for each other's flush, and none can conflict with another of the same leader. When a proposal fails, the head
+//! falls back to the agreed state, and what was built on the failed one is rejected by its versions.
+
+use std::sync::{Mutex, MutexGuard};
+
+use consensus::Consensus;
+use planner::Planner;
+use store::{Draft, Snapshot, apply};
+use tokio::sync::{Semaphore, watch};
+use types::Timestamp;
+use types::limits::PROPOSALS_MAX;
+
+use crate::clock::now;
+use crate::error::Error;
+
+#[derive(Debug)]
+struct Head {
+    snapshot: Snapshot,
+    planner: Planner,
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    consensus: Consensus,
+    head: Mutex<Head>,
+    /// Keeps callers waiting here instead of filling the log's queue.
+    permits: Semaphore,
+    wake_at: watch::Sender<Option<Timestamp>>,
+}
+
+impl Writer {
+    pub(crate) fn new(consensus: Consensus) -> Self {
+        let snapshot = (*consensus.snapshot()).clone();
+        let planner = Planner::new(&snapshot);
+        Self {
+            consensus,
+            head: Mutex::new(Head { snapshot, planner }),
+            permits: Semaphore::new(PROPOSALS_MAX / 2),
+            wake_at: watch::Sender::new(Some(Timestamp::ZERO)),
+        }
+    }
+
+    pub(crate) fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    /// When the planner wants to look again.
+    pub(crate) fn wake_at(&self) -> watch::Receiver<Option<Timestamp>> {
+        self.wake_at.subscribe()
+    }
+
+    /// Lets `change` write into a draft, plans what follows, and waits until a majority has it on disk.
+    ///
+    /// # Errors
+    /// What `change` refuses, or why the change was not agreed to; nothing is changed then.
+    pub(crate) async fn write<T>(
+        &self,
+        change: impl FnOnce(&mut Draft) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let _permit = self.permits.acquire().await.map_err(|_| Error::stopped())?;
+        let Some((value, proposal)) = self.offer(change)? else { return Err(Error::stopped()) };
+        let Some(proposal) = proposal else { return Ok(value) };
+        match proposal.await {
+            Ok(()) => Ok(value),
+            Err(error) => {
+                self.fall_back();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Everything up to the proposal happens under the lock, so that the log has the order of the drafts.
+    #[expect(clippy::type_complexity, reason = "a value, and a proposal where something changed")]
+    fn offer<T>(
+        &self,
+        change: impl FnOnce(&mut Draft) -> Result<T, Error>,
+    ) -> Result<Option<(T, Option<consensus::Proposal>)>, Error> {
+        let mut head = self.lock();
+        let mut draft = Draft::new(head.snapshot.clone(), now());
+        let value = change(&mut draft)?;
+        let wake_at = head.planner.plan(&mut draft, &mut rand::random::<u128>);
+        let set = draft.finish();
+        self.wake_at.send_if_modified(|known| std::mem::replace(known, wake_at) != wake_at);
+        if set.is_empty() {
+            return Ok(Some((value, None)));
+        }
+        let (snapshot, _) = apply(&head.snapshot, &set).expect("the draft was made from the head");
+        head.snapshot = snapshot;
+        Ok(Some((value, Some(self.consensus.propose(&set)))))
+    }
+
+    fn fall_back(&self) {
+        let mut head = self.lock();
+        head.snapshot = (*self.consensus.snapshot()).clone();
+        head.planner = Planner::new(&head.snapshot);
+        self.wake_at.send_replace(Some(Timestamp::ZERO));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Head> {
+        self.head.lock().expect("planning does not panic")
+    }
+}

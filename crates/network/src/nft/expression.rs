@@ -1,0 +1,247 @@
+//! Parts of rules, as the kernel's virtual machine takes them.
+
+use ipnet::Ipv4Net;
+
+use super::message::{attribute, nested, number, text};
+
+/// The first of the 32-bit registers (`NFT_REG32_00`). Neighbours together hold a concatenation.
+pub(super) const FIRST_REGISTER: u32 = 8;
+
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const META_IIFNAME: u32 = 6;
+const META_OIFNAME: u32 = 7;
+const META_L4PROTO: u32 = 16;
+const CT_STATUS: u32 = 2;
+/// `IPS_DST_NAT` of nf_conntrack_common.h.
+const CT_STATUS_DNAT: u32 = 1 << 5;
+const FIB_RESULT_ADDRTYPE: u32 = 3;
+const FIB_F_DADDR: u32 = 2;
+/// `RTN_LOCAL`: the address is one of this host's.
+const ADDRESS_LOCAL: u32 = 2;
+const VERDICT_DROP: u32 = 0;
+/// `NFT_GOTO`, a negative number.
+const VERDICT_GOTO: i32 = -4;
+const IFNAMSIZ: usize = 16;
+
+#[derive(Clone, Debug)]
+pub(super) enum Expression {
+    Payload {
+        base: u32,
+        offset: u32,
+        bytes: u32,
+        register: u32,
+    },
+    Meta {
+        key: u32,
+        register: u32,
+    },
+    ConntrackStatus {
+        register: u32,
+    },
+    FibDestinationType {
+        register: u32,
+    },
+    Mask {
+        register: u32,
+        mask: Vec<u8>,
+    },
+    Compare {
+        register: u32,
+        equal: bool,
+        value: Vec<u8>,
+    },
+    Random {
+        modulus: u32,
+        register: u32,
+    },
+    LookUp {
+        map: &'static str,
+        into: u32,
+    },
+    Goto {
+        chain: &'static str,
+    },
+    Drop,
+    /// To the address and port in the first two registers.
+    DestinationNat,
+    Masquerade,
+}
+
+impl Expression {
+    pub(super) fn destination_address(register: u32) -> Self {
+        Self::Payload { base: NETWORK_HEADER, offset: 16, bytes: 4, register }
+    }
+
+    pub(super) fn destination_port(register: u32) -> Self {
+        Self::Payload { base: TRANSPORT_HEADER, offset: 2, bytes: 2, register }
+    }
+
+    pub(super) fn protocol(register: u32) -> Self {
+        Self::Meta { key: META_L4PROTO, register }
+    }
+
+    /// Jumps where the map says, with the key in the first registers.
+    pub(super) fn look_up_verdict(map: &'static str) -> Self {
+        // Register 0 is the verdict.
+        Self::LookUp { map, into: 0 }
+    }
+
+    /// Loads what the map says into the first registers, with the key there before.
+    pub(super) fn look_up(map: &'static str) -> Self {
+        Self::LookUp { map, into: FIRST_REGISTER }
+    }
+}
+
+pub(super) fn mask_of(subnet: Ipv4Net) -> [u8; 4] {
+    subnet.netmask().octets()
+}
+
+pub(super) fn accept_goto(chain: &'static str) -> Vec<Expression> {
+    vec![Expression::Goto { chain }]
+}
+
+/// The destination is an address of this host.
+pub(super) fn destination_is_local() -> Vec<Expression> {
+    let value = ADDRESS_LOCAL.to_ne_bytes().to_vec();
+    vec![
+        Expression::FibDestinationType { register: FIRST_REGISTER },
+        Expression::Compare { register: FIRST_REGISTER, equal: true, value },
+    ]
+}
+
+pub(super) fn source_in(network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
+    address_in(12, network, mask)
+}
+
+pub(super) fn destination_in(network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
+    address_in(16, network, mask)
+}
+
+fn address_in(offset: u32, network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::Payload { base: NETWORK_HEADER, offset, bytes: 4, register },
+        Expression::Mask { register, mask: mask.to_vec() },
+        Expression::Compare { register, equal: true, value: network.to_vec() },
+    ]
+}
+
+pub(super) fn output_link(name: &str, equal: bool) -> Vec<Expression> {
+    link(META_OIFNAME, name, equal)
+}
+
+pub(super) fn input_link_is_not(name: &str) -> Vec<Expression> {
+    link(META_IIFNAME, name, false)
+}
+
+fn link(key: u32, name: &str, equal: bool) -> Vec<Expression> {
+    let mut value = name.as_bytes().to_vec();
+    value.resize(IFNAMSIZ, 0);
+    vec![
+        Expression::Meta { key, register: FIRST_REGISTER },
+        Expression::Compare { register: FIRST_REGISTER, equal, value },
+    ]
+}
+
+/// The connection was led somewhere else than where it went.
+pub(super) fn is_destination_nat() -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::ConntrackStatus { register },
+        Expression::Mask { register, mask: CT_STATUS_DNAT.to_ne_bytes().to_vec() },
+        Expression::Compare { register, equal: false, value: vec![0; 4] },
+    ]
+}
+
+fn value(bytes: &mut Vec<u8>, kind: u16, data: &[u8]) {
+    nested(bytes, kind, |bytes| attribute(bytes, 1, data));
+}
+
+fn verdict(bytes: &mut Vec<u8>, code: &[u8], chain: Option<&str>) {
+    nested(bytes, 2, |bytes| {
+        attribute(bytes, 1, code);
+        if let Some(chain) = chain {
+            text(bytes, 2, chain);
+        }
+    });
+}
+
+/// The data of a map element that jumps.
+pub(super) fn encode_goto(bytes: &mut Vec<u8>, chain: &str) {
+    verdict(bytes, &VERDICT_GOTO.to_be_bytes(), Some(chain));
+}
+
+pub(super) fn encode(bytes: &mut Vec<u8>, expression: &Expression) {
+    text(bytes, 1, name(expression));
+    nested(bytes, 2, |bytes| encode_body(bytes, expression));
+}
+
+fn name(expression: &Expression) -> &'static str {
+    match expression {
+        Expression::Payload { .. } => "payload",
+        Expression::Meta { .. } => "meta",
+        Expression::ConntrackStatus { .. } => "ct",
+        Expression::FibDestinationType { .. } => "fib",
+        Expression::Mask { .. } => "bitwise",
+        Expression::Compare { .. } => "cmp",
+        Expression::Random { .. } => "numgen",
+        Expression::LookUp { .. } => "lookup",
+        Expression::Goto { .. } | Expression::Drop => "immediate",
+        Expression::DestinationNat => "nat",
+        Expression::Masquerade => "masq",
+    }
+}
+
+fn numbers(bytes: &mut Vec<u8>, values: &[(u16, u32)]) {
+    for (kind, value) in values {
+        number(bytes, *kind, *value);
+    }
+}
+
+fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
+    match expression {
+        Expression::Payload { base, offset, bytes: length, register } => {
+            numbers(bytes, &[(1, *register), (2, *base), (3, *offset), (4, *length)]);
+        }
+        Expression::Meta { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
+        Expression::ConntrackStatus { register } => {
+            number(bytes, 1, *register);
+            number(bytes, 2, CT_STATUS);
+        }
+        Expression::FibDestinationType { register } => {
+            numbers(bytes, &[(1, *register), (2, FIB_RESULT_ADDRTYPE), (3, FIB_F_DADDR)]);
+        }
+        Expression::Mask { register, mask } => {
+            let length = u32::try_from(mask.len()).expect("masks are short");
+            numbers(bytes, &[(1, *register), (2, *register), (3, length)]);
+            value(bytes, 4, mask);
+            value(bytes, 5, &vec![0; mask.len()]);
+        }
+        Expression::Compare { register, equal, value: expected } => {
+            numbers(bytes, &[(1, *register), (2, u32::from(!equal))]);
+            value(bytes, 3, expected);
+        }
+        Expression::Random { modulus, register } => {
+            // Type 1 is random, type 0 counts up and is not fair between ports that share a chain.
+            numbers(bytes, &[(1, *register), (2, *modulus), (3, 1), (4, 0)]);
+        }
+        Expression::LookUp { map, into } => {
+            text(bytes, 1, map);
+            numbers(bytes, &[(2, FIRST_REGISTER), (3, *into)]);
+        }
+        Expression::Goto { chain } => {
+            number(bytes, 1, 0);
+            nested(bytes, 2, |bytes| encode_goto(bytes, chain));
+        }
+        Expression::Drop => {
+            number(bytes, 1, 0);
+            nested(bytes, 2, |bytes| verdict(bytes, &VERDICT_DROP.to_be_bytes(), None));
+        }
+        Expression::DestinationNat => {
+            // Kind 1 is destination, family 2 is IPv4; address and port stand in neighbouring registers.
+            numbers(bytes, &[(1, 1), (2, 2), (3, FIRST_REGISTER), (5, FIRST_REGISTER + 1)]);
+        }
+        Expression::Masquerade => {}
+    }
+}

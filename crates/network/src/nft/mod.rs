@@ -1,0 +1,303 @@
+//! Our nftables table: fronts and backends as map elements, chains shared by all ports with equally many backends.
+//!
+//! ```text
+//! table ip skep-<instance> {
+//!   map fronts   { type inet_proto . inet_service : verdict }                     # tcp . 8080 : goto b3
+//!   map backends { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
+//!   chain b3     { dnat to l4proto . dport . numgen random mod 3 map @backends }
+//!   chain prerouting, output { fib daddr type local goto published }
+//! }
+//! ```
+//! A port costs map elements only, and a change of backends is one transaction.
+
+mod expression;
+mod message;
+mod socket;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::Error;
+use crate::ports::{Front, Protocol, Rule};
+use expression::{Expression, accept_goto, mask_of};
+use message::{Batch, Hook, MapSpec};
+use socket::Socket;
+
+/// The kernel's numbers for data types that `nft list` knows by name (nft userspace, datatype.h).
+const IPV4: u32 = 7;
+const INET_PROTO: u32 = 12;
+const INET_SERVICE: u32 = 13;
+const MARK: u32 = 19;
+const VERDICT: u32 = 0xffff_ff00;
+
+/// Elements in one transaction; more are split, so that no message outgrows the socket's buffer.
+const ELEMENTS_PER_BATCH_MAX: usize = 500;
+
+#[derive(Debug)]
+pub(crate) struct Table {
+    name: String,
+    socket: Socket,
+    /// For which numbers of backends there are chains, with and without an address in the key.
+    chains: BTreeSet<(bool, u32)>,
+}
+
+/// Names of the maps for fronts on all addresses, and on one.
+fn map_names(with_address: bool) -> (&'static str, &'static str) {
+    if with_address { ("fronts_at", "backends_at") } else { ("fronts", "backends") }
+}
+
+fn chain_name(with_address: bool, backends: u32) -> String {
+    if with_address { format!("a{backends}") } else { format!("b{backends}") }
+}
+
+fn concatenation(types: &[u32]) -> u32 {
+    types.iter().fold(0, |all, one| all << 6 | one)
+}
+
+impl Table {
+    /// Makes the table anew, in one transaction: at no moment is there a table without its rules.
+    pub(crate) fn open(instance: &str, bridge: &str, subnet: Ipv4Net) -> Result<Self, Error> {
+        let socket = Socket::open().map_err(Error::kernel("open an nftables socket"))?;
+        let name = format!("skep-{instance}");
+        let mut table = Self { name, socket, chains: BTreeSet::new() };
+        let mut batch = table.socket.batch();
+        batch.add_table(&table.name);
+        batch.delete_table(&table.name);
+        batch.add_table(&table.name);
+        table.add_maps(&mut batch);
+        table.add_base_chains(&mut batch, bridge, subnet);
+        table.commit(batch, "make nftables table")?;
+        Ok(table)
+    }
+
+    /// Takes rules out and puts others in. Connections that are under way keep their backend.
+    pub(crate) fn change(&mut self, removed: &[Rule], added: &[Rule]) -> Result<(), Error> {
+        let kept: BTreeSet<_> = added.iter().map(|rule| rule.front).collect();
+        let elements =
+            |rules: &[Rule]| rules.iter().map(|rule| rule.backends.len() + 1).sum::<usize>();
+        if elements(removed) + elements(added) <= ELEMENTS_PER_BATCH_MAX {
+            return self.change_at_once(removed, added);
+        }
+        // A front that changes stays in one transaction with its change.
+        for rule in removed.iter().filter(|rule| !kept.contains(&rule.front)) {
+            self.change_at_once(std::slice::from_ref(rule), &[])?;
+        }
+        for rule in added {
+            let old = removed.iter().filter(|old| old.front == rule.front).cloned();
+            self.change_at_once(&old.collect::<Vec<_>>(), std::slice::from_ref(rule))?;
+        }
+        Ok(())
+    }
+
+    fn change_at_once(&mut self, removed: &[Rule], added: &[Rule]) -> Result<(), Error> {
+        let mut batch = self.socket.batch();
+        let mut new_chains = BTreeSet::new();
+        for rule in added {
+            let kind = (rule.front.address.is_some(), count(rule));
+            if kind.1 > 0 && !self.chains.contains(&kind) && new_chains.insert(kind) {
+                self.add_chain(&mut batch, kind);
+            }
+        }
+        for rule in removed.iter().filter(|rule| !rule.backends.is_empty()) {
+            self.remove_rule(&mut batch, rule);
+        }
+        for rule in added.iter().filter(|rule| !rule.backends.is_empty()) {
+            self.add_rule(&mut batch, rule);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.commit(batch, "change nftables table")?;
+        self.chains.extend(new_chains);
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self) -> Result<(), Error> {
+        let mut batch = self.socket.batch();
+        // Added first, so that it is there to be deleted even if somebody has flushed it.
+        batch.add_table(&self.name);
+        batch.delete_table(&self.name);
+        self.chains.clear();
+        self.commit(batch, "remove nftables table")
+    }
+
+    fn commit(&mut self, batch: Batch, what: &str) -> Result<(), Error> {
+        let what = format!("{what} {}", self.name);
+        self.socket.commit(batch).map_err(Error::kernel(what))
+    }
+
+    fn add_maps(&self, batch: &mut Batch) {
+        for with_address in [false, true] {
+            let mut key = vec![INET_PROTO, INET_SERVICE];
+            if with_address {
+                key.insert(0, IPV4);
+            }
+            let (fronts, backends) = map_names(with_address);
+            batch.add_map(
+                &self.name,
+                &MapSpec {
+                    name: fronts,
+                    key_type: concatenation(&key),
+                    key_bytes: 4 * key.len(),
+                    data_type: VERDICT,
+                    data_bytes: 0,
+                },
+            );
+            key.push(MARK);
+            batch.add_map(
+                &self.name,
+                &MapSpec {
+                    name: backends,
+                    key_type: concatenation(&key),
+                    key_bytes: 4 * key.len(),
+                    data_type: concatenation(&[IPV4, INET_SERVICE]),
+                    data_bytes: 8,
+                },
+            );
+        }
+    }
+
+    fn add_base_chains(&self, batch: &mut Batch, bridge: &str, subnet: Ipv4Net) {
+        let table = &self.name;
+        batch.add_chain(table, "published", None);
+        let nat = |hook, priority| Some(Hook { kind: "nat", hook, priority });
+        batch.add_chain(table, "prerouting", nat(Hook::PREROUTING, -100));
+        batch.add_chain(table, "output", nat(Hook::OUTPUT, -100));
+        batch.add_chain(table, "postrouting", nat(Hook::POSTROUTING, 100));
+        let raw = Some(Hook { kind: "filter", hook: Hook::PREROUTING, priority: -300 });
+        batch.add_chain(table, "guard", raw);
+        let to_published = [expression::destination_is_local(), accept_goto("published")];
+        batch.add_rule(table, "prerouting", &to_published.concat());
+        batch.add_rule(table, "output", &to_published.concat());
+        let look_up = |with_address| {
+            let key = front_key(with_address);
+            [key, vec![Expression::look_up_verdict(map_names(with_address).0)]].concat()
+        };
+        batch.add_rule(table, "published", &look_up(true));
+        batch.add_rule(table, "published", &look_up(false));
+        let (network, mask) = (subnet.network().octets(), mask_of(subnet));
+        // Out to the world under the host's address.
+        batch.add_rule(
+            table,
+            "postrouting",
+            &[
+                expression::source_in(network, mask),
+                expression::output_link(bridge, false),
+                vec![Expression::Masquerade],
+            ]
+            .concat(),
+        );
+        // From the host's own 127.0.0.1, and from a container to itself or a neighbour by a published port: the answer
+        // must come back this way.
+        batch.add_rule(
+            table,
+            "postrouting",
+            &[
+                expression::source_in([127, 0, 0, 0], [255, 0, 0, 0]),
+                expression::output_link(bridge, true),
+                vec![Expression::Masquerade],
+            ]
+            .concat(),
+        );
+        batch.add_rule(
+            table,
+            "postrouting",
+            &[
+                expression::source_in(network, mask),
+                expression::output_link(bridge, true),
+                expression::is_destination_nat(),
+                vec![Expression::Masquerade],
+            ]
+            .concat(),
+        );
+        // route_localnet would let neighbours on a wire reach 127.0.0.0/8: only the host itself may.
+        batch.add_rule(
+            table,
+            "guard",
+            &[
+                expression::input_link_is_not("lo"),
+                expression::destination_in([127, 0, 0, 0], [255, 0, 0, 0]),
+                vec![Expression::Drop],
+            ]
+            .concat(),
+        );
+    }
+
+    fn add_chain(&self, batch: &mut Batch, (with_address, backends): (bool, u32)) {
+        let chain = chain_name(with_address, backends);
+        batch.add_chain(&self.name, &chain, None);
+        let key = front_key(with_address);
+        let slot = expression::FIRST_REGISTER + if with_address { 3 } else { 2 };
+        let (_, map) = map_names(with_address);
+        batch.add_rule(
+            &self.name,
+            &chain,
+            &[
+                key,
+                vec![
+                    Expression::Random { modulus: backends, register: slot },
+                    Expression::look_up(map),
+                    Expression::DestinationNat,
+                ],
+            ]
+            .concat(),
+        );
+    }
+
+    fn add_rule(&self, batch: &mut Batch, rule: &Rule) {
+        let with_address = rule.front.address.is_some();
+        let (fronts, backends) = map_names(with_address);
+        for (slot, (address, port)) in (0u32..).zip(&rule.backends) {
+            let key = [front_bytes(rule.front), slot.to_ne_bytes().to_vec()].concat();
+            batch.add_element(&self.name, backends, &key, &backend_bytes(*address, *port));
+        }
+        let chain = chain_name(with_address, count(rule));
+        batch.add_goto(&self.name, fronts, &front_bytes(rule.front), &chain);
+    }
+
+    fn remove_rule(&self, batch: &mut Batch, rule: &Rule) {
+        let (fronts, backends) = map_names(rule.front.address.is_some());
+        batch.delete_element(&self.name, fronts, &front_bytes(rule.front));
+        for (slot, _) in (0u32..).zip(&rule.backends) {
+            let key = [front_bytes(rule.front), slot.to_ne_bytes().to_vec()].concat();
+            batch.delete_element(&self.name, backends, &key);
+        }
+    }
+}
+
+fn count(rule: &Rule) -> u32 {
+    u32::try_from(rule.backends.len()).expect("far fewer backends than 2^32")
+}
+
+/// Loads a packet's front into registers, in the order of [`front_bytes`].
+fn front_key(with_address: bool) -> Vec<Expression> {
+    let first = expression::FIRST_REGISTER;
+    if with_address {
+        return vec![
+            Expression::destination_address(first),
+            Expression::protocol(first + 1),
+            Expression::destination_port(first + 2),
+        ];
+    }
+    vec![Expression::protocol(first), Expression::destination_port(first + 1)]
+}
+
+/// A front as the maps' keys have it: each part in 32 bits, in network order, padded behind.
+fn front_bytes(front: Front) -> Vec<u8> {
+    let protocol = match front.protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    };
+    let [high, low] = front.port.to_be_bytes();
+    let mut bytes = front.address.map_or_else(Vec::new, |address| address.octets().to_vec());
+    bytes.extend([protocol, 0, 0, 0, high, low, 0, 0]);
+    bytes
+}
+
+fn backend_bytes(address: Ipv4Addr, port: u16) -> [u8; 8] {
+    let ([a, b, c, d], [high, low]) = (address.octets(), port.to_be_bytes());
+    [a, b, c, d, high, low, 0, 0]
+}

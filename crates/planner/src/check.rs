@@ -1,0 +1,106 @@
+//! A linter for cluster state: what must hold after every step, in tests, in simulation and on demand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use store::Snapshot;
+use types::service::UpdateState;
+use types::task::Slot;
+use types::{ServiceId, TaskId, TaskState};
+
+/// Something that must never be seen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Violation {
+    /// A task names a template that is not stored: nobody can say what it runs.
+    MissingTemplate(TaskId),
+    /// A service names a template that is not stored.
+    ServiceWithoutTemplate(ServiceId),
+    /// A task that was never assigned has a node, or one beyond that point has none.
+    NodeAndStateDisagree(TaskId),
+    /// A pending task says nothing about why, though the planner has looked at it.
+    PendingWithoutReason(TaskId),
+    /// Two tasks of a slot run though no update replaces one by the other.
+    SlotTakenTwice(ServiceId, Slot),
+    /// A template that nobody names was kept.
+    UnusedTemplate(ServiceId, u64),
+    /// A port is given to two services.
+    PortTakenTwice(u16),
+    /// The name index and the services disagree.
+    NameIndex(ServiceId),
+}
+
+/// Everything that is wrong with `snapshot`; empty when it is in order.
+pub fn check(snapshot: &Snapshot) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    check_tasks(snapshot, &mut violations);
+    check_slots(snapshot, &mut violations);
+    check_services(snapshot, &mut violations);
+    check_templates(snapshot, &mut violations);
+    violations.sort();
+    violations
+}
+
+fn check_tasks(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
+    for task in snapshot.tasks() {
+        if snapshot.template_of(task).is_none() {
+            violations.push(Violation::MissingTemplate(task.id));
+        }
+        let state = task.status.state;
+        let placed = state >= TaskState::Assigned && !state.is_terminal();
+        if (state < TaskState::Assigned && task.node.is_some()) || (placed && task.node.is_none()) {
+            violations.push(Violation::NodeAndStateDisagree(task.id));
+        }
+        if task.is_wanted() && state == TaskState::Pending && task.status.err.is_empty() {
+            violations.push(Violation::PendingWithoutReason(task.id));
+        }
+    }
+}
+
+fn check_slots(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
+    let mut wanted: BTreeMap<(ServiceId, Slot), u64> = BTreeMap::new();
+    for task in snapshot.tasks().filter(|task| task.desired_state == TaskState::Running) {
+        *wanted.entry((task.service, task.slot)).or_default() += 1;
+    }
+    for ((service, slot), count) in wanted {
+        let status = snapshot.service(service).and_then(|service| service.update_status.as_ref());
+        // An update that was stopped half way leaves its slots as they stood.
+        let may_overlap = status.is_some_and(|status| status.state != UpdateState::Completed);
+        if count > 1 && !may_overlap {
+            violations.push(Violation::SlotTakenTwice(service, slot));
+        }
+    }
+}
+
+fn check_services(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
+    let mut ports = BTreeSet::new();
+    for service in snapshot.services() {
+        if snapshot.template(service.id, service.template_version).is_none() {
+            violations.push(Violation::ServiceWithoutTemplate(service.id));
+        }
+        if snapshot.service_by_name(service.name()).map(|named| named.id) != Some(service.id) {
+            violations.push(Violation::NameIndex(service.id));
+        }
+        let ingress = service.endpoint.ports.iter().filter(|port| port.published != 0);
+        let ingress = ingress.filter(|port| port.mode == types::endpoint::PublishMode::Ingress);
+        for port in ingress {
+            if !ports.insert((port.protocol, port.published)) {
+                violations.push(Violation::PortTakenTwice(port.published));
+            }
+        }
+    }
+}
+
+fn check_templates(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
+    let named: BTreeSet<_> =
+        snapshot.tasks().map(|task| (task.service, task.template_version)).collect();
+    for template in snapshot.templates() {
+        let key = (template.service, template.version);
+        let service = snapshot.service(template.service);
+        let in_force = service.is_some_and(|service| {
+            let previous = service.previous.as_ref().map(|previous| previous.template_version);
+            service.template_version == template.version || previous == Some(template.version)
+        });
+        if !in_force && !named.contains(&key) {
+            violations.push(Violation::UnusedTemplate(template.service, template.version));
+        }
+    }
+}

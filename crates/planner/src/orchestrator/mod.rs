@@ -1,0 +1,207 @@
+//! Turns services into tasks: one pass over one service.
+//!
+//! Order within a pass: tasks of vanished nodes are written off, ended and misplaced tasks are replaced, the number of
+//! slots is brought to the wanted one, a rolling update moves on, waiting tasks are released, history is trimmed.
+
+mod global;
+mod reaper;
+mod replicated;
+mod restart;
+mod update;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use store::{Draft, Key};
+use types::service::Mode;
+use types::task::{RestartHistory, Slot};
+use types::{
+    Meta, Node, Service, ServiceId, Task, TaskId, TaskState, TaskStatus, TaskTemplate, Timestamp,
+};
+
+use crate::Random;
+use crate::constraint::{Constraint, parse_all};
+
+/// One look at one service.
+struct Pass<'a> {
+    draft: &'a mut Draft,
+    service: Arc<Service>,
+    template: Arc<TaskTemplate>,
+    constraints: Vec<Constraint>,
+    random: Random<'a>,
+    wake: Option<Timestamp>,
+}
+
+/// The tasks of one slot.
+#[derive(Debug, Default)]
+struct SlotTasks {
+    /// Those that shall run, oldest first. Two of them only while one replaces the other.
+    wanted: Vec<Arc<Task>>,
+    /// Those that shall not, oldest first.
+    past: Vec<Arc<Task>>,
+}
+
+impl SlotTasks {
+    /// Whether the slot's task ended by itself and is, by its restart policy, left at that.
+    fn is_settled(&self) -> bool {
+        self.wanted.is_empty() && self.past.last().is_some_and(|task| has_settled(task))
+    }
+
+    fn counts(&self) -> bool {
+        !self.wanted.is_empty() || self.is_settled()
+    }
+
+    fn is_running(&self) -> bool {
+        self.wanted.iter().any(|task| task.status.state == TaskState::Running)
+    }
+
+    /// Whether something in the slot is not made from template `version`.
+    fn is_dirty(&self, version: u64) -> bool {
+        let outdated = |task: &Arc<Task>| task.template_version != version;
+        match self.wanted.is_empty() {
+            true => self.is_settled() && self.past.last().is_some_and(outdated),
+            false => self.wanted.iter().any(outdated),
+        }
+    }
+
+    fn current(&self, version: u64) -> Option<&Arc<Task>> {
+        self.wanted.iter().rev().find(|task| task.template_version == version)
+    }
+}
+
+/// A replacement is made in the pass that sees the end, so an ended task without one was left on purpose.
+fn has_settled(task: &Task) -> bool {
+    let by_itself =
+        matches!(task.status.state, TaskState::Complete | TaskState::Failed | TaskState::Rejected);
+    by_itself && task.desired_state == TaskState::Shutdown
+}
+
+/// Brings one service's tasks towards what it asks for; answers with when to look again.
+pub(crate) fn reconcile(draft: &mut Draft, id: ServiceId, random: Random<'_>) -> Option<Timestamp> {
+    let service = draft.service(id)?.clone();
+    let template = draft.template(id, service.template_version)?.clone();
+    // Control refuses what does not parse, so nothing is lost by leaving it out.
+    let texts = service.spec.task.placement.iter().flat_map(|placement| &placement.constraints);
+    let constraints = parse_all(&texts.cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let mut pass = Pass { draft, service, template, constraints, random, wake: None };
+    pass.write_off_orphans();
+    match pass.service.spec.mode {
+        Mode::Replicated { replicas } => replicated::reconcile(&mut pass, replicas),
+        Mode::Global => global::reconcile(&mut pass),
+        Mode::ReplicatedJob { .. } | Mode::GlobalJob => return None,
+    }
+    update::step(&mut pass);
+    restart::release(&mut pass);
+    reaper::trim(&mut pass);
+    reaper::drop_templates(pass.draft, id);
+    pass.wake
+}
+
+/// Stops and forgets the tasks of a service that is gone.
+pub(crate) fn remove(draft: &mut Draft, id: ServiceId) {
+    let tasks: Vec<_> = draft.tasks_of(id).cloned().collect();
+    for task in tasks {
+        reaper::remove(draft, &task);
+    }
+    reaper::drop_templates(draft, id);
+}
+
+impl Pass<'_> {
+    fn now(&self) -> Timestamp {
+        self.draft.now()
+    }
+
+    fn wake_at(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    fn slots(&self) -> BTreeMap<Slot, SlotTasks> {
+        let mut slots: BTreeMap<Slot, SlotTasks> = BTreeMap::new();
+        for task in self.draft.tasks_of(self.service.id) {
+            if task.desired_state == TaskState::Remove {
+                continue;
+            }
+            let slot = slots.entry(task.slot).or_default();
+            if task.is_wanted() { &mut slot.wanted } else { &mut slot.past }.push(task.clone());
+        }
+        for slot in slots.values_mut() {
+            slot.wanted.sort_by_key(|task| (task.meta.created_at, task.id));
+            slot.past.sort_by_key(|task| (task.meta.created_at, task.id));
+        }
+        slots
+    }
+
+    /// A new task of the current template that waits for a node.
+    fn create(&mut self, slot: Slot, desired_state: TaskState) -> Task {
+        let now = self.now();
+        Task {
+            id: TaskId::from_random((self.random)()),
+            meta: Meta { created_at: now, updated_at: now, version: 0 },
+            service: self.service.id,
+            template_version: self.service.template_version,
+            slot,
+            node: None,
+            desired_state,
+            status: TaskStatus {
+                at: now,
+                state: TaskState::Pending,
+                message: "pending task scheduling".into(),
+                ..TaskStatus::default()
+            },
+            start_after: None,
+            waits_for: None,
+            restarts: RestartHistory::default(),
+        }
+    }
+
+    /// Orders a task to stop. One that no agent has ends here.
+    fn stop(&mut self, task: &Arc<Task>) {
+        let now = self.now();
+        self.draft.update_task(task, |task| {
+            task.desired_state = TaskState::Shutdown;
+            if task.node.is_none() && !task.status.state.is_terminal() {
+                task.status.at = now;
+                task.status.state = TaskState::Shutdown;
+                task.status.message = "shutdown before it was placed".into();
+            }
+        });
+    }
+
+    /// Stops and forgets everything in a slot.
+    fn remove_slot(&mut self, slot: &SlotTasks) {
+        for task in slot.wanted.iter().chain(&slot.past) {
+            reaper::remove(self.draft, task);
+        }
+    }
+
+    /// Whether the node may not keep tasks of this service.
+    fn is_unfit(&self, node: &Node) -> bool {
+        node.sheds_tasks() || !self.constraints.iter().all(|constraint| constraint.allows(node))
+    }
+
+    /// Tasks of nodes that were removed from the cluster will never be reported on again.
+    fn write_off_orphans(&mut self) {
+        let now = self.now();
+        let orphans: Vec<_> = self
+            .draft
+            .tasks_of(self.service.id)
+            .filter(|task| !task.status.state.is_terminal())
+            .filter(|task| task.node.is_some_and(|node| self.draft.node(node).is_none()))
+            .cloned()
+            .collect();
+        for task in orphans {
+            self.draft.update_task(&task, |task| {
+                task.status.at = now;
+                task.status.state = TaskState::Orphaned;
+                task.status.message = "node was removed".into();
+            });
+        }
+    }
+
+    fn task(&self, id: TaskId) -> Option<Arc<Task>> {
+        match self.draft.get(Key::Task(id)) {
+            Some(store::Object::Task(task)) => Some(task),
+            _ => None,
+        }
+    }
+}

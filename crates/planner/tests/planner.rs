@@ -1,0 +1,331 @@
+//! Sentences about what the planner does, read as a user would see it in `service ps`.
+
+mod world;
+
+use std::time::Duration;
+
+use expect_test::{Expect, expect};
+use types::service::{
+    FailureAction, Mode, Placement, RestartCondition, RestartPolicy, UpdateConfig, UpdateOrder,
+    UpdateState,
+};
+use types::{ServiceId, TaskState};
+use world::{World, reserve_memory};
+
+fn shows(world: &World, expected: Expect) {
+    expected.assert_eq(&world.show());
+}
+
+fn image(world: &mut World, image: &str) {
+    world.service(1, |spec| spec.task.container.image = image.into());
+}
+
+fn update_state(world: &World) -> Option<UpdateState> {
+    let service = world.snapshot.service(ServiceId::from_random(1)).expect("created");
+    service.update_status.as_ref().map(|status| status.state)
+}
+
+#[test]
+fn replicas_are_spread_over_the_nodes_in_one_pass() {
+    let mut world = World::with_nodes(2);
+    world.replicas(1, 3);
+    world.plan();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1  on n1: wants running, is assigned
+            s1.2  on n2: wants running, is assigned
+            s1.3  on n1: wants running, is assigned
+        "#]],
+    );
+}
+
+#[test]
+fn a_failed_task_is_replaced_in_its_slot_after_the_restart_delay() {
+    let mut world = World::with_nodes(1);
+    world.replicas(1, 2);
+    world.settle();
+    let task = world.running(1)[1].clone();
+    world.report(&task, TaskState::Failed);
+    world.plan();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1  on n1: wants running, is running
+            s1.2  on n1: wants shutdown, is failed
+            s1.2  on n1: wants ready, is assigned
+        "#]],
+    );
+    assert_eq!(world.wake_at, Some(world.now + Duration::from_secs(5)));
+    world.settle();
+    assert_eq!(world.running(1).len(), 2);
+}
+
+#[test]
+fn tasks_of_a_dead_node_are_replaced_elsewhere_at_once() {
+    let mut world = World::with_nodes(2);
+    world.replicas(1, 2);
+    world.settle();
+    world.node(2, |node| node.status.state = types::node::NodeState::Down);
+    world.plan();
+    world.plan();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1  on n1: wants running, is running
+            s1.2  on n2: wants shutdown, is running
+            s1.2  on n1: wants running, is assigned
+        "#]],
+    );
+}
+
+#[test]
+fn a_drained_node_empties_and_the_successor_waits_for_the_end() {
+    let mut world = World::with_nodes(2);
+    world.replicas(1, 2);
+    world.settle();
+    world.drain(2);
+    world.plan();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1  on n1: wants running, is running
+            s1.2  on n2: wants shutdown, is running
+            s1.2  on n1: wants ready, is assigned
+        "#]],
+    );
+    world.settle();
+    assert!(world.running(1).iter().all(|task| task.node == Some(world::node_id(1))));
+}
+
+#[test]
+fn a_pending_task_says_why() {
+    let mut world = World::with_nodes(3);
+    world.drain(3);
+    world.service(1, |spec| {
+        spec.task.resources = reserve_memory(2 << 30);
+    });
+    world.service(2, |spec| {
+        spec.task.placement = Some(Placement {
+            constraints: vec!["node.labels.zone==east".into()],
+            ..Placement::default()
+        });
+    });
+    world.plan();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1  on -: wants running, is pending (no suitable node (insufficient resources on 2 nodes; 1 node not available for new tasks))
+            s2.1  on -: wants running, is pending (no suitable node (scheduling constraints not satisfied on 2 nodes; 1 node not available for new tasks))
+        "#]],
+    );
+    world.node(2, |node| {
+        node.spec.annotations.labels.insert("zone".into(), "East".into());
+    });
+    world.settle();
+    assert_eq!(world.running(2)[0].node, Some(world::node_id(2)));
+}
+
+#[test]
+fn scaling_down_takes_from_the_fullest_node_and_the_highest_slot() {
+    let mut world = World::with_nodes(2);
+    world.replicas(1, 5);
+    world.settle();
+    world.replicas(1, 2);
+    world.settle();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1  on n1: wants running, is running
+            s1.2  on n2: wants running, is running
+        "#]],
+    );
+}
+
+#[test]
+fn a_removed_service_leaves_nothing_behind() {
+    let mut world = World::with_nodes(1);
+    world.replicas(1, 3);
+    world.settle();
+    world.remove_service(1);
+    world.settle();
+    assert_eq!(world.show(), "");
+    assert_eq!(world.snapshot.templates().count(), 0);
+}
+
+#[test]
+fn a_global_service_follows_the_nodes() {
+    let mut world = World::with_nodes(2);
+    world.service(1, |spec| spec.mode = Mode::Global);
+    world.settle();
+    assert_eq!(world.running(1).len(), 2);
+    world.add_node(3);
+    world.settle();
+    assert_eq!(world.running(1).len(), 3);
+    world.drain(1);
+    world.settle();
+    assert_eq!(world.running(1).len(), 2);
+    world.node(1, |node| node.spec.availability = types::node::Availability::Active);
+    world.settle();
+    assert_eq!(world.running(1).len(), 3);
+}
+
+#[test]
+fn restart_condition_and_attempts_are_kept() {
+    let mut world = World::with_nodes(1);
+    world.service(1, |spec| {
+        spec.task.restart = Some(RestartPolicy {
+            condition: RestartCondition::OnFailure,
+            max_attempts: 2,
+            ..RestartPolicy::default()
+        });
+    });
+    for _ in 0..3 {
+        world.settle();
+        let task = world.running(1)[0].clone();
+        world.report(&task, TaskState::Failed);
+    }
+    world.settle();
+    assert_eq!(world.running(1).len(), 0, "{}", world.show());
+    assert_eq!(world.tasks(1).len(), 3);
+}
+
+#[test]
+fn history_is_as_long_as_the_limit_says() {
+    let mut world = World::with_nodes(1);
+    world.replicas(1, 1);
+    for _ in 0..9 {
+        world.settle();
+        let task = world.running(1)[0].clone();
+        world.report(&task, TaskState::Failed);
+    }
+    world.settle();
+    assert_eq!(world.tasks(1).len(), 5);
+}
+
+#[test]
+fn stop_first_prepares_the_new_task_before_it_stops_the_old_one() {
+    let mut world = World::with_nodes(1);
+    world.replicas(1, 2);
+    image(&mut world, "v1");
+    world.settle();
+    image(&mut world, "v2");
+    world.plan();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1 v1 on n1: wants running, is running
+            s1.1 v2 on n1: wants ready, is assigned
+            s1.2 v1 on n1: wants running, is running
+        "#]],
+    );
+    world.agents_obey();
+    world.plan();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1 v1 on n1: wants shutdown, is running
+            s1.1 v2 on n1: wants ready, is ready
+            s1.2 v1 on n1: wants running, is running
+        "#]],
+    );
+    world.settle();
+    assert_eq!(update_state(&world), Some(UpdateState::Completed));
+    let images: Vec<_> = world
+        .running(1)
+        .iter()
+        .map(|task| world.snapshot.template_of(task).expect("kept").task.container.image.clone())
+        .collect();
+    assert_eq!(images, ["v2", "v2"]);
+}
+
+#[test]
+fn start_first_stops_the_old_task_only_when_the_new_one_runs() {
+    let mut world = World::with_nodes(1);
+    world.service(1, |spec| {
+        spec.update = Some(UpdateConfig { order: UpdateOrder::StartFirst, ..Default::default() });
+    });
+    image(&mut world, "v1");
+    world.settle();
+    image(&mut world, "v2");
+    world.plan();
+    world.agents_obey();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1 v1 on n1: wants running, is running
+            s1.1 v2 on n1: wants running, is running
+        "#]],
+    );
+    world.settle();
+    assert_eq!(world.running(1).len(), 1);
+    assert_eq!(update_state(&world), Some(UpdateState::Completed));
+}
+
+#[test]
+fn an_update_makes_room_where_both_tasks_do_not_fit() {
+    let mut world = World::with_nodes(1);
+    world.service(1, |spec| spec.task.resources = reserve_memory(900 << 20));
+    image(&mut world, "v1");
+    world.settle();
+    image(&mut world, "v2");
+    world.settle();
+    assert_eq!(update_state(&world), Some(UpdateState::Completed), "{}", world.show());
+}
+
+fn failing_update(action: FailureAction) -> World {
+    let mut world = World::with_nodes(1);
+    world.service(1, |spec| {
+        spec.mode = Mode::Replicated { replicas: 3 };
+        spec.update = Some(UpdateConfig { failure_action: action, ..Default::default() });
+        spec.task.container.image = "good".into();
+    });
+    world.settle();
+    image(&mut world, "bad");
+    world.plan();
+    let bad = world.tasks(1).into_iter().find(|task| task.desired_state == TaskState::Ready);
+    world.report(&bad.expect("the update began"), TaskState::Rejected);
+    world.plan();
+    world
+}
+
+#[test]
+fn a_failing_update_pauses_and_the_old_tasks_go_on() {
+    let world = failing_update(FailureAction::Pause);
+    assert_eq!(update_state(&world), Some(UpdateState::Paused));
+    assert_eq!(world.running(1).len(), 3, "{}", world.show());
+}
+
+#[test]
+fn a_failing_update_rolls_back_when_told_so() {
+    let mut world = failing_update(FailureAction::Rollback);
+    assert_eq!(update_state(&world), Some(UpdateState::RollbackStarted));
+    world.settle();
+    assert_eq!(update_state(&world), Some(UpdateState::RollbackCompleted), "{}", world.show());
+    let running = world.running(1);
+    let good = |task: &std::sync::Arc<types::Task>| {
+        world.snapshot.template_of(task).expect("kept").task.container.image == "good"
+    };
+    assert!(running.len() == 3 && running.iter().all(good), "{}", world.show());
+}
+
+#[test]
+fn parallelism_and_delay_pace_an_update() {
+    let mut world = World::with_nodes(1);
+    world.service(1, |spec| {
+        spec.mode = Mode::Replicated { replicas: 6 };
+        spec.update = Some(UpdateConfig {
+            parallelism: 2,
+            delay: Duration::from_secs(30),
+            ..Default::default()
+        });
+        spec.task.container.image = "v1".into();
+    });
+    world.settle();
+    let start = world.now;
+    image(&mut world, "v2");
+    world.settle();
+    assert_eq!(update_state(&world), Some(UpdateState::Completed));
+    // Two delays between three pairs, and 31 s of watching after the last.
+    assert_eq!(world.now.since(start), Duration::from_secs(30 + 30 + 31));
+}

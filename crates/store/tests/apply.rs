@@ -1,0 +1,128 @@
+//! Sentences about `apply` and `Draft`.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use store::{ChangeSet, Draft, Key, Rejected, Snapshot, apply};
+use types::task::Slot;
+use types::{Meta, NodeId, Service, ServiceId, ServiceSpec, Task, TaskId, TaskState, Timestamp};
+
+fn service(id: u128, name: &str) -> Service {
+    let mut spec = ServiceSpec::default();
+    spec.annotations.name = name.into();
+    Service {
+        id: ServiceId::from_random(id),
+        meta: Meta::default(),
+        spec: Arc::new(spec),
+        template_version: 1,
+        previous: None,
+        endpoint: types::endpoint::Endpoint::default(),
+        update_status: None,
+    }
+}
+
+fn task(id: u128, service: u128, node: Option<u128>) -> Task {
+    Task {
+        id: TaskId::from_random(id),
+        meta: Meta::default(),
+        service: ServiceId::from_random(service),
+        template_version: 1,
+        slot: Slot::Replica(1),
+        node: node.map(NodeId::from_random),
+        desired_state: TaskState::Running,
+        status: types::TaskStatus::default(),
+        start_after: None,
+        waits_for: None,
+        restarts: types::task::RestartHistory::default(),
+    }
+}
+
+fn commit(snapshot: &Snapshot, at: i64, change: impl FnOnce(&mut Draft)) -> Snapshot {
+    let mut draft = Draft::new(snapshot.clone(), Timestamp(at));
+    change(&mut draft);
+    apply(snapshot, &draft.finish()).expect("made from this snapshot").0
+}
+
+#[test]
+fn a_change_made_from_an_older_version_is_rejected_whole() {
+    let first = commit(&Snapshot::default(), 1, |draft| draft.put(service(1, "web")));
+    let mut stale = Draft::new(first.clone(), Timestamp(2));
+    stale.put(service(2, "other"));
+    let web = stale.service(ServiceId::from_random(1)).cloned().expect("created");
+    stale.update_service(&web, |web| web.template_version = 7);
+    let second = commit(&first, 3, |draft| {
+        let web = draft.service(ServiceId::from_random(1)).cloned().expect("created");
+        draft.update_service(&web, |web| web.template_version = 9);
+    });
+    let rejected = apply(&second, &stale.finish()).expect_err("stale");
+    assert_eq!(
+        rejected,
+        Rejected { key: Key::Service(ServiceId::from_random(1)), from: Some(1), found: Some(2) }
+    );
+    assert!(second.service_by_name("other").is_none());
+}
+
+#[test]
+fn creation_time_is_kept_and_version_grows() {
+    let first = commit(&Snapshot::default(), 10, |draft| draft.put(service(1, "web")));
+    let second = commit(&first, 20, |draft| {
+        let web = draft.service_by_name("web").cloned().expect("created");
+        draft.update_service(&web, |web| web.template_version = 2);
+    });
+    let meta = second.service_by_name("web").expect("still there").meta;
+    assert_eq!((meta.version, meta.created_at, meta.updated_at), (2, Timestamp(10), Timestamp(20)));
+}
+
+#[test]
+fn a_draft_that_ends_where_it_began_changes_nothing() {
+    let first = commit(&Snapshot::default(), 1, |draft| draft.put(task(1, 1, None)));
+    let mut draft = Draft::new(first, Timestamp(2));
+    let original = draft.task(TaskId::from_random(1)).cloned().expect("created");
+    draft.update_task(&original, |task| task.desired_state = TaskState::Shutdown);
+    draft.put(Task::clone(&original));
+    draft.put(task(2, 1, None));
+    draft.delete(Key::Task(TaskId::from_random(2)));
+    assert_eq!(draft.finish(), ChangeSet { at: Timestamp(2), changes: vec![] });
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put { id: u128, service: u128, node: Option<u128> },
+    Delete { id: u128 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let put = (0u128..12, proptest::option::of(0u128..3)).prop_map(|(id, node)| Step::Put {
+        id,
+        service: id % 3,
+        node,
+    });
+    let delete = (0u128..12).prop_map(|id| Step::Delete { id });
+    proptest::collection::vec(prop_oneof![3 => put, 1 => delete], 0..60)
+}
+
+proptest! {
+    /// A task may get a node once and never another: that is what the index relies on.
+    #[test]
+    fn indexes_hold_exactly_what_the_tasks_say(steps in steps()) {
+        let mut snapshot = Snapshot::default();
+        for (at, step) in steps.into_iter().enumerate() {
+            snapshot = commit(&snapshot, i64::try_from(at).expect("few steps"), |draft| match step {
+                Step::Put { id, service, node } => {
+                    let known = draft.task(TaskId::from_random(id)).and_then(|task| task.node);
+                    let mut next = task(id, service, node);
+                    next.node = known.or(next.node);
+                    draft.put(next);
+                }
+                Step::Delete { id } => draft.delete(Key::Task(TaskId::from_random(id))),
+            });
+        }
+        for number in 0..3 {
+            let (by, on) = (ServiceId::from_random(number), NodeId::from_random(number));
+            prop_assert!(snapshot.tasks_of(by).eq(snapshot.tasks().filter(|task| task.service == by)));
+            prop_assert!(snapshot.tasks_on(on).eq(snapshot.tasks().filter(|task| task.node == Some(on))));
+        }
+        let bytes = rmp_serde::to_vec_named(&snapshot).expect("encodes");
+        prop_assert_eq!(&rmp_serde::from_slice::<Snapshot>(&bytes).expect("decodes"), &snapshot);
+    }
+}
