@@ -181,6 +181,19 @@ async fn a_shim_that_was_never_started_goes_with_its_daemon() {
 }
 
 #[tokio::test]
+async fn a_shim_that_cannot_begin_says_why() {
+    let mut bundle = Bundle::new("true");
+    bundle.config.log =
+        LogConfig { path: bundle.path().join("missing").join("log"), ..json_file(&bundle) };
+    let config = bundle.path().join(shim::config::CONFIG_FILE);
+    shim::config::write_json(&config, &bundle.config).unwrap();
+    let launcher = shim::client::Launcher::new(std::path::Path::new(common::SHIM));
+    let error = launcher.launch(bundle.path()).await.unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("missing/log: no such file or directory"), "{source}");
+}
+
+#[tokio::test]
 async fn a_command_that_cannot_run_is_told_in_dockers_words() {
     let cases: [(&[&str], i32, &str); 4] = [
         (&["nonsense"], 127, "exec: \"nonsense\": executable file not found in $PATH"),
