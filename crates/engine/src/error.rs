@@ -93,7 +93,9 @@ pub enum Error {
     NoSuchVolume { name: String },
     #[error("remove {name}: volume is in use - [{users}]")]
     VolumeInUse { name: String, users: String },
-    #[error("a volume named {name} already exists with the {driver} driver: volume name must be unique")]
+    #[error(
+        "a volume named {name} already exists with the {driver} driver: volume name must be unique"
+    )]
     VolumeDriver { name: String, driver: String },
     #[error("error looking up volume plugin {driver}: plugin \"{driver}\" not found")]
     NoSuchVolumeDriver { driver: String },

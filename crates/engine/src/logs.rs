@@ -127,7 +127,11 @@ async fn produce(
 }
 
 /// Sends all that can be read now. False when the reader should stop: the client left or `until` has passed.
-async fn drain(mut cursor: Cursor, options: &LogOptions, sender: &Sender) -> Result<(Cursor, bool), Error> {
+async fn drain(
+    mut cursor: Cursor,
+    options: &LogOptions,
+    sender: &Sender,
+) -> Result<(Cursor, bool), Error> {
     loop {
         let (records, next) = blocking(move || {
             let records = cursor.next_batch(BATCH_RECORDS_MAX)?;
@@ -139,8 +143,10 @@ async fn drain(mut cursor: Cursor, options: &LogOptions, sender: &Sender) -> Res
             return Ok((cursor, true));
         }
         let is_past = records.iter().any(|record| options.is_past(record));
-        let wanted: Vec<_> =
-            records.into_iter().filter(|record| options.wants(record) && !options.is_past(record)).collect();
+        let wanted: Vec<_> = records
+            .into_iter()
+            .filter(|record| options.wants(record) && !options.is_past(record))
+            .collect();
         if (!wanted.is_empty() && sender.send(Ok(wanted)).await.is_err()) || is_past {
             return Ok((cursor, false));
         }

@@ -16,17 +16,21 @@ use super::event::{EVENTS_MAX, ImageAction, ImageEvent};
 use super::manifest::Descriptor;
 use super::reference::{AnyReference, Reference};
 use super::state::{Garbage, ImageRecord, Layer, State};
+use super::transfer::Transfers;
 use super::{layers, rootfs};
 use crate::db::{self, Db};
+use crate::registry::{self, Registry};
 
 pub use super::state::Image;
 
 /// Images by id.
-const IMAGES: db::Table = db::table("images");
+pub(super) const IMAGES: db::Table = db::table("images");
 /// Image ids by reference.
 const REFERENCES: db::Table = db::table("image-references");
 /// Layers by chain id.
 pub(super) const LAYERS: db::Table = db::table("image-layers");
+/// Repositories that a blob is known to be in, by its digest.
+pub(super) const SOURCES: db::Table = db::table("image-blob-sources");
 /// Where the kernel says which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -35,6 +39,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub struct Config {
     /// Holds `images/` and `rootfs/`, on one file system that overlayfs can stand on.
     pub data_root: PathBuf,
+    /// How registries are reached.
+    pub registry: registry::Config,
 }
 
 /// The image store of one node. Cloning shares it.
@@ -53,6 +59,9 @@ pub(super) struct Inner {
     /// Layers that a thread is unpacking now, by chain id.
     pub(super) unpacking: Mutex<BTreeSet<Digest>>,
     pub(super) unpacked: Condvar,
+    pub(super) registry: Registry,
+    /// Turns of those who transfer; see `transfer.rs`.
+    pub(super) transfers: Transfers,
     events: broadcast::Sender<ImageEvent>,
 }
 
@@ -96,6 +105,8 @@ impl Images {
             state: Mutex::new(state),
             unpacking: Mutex::new(BTreeSet::new()),
             unpacked: Condvar::new(),
+            registry: Registry::new(config.registry.clone()),
+            transfers: Transfers::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
         }));
         for dir in stray {
@@ -240,8 +251,10 @@ impl Images {
             let mut state = self.state();
             let Garbage { layers, blobs } = state.take_garbage(self.0.blobs.all()?);
             self.0.db.write(|batch| {
-                let mut chains = layers.iter();
-                chains.try_for_each(|(chain, _)| batch.delete(LAYERS, &chain.to_string()))
+                for (chain, _) in &layers {
+                    batch.delete(LAYERS, &chain.to_string())?;
+                }
+                blobs.iter().try_for_each(|blob| batch.delete(SOURCES, &blob.to_string()))
             })?;
             // Out of the way while the lock is held, so that the same content may come anew.
             for blob in &blobs {

@@ -77,7 +77,10 @@ impl Watcher {
         let descriptor = match watched.by_path.get(directory) {
             Some(descriptor) => *descriptor,
             None => {
-                let flags = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+                let flags = WatchFlags::MODIFY
+                    | WatchFlags::CREATE
+                    | WatchFlags::MOVED_TO
+                    | WatchFlags::ONLYDIR;
                 let descriptor = inotify::add_watch(&self.shared.fd, directory, flags)
                     .attempt(|| format!("watch {}", directory.display()))?;
                 let entry = Entry { path: directory.to_owned(), changes: watch::Sender::new(0) };
