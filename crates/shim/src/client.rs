@@ -142,12 +142,13 @@ impl Launcher {
         };
         let mut command = Command::new(path);
         command.arg("shim").arg(bundle).env_clear();
-        command.stdin(Stdio::from(other)).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::from(other)).stdout(Stdio::null()).stderr(Stdio::piped());
         // The process forks at once and its first half ends, so this is short.
-        let run = tokio::task::spawn_blocking(move || command.status());
-        let status = run.await.map_err(|error| fault(io::Error::other(error)))?.map_err(fault)?;
-        if !status.success() {
-            return Err(fault(io::Error::other(status.to_string())));
+        let run = tokio::task::spawn_blocking(move || command.output());
+        let output = run.await.map_err(|error| fault(io::Error::other(error)))?.map_err(fault)?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(fault(io::Error::other(text)));
         }
         Client::over(own).map_err(fault)
     }

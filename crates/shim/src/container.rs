@@ -99,11 +99,7 @@ impl Container {
         let Some(external) = &self.external else {
             return native::exec(&Exec { spec: &spec, init_pid, process }, stdio).map(launched);
         };
-        let mut process = process.clone();
-        if process.capabilities.is_none() {
-            process.capabilities.clone_from(&spec.process.capabilities);
-        }
-        process.no_new_privileges |= spec.process.no_new_privileges;
+        let process = native::confine(&spec, process);
         with_console(stdio, |stdio, console| {
             external.exec(&self.bundle, exec_id, &process, stdio, console)
         })
@@ -123,7 +119,7 @@ impl Container {
         resources: &Resources,
     ) -> Result<(), runtime::Error> {
         match &self.external {
-            None => group.update(resources).map(drop),
+            None => group.limit(resources).map(drop),
             Some(external) => external.update(&self.bundle, resources),
         }
     }

@@ -59,8 +59,8 @@ pub(crate) fn receive(socket: impl AsFd) -> rustix::io::Result<(Vec<u8>, Vec<Own
     let length = loop {
         let mut parts = [IoSliceMut::new(&mut bytes)];
         match recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-            Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => break 0,
+            // The other end closed before it read everything; what it sent comes first.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             other => break other?.bytes,
         }
     };
@@ -79,8 +79,8 @@ fn packet_length(socket: impl AsFd) -> rustix::io::Result<usize> {
     let flags = RecvFlags::PEEK | RecvFlags::TRUNC;
     let length = loop {
         match rustix::net::recv(&socket, &mut [0u8; 1], flags) {
-            Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => break 0,
+            // The other end closed before it read everything; what it sent comes first.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
             other => break other?.1,
         }
     };

@@ -173,7 +173,8 @@ fn detach(config: &Config) -> rustix::io::Result<OwnedFd> {
     sys::signal_fd(&[libc::SIGCHLD])
 }
 
-/// The socket given as standard input, which then becomes the null device.
+/// The socket given as standard input. All three streams then become the null device, so that the
+/// daemon, who reads our errors until here, sees their end.
 fn take_first_connection() -> rustix::io::Result<Option<OwnedFd>> {
     let stdin = rustix::stdio::stdin();
     let is_socket = rustix::net::sockopt::socket_type(stdin) == Ok(SocketType::SEQPACKET);
@@ -181,6 +182,8 @@ fn take_first_connection() -> rustix::io::Result<Option<OwnedFd>> {
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
     let null = rustix::fs::open("/dev/null", flags, 0.into())?;
     rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
     Ok(first)
 }
 

@@ -79,7 +79,13 @@ fn program(rules: &[&DeviceRule]) -> Vec<Instruction> {
         instruction(LOAD_WORD, 5, 1, 8, 0),
     ];
     for rule in rules.iter().rev() {
-        program.extend(rule_code(rule));
+        let code = rule_code(rule);
+        let decides_all = !code.iter().any(is_jump);
+        program.extend(code);
+        if decides_all {
+            // The kernel refuses a program with instructions that are never reached.
+            return program;
+        }
     }
     program.push(instruction(MOVE_IMMEDIATE, 0, 0, 0, 0));
     program.push(instruction(EXIT, 0, 0, 0, 0));
@@ -114,14 +120,19 @@ fn rule_code(rule: &DeviceRule) -> Vec<Instruction> {
     }
     let length = tests.len() + 2;
     for (at, test) in tests.iter_mut().enumerate() {
-        let is_jump = test.code & 0x07 == 0x05;
-        if is_jump {
+        if is_jump(test) {
             test.offset = i16::try_from(length - at - 1).expect("a rule is a few instructions");
         }
     }
     tests.push(instruction(MOVE_IMMEDIATE, 0, 0, 0, i32::from(rule.allow)));
     tests.push(instruction(EXIT, 0, 0, 0, 0));
     tests
+}
+
+fn is_jump(it: &Instruction) -> bool {
+    const CLASS: u8 = 0x07;
+    const CLASS_JUMP: u8 = 0x05;
+    it.code & CLASS == CLASS_JUMP && it.code != EXIT
 }
 
 fn access_bits(access: &str) -> u32 {

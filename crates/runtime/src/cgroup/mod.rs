@@ -109,30 +109,24 @@ impl Cgroup {
         }
     }
 
-    /// Writes the limits of a new group, the device rules included. Returns what could not be had
-    /// on this kernel and is no danger.
+    /// Sets the device rules of a new group. To be done before a process enters: there is a moment
+    /// in between when no device may be used or made.
     ///
     /// # Errors
     /// [`Error::Cgroup`] naming the file.
-    pub fn configure(&self, resources: &Resources) -> Result<Vec<String>, Error> {
+    pub fn rule_devices(&self, resources: &Resources) -> Result<(), Error> {
         match &self.layout {
-            Layout::V1(hierarchies) => {
-                v1::devices(hierarchies, &self.path, resources)?;
-                v1::limits(hierarchies, &self.path, resources)
-            }
-            Layout::V2(root) => {
-                let directory = root.join(&self.path);
-                device_filter::attach(&directory, &resources.devices)?;
-                v2::limits(&directory, resources)
-            }
+            Layout::V1(hierarchies) => v1::devices(hierarchies, &self.path, resources),
+            Layout::V2(root) => device_filter::attach(&root.join(&self.path), &resources.devices),
         }
     }
 
-    /// Changes the limits of a group with processes in it; device rules stay.
+    /// Writes the limits that are set. Returns what could not be had on this kernel and is no
+    /// danger.
     ///
     /// # Errors
     /// [`Error::Cgroup`] naming the file.
-    pub fn update(&self, resources: &Resources) -> Result<Vec<String>, Error> {
+    pub fn limit(&self, resources: &Resources) -> Result<Vec<String>, Error> {
         match &self.layout {
             Layout::V1(hierarchies) => v1::limits(hierarchies, &self.path, resources),
             Layout::V2(root) => v2::limits(&root.join(&self.path), resources),
@@ -234,7 +228,12 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Cgroup`] naming a directory that has processes in it.
     pub fn remove(&self) -> Result<(), Error> {
-        self.directories().iter().try_for_each(|it| files::remove_tree(it))
+        self.directories().iter().try_for_each(|it| files::remove_tree(it))?;
+        if self.layout.is_v2() {
+            return Ok(());
+        }
+        // Other runtimes make a group in the version 2 tree of a hybrid host as well.
+        files::remove_tree(&Path::new(ROOT).join("unified").join(&self.path))
     }
 
     /// Ends every process inside, frozen ones too, and removes the directories.

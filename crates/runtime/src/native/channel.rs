@@ -120,8 +120,9 @@ impl Channel {
             let mut parts = [IoSliceMut::new(&mut bytes)];
             let flags = RecvFlags::CMSG_CLOEXEC;
             match recvmsg(&self.socket, &mut parts, &mut ancillary, flags) {
-                Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => break 0,
+                // The other end closed before it read everything from here. What it has sent
+                // is still to be read, and is why it closed: end of file comes after that.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 other => break other?.bytes,
             }
         };
@@ -131,5 +132,23 @@ impl Channel {
             _ => None,
         });
         Ok((bytes, fd))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_a_child_that_did_not_listen_are_heard() {
+        let (own, child) = pair().unwrap();
+        own.go().unwrap();
+        child.fail(&Error::Init { text: "no".to_owned(), exit_code: 127 });
+        drop(child);
+        let Some(Message::Failed { text, exit_code }) = own.receive().unwrap() else {
+            panic!("not heard");
+        };
+        assert_eq!((text.as_str(), exit_code), ("no", 127));
+        assert!(own.receive().unwrap().is_none());
     }
 }

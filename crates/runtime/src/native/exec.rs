@@ -37,7 +37,7 @@ pub fn exec(exec: &Exec<'_>, stdio: Stdio) -> Result<Started, Error> {
     if exec.process.args.is_empty() {
         return Err(Error::InvalidSpec { reason: "no command to run".to_owned() });
     }
-    let process = confined_process(exec);
+    let process = confine(exec.spec, exec.process);
     let group = Cgroup::new(&exec.spec.linux.cgroups_path)?;
     let directory = if group.layout().is_v2() { Some(super::open_group(&group)?) } else { None };
     let pid = Pid::from_raw(exec.init_pid)
@@ -67,10 +67,11 @@ pub fn exec(exec: &Exec<'_>, stdio: Stdio) -> Result<Started, Error> {
     }
 }
 
-/// The asked-for process with what it does not say for itself taken from the container.
-fn confined_process(exec: &Exec<'_>) -> Process {
-    let container = &exec.spec.process;
-    let mut process = exec.process.clone();
+/// `process` with what it does not say for itself taken from the container: capabilities, limits,
+/// profile, score. What the container may not, it may not either.
+pub fn confine(spec: &Spec, process: &Process) -> Process {
+    let container = &spec.process;
+    let mut process = process.clone();
     if process.capabilities.is_none() {
         process.capabilities.clone_from(&container.capabilities);
     }
@@ -155,9 +156,7 @@ mod tests {
             bounding: vec!["CAP_CHOWN".to_owned()],
             ..Capabilities::default()
         });
-        let process = Process::default();
-        let exec = Exec { spec: &spec, init_pid: 1, process: &process };
-        let confined = confined_process(&exec);
+        let confined = confine(&spec, &Process::default());
         assert!(confined.no_new_privileges);
         assert_eq!(confined.capabilities, spec.process.capabilities);
     }

@@ -19,7 +19,7 @@ use super::process::{
     Confinement, Sets, become_program, limit_resources, own_streams, take_streams,
 };
 use super::root::Root;
-use super::{Stdio, devices, options, sys};
+use super::{Stdio, devices, namespaces, options, sys};
 use crate::cgroup::Cgroup;
 use crate::error::Step;
 use crate::spec::{NamespaceKind, Process, Spec};
@@ -44,6 +44,8 @@ impl Init<'_> {
         if user_namespace {
             self.channel.wait_go()?;
             become_namespace_root()?;
+            sys::unshare(namespaces::late_bits(&linux.namespaces))
+                .step(|| "make namespaces".to_owned())?;
         } else if !self.group.layout().is_v2() {
             self.group.enter()?;
         }
@@ -54,9 +56,9 @@ impl Init<'_> {
         let profile = open_profile(&self.spec.process)?;
         adjust_oom_score(&self.spec.process, self.channel)?;
         let cgroup_namespace = linux.namespace(NamespaceKind::Cgroup).is_some();
-        if cgroup_namespace && linux.namespace(NamespaceKind::Cgroup).is_some_and(is_new) {
-            const CLONE_NEWCGROUP: u64 = 0x0200_0000;
-            sys::unshare(CLONE_NEWCGROUP).step(|| "make cgroup namespace".to_owned())?;
+        if linux.namespace(NamespaceKind::Cgroup).is_some_and(is_new) {
+            sys::unshare(namespaces::bit(NamespaceKind::Cgroup))
+                .step(|| "make cgroup namespace".to_owned())?;
         }
         umask(Mode::empty());
         let tree = self.build_root(cgroup_namespace, user_namespace)?;

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, WaitOptions, pidfd_send_signal, waitpid};
 
-pub use exec::{Exec, exec};
+pub use exec::{Exec, confine, exec};
 
 use crate::Error;
 use crate::cgroup::Cgroup;
@@ -108,8 +108,9 @@ fn root_path(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> {
 fn start_in(spec: &Spec, rootfs: &Path, group: &Cgroup, stdio: Stdio) -> Result<Started, Error> {
     let mut notes = Vec::new();
     let v2 = group.layout().is_v2();
+    group.rule_devices(&spec.linux.resources)?;
     let directory = if v2 {
-        notes.extend(group.configure(&spec.linux.resources)?);
+        notes.extend(group.limit(&spec.linux.resources)?);
         Some(open_group(group)?)
     } else {
         None
@@ -133,7 +134,7 @@ fn start_in(spec: &Spec, rootfs: &Path, group: &Cgroup, stdio: Stdio) -> Result<
         if spec.linux.namespace(NamespaceKind::User).is_some() {
             group.attach(pid)?;
         }
-        group.configure(&spec.linux.resources)
+        group.limit(&spec.linux.resources)
     };
     match configure().and_then(|more| hear(&own, more)) {
         Ok((console, more)) => {

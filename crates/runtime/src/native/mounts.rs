@@ -156,7 +156,7 @@ impl Mounts<'_> {
     fn cgroup_v1(&self, it: &Mount, target: &OwnedFd, flags: MountFlags) -> Result<(), Error> {
         let step = || format!("mount cgroup at {:?}", it.destination);
         let base = flags - MountFlags::RDONLY;
-        mount("tmpfs", proc_path(target), "tmpfs", base, c"mode=755").step(step)?;
+        mount("tmpfs", proc_path(target), "tmpfs", base, c"mode=555").step(step)?;
         let tmpfs = self.root.resolve(&it.destination).step(step)?;
         let Layout::V1(hierarchies) = self.group.layout() else { return Ok(()) };
         for (hierarchy, own) in hierarchies.iter().zip(self.group.directories()) {
@@ -165,7 +165,8 @@ impl Mounts<'_> {
             let point = format!("{}/{name}", proc_path(&tmpfs));
             if self.cgroup_namespace {
                 let data = hierarchy_option(&name);
-                mount("cgroup", &point, "cgroup", flags, data.as_c_str()).step(step)?;
+                let source = if name == "systemd" { "systemd" } else { "cgroup" };
+                mount(source, &point, "cgroup", flags, data.as_c_str()).step(step)?;
             } else {
                 let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
                 let tree = open_tree(CWD, &own, clone).step(step)?;
@@ -184,7 +185,7 @@ impl Mounts<'_> {
             }
         }
         if flags.contains(MountFlags::RDONLY) {
-            mount_remount(proc_path(&tmpfs), flags, c"mode=755").step(step)?;
+            mount_remount(proc_path(&tmpfs), flags, c"mode=555").step(step)?;
         }
         Ok(())
     }
@@ -201,12 +202,9 @@ impl Mounts<'_> {
         Ok(())
     }
 
-    /// Hides `paths`: files behind the host's null device, directories behind nothing.
+    /// Hides `paths`: files behind a null device, directories behind nothing.
     pub(super) fn mask(&self, paths: &[String]) -> Result<(), Error> {
-        if paths.is_empty() {
-            return Ok(());
-        }
-        let null = open_host_null()?;
+        let mut null = None;
         for path in paths {
             let step = || format!("mask {path:?}");
             let target = match self.root.resolve(path) {
@@ -217,11 +215,35 @@ impl Mounts<'_> {
             if is_directory(&target).step(step)? {
                 let flags = MountFlags::RDONLY;
                 mount("tmpfs", proc_path(&target), "tmpfs", flags, None).step(step)?;
-            } else {
-                attach(&clone_of(&null, false).step(step)?, &target).step(step)?;
+                continue;
             }
+            let null = match &null {
+                Some(null) => null,
+                None => null.insert(self.null()?),
+            };
+            attach(&clone_of(null, false).step(step)?, &target).step(step)?;
         }
         Ok(())
+    }
+
+    /// A null device to hide files behind: the container's own, since root in the container may
+    /// change its mode and owner. Where the image has put something else, a mount of the host's
+    /// that cannot be changed.
+    fn null(&self) -> Result<OwnedFd, Error> {
+        let step = || "open /dev/null".to_owned();
+        if let Ok(own) = self.root.resolve_without_links("/dev/null")
+            && is_null(&own).step(step)?
+        {
+            return Ok(own);
+        }
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        let host = rustix::fs::open("/dev/null", flags, 0.into()).step(step)?;
+        if !is_null(&host).step(step)? {
+            return Err(Error::Step { step: step(), errno: Errno::NODEV });
+        }
+        let sealed = clone_of(&host, false).step(step)?;
+        set_read_only(&sealed, false).step(step)?;
+        Ok(sealed)
     }
 
     /// Makes `paths` read-only, with everything mounted beneath them.
@@ -287,17 +309,11 @@ fn check_destination(it: &Mount, options: &Options) -> Result<(), Error> {
     if is_bind && PROC_FILES.contains(&normal.as_str()) { Ok(()) } else { Err(refused()) }
 }
 
-/// The null device of the host, checked to be it.
-fn open_host_null() -> Result<OwnedFd, Error> {
-    let step = || "open /dev/null".to_owned();
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-    let null = rustix::fs::open("/dev/null", flags, 0.into()).step(step)?;
-    let stat = fstat(&null).step(step)?;
+fn is_null(fd: impl AsFd) -> rustix::io::Result<bool> {
+    let stat = fstat(fd)?;
     let device = (major(stat.st_rdev), minor(stat.st_rdev));
-    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || device != (1, 3) {
-        return Err(Error::Step { step: step(), errno: Errno::NODEV });
-    }
-    Ok(null)
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    Ok(is_device && device == (1, 3))
 }
 
 /// A mount of what `fd` names, not yet attached anywhere.

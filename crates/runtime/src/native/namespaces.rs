@@ -24,12 +24,25 @@ pub(super) fn bit(kind: NamespaceKind) -> u64 {
 }
 
 /// The namespaces to be made at fork. A cgroup namespace comes later, when the process is in its
-/// group, which becomes the root it sees.
+/// group, which becomes the root it sees; see also [`late_bits`].
 pub(super) fn new_bits(namespaces: &[Namespace]) -> u64 {
+    let late = late_bits(namespaces);
     namespaces
         .iter()
         .filter(|it| it.path.is_none() && it.kind != NamespaceKind::Cgroup)
         .fold(0, |bits, it| bits | bit(it.kind))
+        & !late
+}
+
+/// The namespaces to be made by the root of a new user namespace: message queues belong to whoever
+/// makes the IPC namespace, and nobody inside has the ids of the caller.
+pub(super) fn late_bits(namespaces: &[Namespace]) -> u64 {
+    let is_new = |kind| namespaces.iter().any(|it| it.kind == kind && it.path.is_none());
+    if is_new(NamespaceKind::User) && is_new(NamespaceKind::Ipc) {
+        bit(NamespaceKind::Ipc)
+    } else {
+        0
+    }
 }
 
 /// Existing namespaces the calling thread has entered, for a child to be born into.

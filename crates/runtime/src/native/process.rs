@@ -8,11 +8,14 @@ use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, Uid, accessat, fchown, fstat, stat};
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, accessat, fchown, fstat,
+    openat2, stat,
+};
 use rustix::io::Errno;
 use rustix::process::{
-    Resource, Rlimit, Signal, chdir, getcwd, getrlimit, set_parent_process_death_signal, setrlimit,
-    umask,
+    Resource, Rlimit, Signal, fchdir, getcwd, getrlimit, set_parent_process_death_signal,
+    setrlimit, umask,
 };
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 use rustix::thread::{
@@ -102,7 +105,7 @@ pub(super) fn limit_resources(process: &Process, channel: &Channel) -> Result<()
         })?;
         let value = |number: u64| (number != u64::MAX).then_some(number);
         let wanted = Rlimit { current: value(limit.soft), maximum: value(limit.hard) };
-        match setrlimit(resource, wanted.clone()) {
+        match setrlimit(resource, wanted) {
             Ok(()) => {}
             Err(Errno::PERM) => {
                 let granted = cut(&wanted, getrlimit(resource).maximum);
@@ -160,21 +163,21 @@ pub(super) fn become_program(
     let env = environment(process)?;
     let args: Vec<CString> =
         process.args.iter().map(|it| c_string(it)).collect::<Result<_, _>>()?;
+    let entered = match enter(&process.cwd) {
+        Ok(()) => true,
+        // The user may be allowed where root, on a network filesystem, is not.
+        Err(Errno::ACCESS) => false,
+        Err(errno) => return Err(cwd_fault(process, errno)),
+    };
     if confinement.no_new_privileges {
         set_no_new_privs(true).step(|| "set no_new_privs".to_owned())?;
     } else {
         // Needs CAP_SYS_ADMIN, which is about to go.
         load(confinement)?;
     }
-    let entered = match chdir(process.cwd.as_str()) {
-        Ok(()) => true,
-        // The user may be allowed where root, on a network filesystem, is not.
-        Err(Errno::ACCESS) => false,
-        Err(errno) => return Err(cwd_fault(process, errno)),
-    };
     drop_ids_and_capabilities(process, confinement.capabilities)?;
     if !entered {
-        chdir(process.cwd.as_str()).map_err(|errno| cwd_fault(process, errno))?;
+        enter(&process.cwd).map_err(|errno| cwd_fault(process, errno))?;
     }
     check_cwd()?;
     let program = find_program(&process.args[0], &env)?;
@@ -199,6 +202,14 @@ fn load(confinement: &Confinement) -> Result<(), Error> {
         Some(filter) => sys::load_filter(filter).step(|| "load seccomp filter".to_owned()),
         None => Ok(()),
     }
+}
+
+/// Enters a directory by name. Links of procfs such as `/proc/self/fd/7` are refused: they could
+/// name something of the host that is still open at this point.
+fn enter(cwd: &str) -> rustix::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_MAGICLINKS;
+    fchdir(openat2(CWD, cwd, flags, Mode::empty(), resolve)?)
 }
 
 fn cwd_fault(process: &Process, errno: Errno) -> Error {
@@ -284,8 +295,8 @@ fn environment(process: &Process) -> Result<Vec<CString>, Error> {
 }
 
 fn home_of(uid: u32) -> String {
-    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
-    let passwd = rustix::fs::open("/", flags | rustix::fs::OFlags::CLOEXEC, Mode::empty())
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let passwd = rustix::fs::open("/", flags | OFlags::CLOEXEC, Mode::empty())
         .and_then(|root| Root::new(root).open_read("/etc/passwd"));
     let mut text = String::new();
     if let Ok(passwd) = passwd {

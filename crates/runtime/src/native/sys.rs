@@ -162,9 +162,22 @@ pub(super) fn close_on_exec_from(first: u32) -> rustix::io::Result<()> {
 /// Puts all signals back to what a fresh program expects: none blocked, none ignored.
 pub(super) fn reset_signals() {
     const SIGNAL_MAX: libc::c_int = 64;
+    /// A kernel `struct sigaction` of zeros: default effect, no flags, empty mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    const MASK_BYTES: usize = 8;
     for signal in 1..=SIGNAL_MAX {
-        // SAFETY: SIG_DFL is no handler of ours; a refusal (KILL, STOP) changes nothing.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // The C library keeps signals 32 and 33 to itself, so it is not asked.
+        // SAFETY: The structure is no longer than four words on any architecture, no old one is
+        // asked for, and a refusal (KILL, STOP) changes nothing.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                std::ptr::null::<u64>(),
+                MASK_BYTES,
+            )
+        };
     }
     // SAFETY: The set is initialised by sigemptyset before it is used.
     unsafe {

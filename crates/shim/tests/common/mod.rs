@@ -27,7 +27,7 @@ pub(crate) enum Under {
 
 /// The binary of a runtime the tests compare with.
 pub(crate) fn find(program: &str, package: &str) -> PathBuf {
-    ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"]
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"]
         .iter()
         .map(|directory| Path::new(directory).join(program))
         .find(|path| path.exists())
