@@ -68,7 +68,7 @@ fn private_directory(path: &Path) -> anyhow::Result<()> {
     builder.recursive(true).mode(0o711).create(path).with_context(|| format!("create {}", path.display()))
 }
 
-fn lock(data_root: &Path) -> anyhow::Result<std::fs::File> {
+pub(crate) fn lock(data_root: &Path) -> anyhow::Result<std::fs::File> {
     let path = data_root.join("lock");
     let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(|| {

@@ -6,6 +6,7 @@ mod daemon;
 mod describe;
 mod flags;
 mod membership;
+mod purge;
 mod state;
 mod swarm_events;
 mod templating;
@@ -31,6 +32,8 @@ struct Cli {
 enum Verb {
     /// Run this host's node: serves the Docker Engine API and runs containers.
     Daemon(Box<flags::Daemon>),
+    /// Remove everything a node's daemon has made: containers, links, state. The daemon must not run
+    Purge(purge::Flags),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
     }
     match Cli::parse_from(&arguments).verb {
         Verb::Daemon(flags) => daemon::run(config::Config::resolve(*flags, &arguments[2..])?),
+        Verb::Purge(flags) => purge::run(flags),
     }
 }
 
