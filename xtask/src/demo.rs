@@ -57,7 +57,10 @@ fn docker(arguments: &[&str]) -> Command {
 }
 
 fn up() -> anyhow::Result<()> {
-    ensure!(!exec_root().exists(), "a demo is there already; take it down with: cargo xtask demo down");
+    ensure!(
+        !exec_root().exists(),
+        "a demo is there already; take it down with: cargo xtask demo down"
+    );
     host::install(host::DEMO_PACKAGES)?;
     let skep = dist::build()?;
     std::fs::create_dir_all(state()).context("create target/demo")?;
@@ -70,7 +73,15 @@ fn up() -> anyhow::Result<()> {
     println!("== deploying {REPLICAS} replicas");
     let (replicas, publish) = (REPLICAS.to_string(), format!("{PORT}:80"));
     host::run(&mut docker(&[
-        "service", "create", "--name", "whoami", "--replicas", &replicas, "--publish", &publish, "whoami",
+        "service",
+        "create",
+        "--name",
+        "whoami",
+        "--replicas",
+        &replicas,
+        "--publish",
+        &publish,
+        "whoami",
     ]))?;
     show_answers()?;
     println!();
@@ -88,7 +99,11 @@ fn start_daemon() -> anyhow::Result<()> {
     let log = std::fs::File::create(&log_path).context("create the daemon's log")?;
     let mut daemon = Command::new(state().join("skep"));
     daemon.arg("daemon").args(roots()).args(["--cgroup-parent", "/skep-demo", "--pidfile"]);
-    daemon.arg(state().join("daemon.pid")).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    daemon
+        .arg(state().join("daemon.pid"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
     // A session of its own: the daemon goes on when this terminal is closed.
     let mut child = daemon.process_group(0).spawn().context("start the daemon")?;
     let end = Instant::now() + Duration::from_secs(30);
@@ -96,7 +111,11 @@ fn start_daemon() -> anyhow::Result<()> {
         if let Some(status) = child.try_wait()? {
             bail!("the daemon ended with {status}; its log is {}", log_path.display());
         }
-        ensure!(Instant::now() < end, "the daemon does not answer; its log is {}", log_path.display());
+        ensure!(
+            Instant::now() < end,
+            "the daemon does not answer; its log is {}",
+            log_path.display()
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
@@ -110,7 +129,13 @@ fn load_image(whoami: &Path) -> anyhow::Result<()> {
     let mut archive = tar.stdout(Stdio::piped()).spawn().context("run tar")?;
     let stdout = archive.stdout.take().context("tar's output")?;
     let mut import = docker(&[
-        "import", "--change", "CMD [\"/whoami\"]", "--change", "EXPOSE 80", "-", "whoami:latest",
+        "import",
+        "--change",
+        "CMD [\"/whoami\"]",
+        "--change",
+        "EXPOSE 80",
+        "-",
+        "whoami:latest",
     ]);
     host::run(import.stdin(stdout))?;
     ensure!(archive.wait()?.success(), "tar failed");
@@ -122,7 +147,8 @@ fn show_answers() -> anyhow::Result<()> {
     let mut names = BTreeSet::new();
     for _ in 0..100 {
         let url = format!("http://127.0.0.1:{PORT}/");
-        let output = Command::new("curl").args(["-sS", "-m", "5", &url]).output().context("run curl")?;
+        let output =
+            Command::new("curl").args(["-sS", "-m", "5", &url]).output().context("run curl")?;
         ensure!(output.status.success(), "no answer: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8_lossy(&output.stdout);
         let name = text.lines().next().unwrap_or_default().to_owned();
@@ -139,7 +165,9 @@ fn show_answers() -> anyhow::Result<()> {
 
 fn down() -> anyhow::Result<()> {
     let pid = std::fs::read_to_string(state().join("daemon.pid")).ok();
-    if let Some(pid) = pid.and_then(|pid| pid.trim().parse().ok()).and_then(rustix::process::Pid::from_raw) {
+    if let Some(pid) =
+        pid.and_then(|pid| pid.trim().parse().ok()).and_then(rustix::process::Pid::from_raw)
+    {
         stop_daemon(pid)?;
     }
     let skep = state().join("skep");
@@ -149,7 +177,9 @@ fn down() -> anyhow::Result<()> {
         host::run(&mut purge)?;
     }
     match std::fs::remove_dir_all(state()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("remove target/demo"),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("remove target/demo")
+        }
         _ => Ok(()),
     }
 }

@@ -62,7 +62,10 @@ pub(crate) fn cargo() -> Command {
 }
 
 pub(crate) fn must_be_root(what: &str) -> anyhow::Result<()> {
-    ensure!(rustix::process::geteuid().is_root(), "{what} needs root: it makes namespaces, mounts and cgroups");
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "{what} needs root: it makes namespaces, mounts and cgroups"
+    );
     Ok(())
 }
 
@@ -82,7 +85,10 @@ pub(crate) fn install(packages: &[Package]) -> anyhow::Result<()> {
     }
     let names: Vec<_> = missing.iter().map(|package| package.package).collect();
     if !is_there("apt-get") {
-        bail!("missing: {}; install them and try again (apt-get is not there to do it)", names.join(" "));
+        bail!(
+            "missing: {}; install them and try again (apt-get is not there to do it)",
+            names.join(" ")
+        );
     }
     must_be_root("installing packages")?;
     println!("installing {}", names.join(" "));
@@ -107,7 +113,8 @@ impl NoServiceStarts {
             return Ok(Self(None));
         }
         std::fs::write(&path, "#!/bin/sh\nexit 101\n").context("write policy-rc.d")?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).context("policy-rc.d")?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+            .context("policy-rc.d")?;
         Ok(Self(Some(path)))
     }
 }
@@ -123,7 +130,8 @@ impl Drop for NoServiceStarts {
 /// Makes sure that Rust can build for [`TARGET`].
 pub(crate) fn prepare_target() -> anyhow::Result<()> {
     install(BUILD_PACKAGES)?;
-    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output().context("run rustc")?;
+    let sysroot =
+        Command::new("rustc").args(["--print", "sysroot"]).output().context("run rustc")?;
     let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
     if sysroot.join("lib/rustlib").join(TARGET).join("lib").exists() {
         return Ok(());

@@ -26,7 +26,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("manager", &["ca", "consensus", "dispatcher", "planner", "store", "types"]),
     ("engine", &["docker-types", "network", "runtime", "shim", "types"]),
     ("apiserver", &["ca", "docker-types", "engine", "manager", "network", "store", "types"]),
-    ("node", &["agent", "apiserver", "ca", "consensus", "docker-types", "engine", "manager", "network", "shim", "store", "types"]),
+    (
+        "node",
+        &[
+            "agent",
+            "apiserver",
+            "ca",
+            "consensus",
+            "docker-types",
+            "engine",
+            "manager",
+            "network",
+            "shim",
+            "store",
+            "types",
+        ],
+    ),
     ("e2e", &[]),
 ];
 
@@ -35,14 +50,25 @@ const PURE: &[&str] = &["types", "store", "planner", "dispatcher", "agent", "doc
 
 /// What pure code may not touch: clocks, sockets, files, threads, the environment.
 const IMPURE: &[&str] = &[
-    "std::fs", "std::net::Tcp", "std::net::Udp", "std::thread", "std::process", "std::env",
-    "SystemTime", "Instant::now", "tokio", "rustix", "libc", "Timestamp::now",
+    "std::fs",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::thread",
+    "std::process",
+    "std::env",
+    "SystemTime",
+    "Instant::now",
+    "tokio",
+    "rustix",
+    "libc",
+    "Timestamp::now",
 ];
 
 pub(crate) fn check() -> anyhow::Result<()> {
     let mut faults = Vec::new();
     for file in sources(&host::root())? {
-        let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let name = file.strip_prefix(host::root()).unwrap_or(&file).display().to_string();
         check_file(&name, &text, &mut faults);
     }
@@ -58,7 +84,9 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
 fn sources(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+    for entry in
+        std::fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?
+    {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
@@ -80,7 +108,9 @@ fn check_file(name: &str, text: &str, faults: &mut Vec<String>) {
         faults.push(format!("{name}: {lines} lines, more than {FILE_LINES_MAX}"));
     }
     for (number, line) in text.lines().enumerate() {
-        let is_marker = ["TODO", "FIXME", "XXX", "HACK"].iter().any(|word| line.contains(&format!("// {word}")));
+        let is_marker = ["TODO", "FIXME", "XXX", "HACK"]
+            .iter()
+            .any(|word| line.contains(&format!("// {word}")));
         if is_marker {
             faults.push(format!("{name}:{}: leftover marker", number + 1));
         }
@@ -102,7 +132,8 @@ fn check_layers(faults: &mut Vec<String>) -> anyhow::Result<()> {
         LAYERS.iter().map(|(name, uses)| (*name, uses.iter().copied().collect())).collect();
     for (name, allowed) in &layers {
         let path = host::root().join("crates").join(name).join("Cargo.toml");
-        let manifest = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let manifest =
+            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         let dependencies = manifest.split("[dev-dependencies]").next().unwrap_or("");
         let used = dependencies.lines().filter_map(|line| line.split(['.', ' ', '=']).next());
         for used in used.filter(|used| layers.contains_key(used) && used != name) {

@@ -12,16 +12,45 @@ pub(crate) fn verify() -> anyhow::Result<()> {
     println!("== tidy");
     tidy::check()?;
     println!("== lints");
-    let lint = ["clippy", "--workspace", "--all-targets", "--all-features", "--target", host::TARGET, "--", "-D", "warnings"];
+    let lint = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--target",
+        host::TARGET,
+        "--",
+        "-D",
+        "warnings",
+    ];
     host::run(host::cargo().args(lint))?;
     println!("== unit, property and kernel tests");
-    let test = ["test", "--workspace", "--all-features", "--target", host::TARGET, "--exclude", "e2e", "--no-fail-fast"];
+    let test = [
+        "test",
+        "--workspace",
+        "--all-features",
+        "--target",
+        host::TARGET,
+        "--exclude",
+        "e2e",
+        "--no-fail-fast",
+    ];
     host::run(host::cargo().args(test))
 }
 
 pub(crate) fn fix() -> anyhow::Result<()> {
     host::prepare_target()?;
-    let fix = ["clippy", "--workspace", "--all-targets", "--all-features", "--target", host::TARGET, "--fix", "--allow-dirty", "--allow-staged"];
+    let fix = [
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--all-features",
+        "--target",
+        host::TARGET,
+        "--fix",
+        "--allow-dirty",
+        "--allow-staged",
+    ];
     host::run(host::cargo().args(fix))?;
     host::run(host::cargo().args(["fmt", "--all"]))
 }

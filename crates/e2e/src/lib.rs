@@ -2,7 +2,10 @@
 //!
 //! The same tests run against stock Docker: `cargo xtask e2e --against docker`. What only we have is asked for with
 //! [`Host::is_skep`].
-#![expect(clippy::disallowed_methods, reason = "the suite is told by its environment which daemon to test")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the suite is told by its environment which daemon to test"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -39,7 +42,9 @@ pub struct Printed {
 
 fn environment(name: &str) -> PathBuf {
     let value = std::env::var_os(name);
-    value.unwrap_or_else(|| panic!("{name} is not set: run the suite with `cargo xtask e2e`")).into()
+    value
+        .unwrap_or_else(|| panic!("{name} is not set: run the suite with `cargo xtask e2e`"))
+        .into()
 }
 
 impl Host {
@@ -160,7 +165,9 @@ impl Host {
     /// Runs a command on the host.
     pub fn exec(&self, arguments: &[&str]) -> Printed {
         let mut command = Command::new("ip");
-        printed(command.args(["netns", "exec", &self.name]).args(arguments).output().expect("ip runs"))
+        printed(
+            command.args(["netns", "exec", &self.name]).args(arguments).output().expect("ip runs"),
+        )
     }
 
     /// One API request as `curl` sends it; answers with status and body.
@@ -201,7 +208,9 @@ impl Host {
 
     /// Waits until this many tasks of a service run.
     pub fn until_running(&self, service: &str, count: usize) {
-        self.until(&format!("{count} tasks of {service} run"), || self.running(service).len() == count);
+        self.until(&format!("{count} tasks of {service} run"), || {
+            self.running(service).len() == count
+        });
     }
 
     /// Container identifiers of the running tasks of a service.
@@ -222,8 +231,19 @@ impl Host {
         self.ok(&["import", "--change", "CMD [\"sh\"]", &busybox, "busybox:latest"]);
         let whoami = environment("SKEP_E2E_WHOAMI");
         let archive = self.path("whoami.tar");
-        run(Command::new("tar").arg("-C").arg(whoami.parent().expect("in a folder")).arg("-cf").arg(&archive).arg("whoami"));
-        self.ok(&["import", "--change", "CMD [\"/whoami\"]", archive.to_str().expect("text"), "whoami:latest"]);
+        run(Command::new("tar")
+            .arg("-C")
+            .arg(whoami.parent().expect("in a folder"))
+            .arg("-cf")
+            .arg(&archive)
+            .arg("whoami"));
+        self.ok(&[
+            "import",
+            "--change",
+            "CMD [\"/whoami\"]",
+            archive.to_str().expect("text"),
+            "whoami:latest",
+        ]);
     }
 }
 
@@ -249,7 +269,11 @@ impl Drop for Host {
         if self.is_skep() {
             let mut purge = Command::new("ip");
             purge.args(["netns", "exec", &self.name]).arg(&self.program).arg("purge");
-            purge.arg("--data-root").arg(self.path("data")).arg("--exec-root").arg(self.path("exec"));
+            purge
+                .arg("--data-root")
+                .arg(self.path("data"))
+                .arg("--exec-root")
+                .arg(self.path("exec"));
             let _ = purge.args(["--cgroup-parent", &format!("/{}", self.name)]).status();
         }
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
@@ -282,10 +306,14 @@ pub fn ip(arguments: &[&str]) {
 
 /// A text as it stands in a query.
 pub fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
-    }).collect()
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 /// A root file system of Debian's static busybox.
@@ -300,9 +328,17 @@ fn busybox_archive(archive: &Path) -> String {
     for applet in String::from_utf8_lossy(&applets.stdout).split_whitespace() {
         let _ = std::os::unix::fs::symlink("busybox", root.join("bin").join(applet));
     }
-    std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/sh\n")
-        .expect("writes");
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/sh\n",
+    )
+    .expect("writes");
     std::fs::write(root.join("etc/group"), "root:x:0:\nnobody:x:65534:\n").expect("writes");
-    run(Command::new("tar").arg("-C").arg(root).args(["--owner=0", "--group=0", "-cf"]).arg(archive).arg("."));
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(root)
+        .args(["--owner=0", "--group=0", "-cf"])
+        .arg(archive)
+        .arg("."));
     archive.to_str().expect("text").to_owned()
 }

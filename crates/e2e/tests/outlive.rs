@@ -14,7 +14,23 @@ fn killing_the_daemon_disturbs_no_container_and_loses_no_log_line() {
         return;
     }
     let script = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done";
-    host.ok(&["service", "create", "--detach", "--name", "count", "--replicas", "2", "--publish", "8080:80", "--stop-signal", "SIGKILL", "busybox", "sh", "-c", script]);
+    host.ok(&[
+        "service",
+        "create",
+        "--detach",
+        "--name",
+        "count",
+        "--replicas",
+        "2",
+        "--publish",
+        "8080:80",
+        "--stop-signal",
+        "SIGKILL",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ]);
     host.until_running("count", 2);
     let before = host.running("count");
     let pids: Vec<_> = before.iter().map(|container| pid(&host, container)).collect();
@@ -43,7 +59,20 @@ fn an_exit_during_the_daemons_absence_is_reported_and_replaced() {
     if !host.is_skep() {
         return;
     }
-    host.ok(&["service", "create", "--detach", "--name", "web", "--restart-delay", "100ms", "--stop-signal", "SIGKILL", "busybox", "sleep", "100000"]);
+    host.ok(&[
+        "service",
+        "create",
+        "--detach",
+        "--name",
+        "web",
+        "--restart-delay",
+        "100ms",
+        "--stop-signal",
+        "SIGKILL",
+        "busybox",
+        "sleep",
+        "100000",
+    ]);
     host.until_running("web", 1);
     let container = host.running("web")[0].clone();
     let process = pid(&host, &container);
@@ -64,7 +93,16 @@ fn the_swarm_is_there_again_after_a_crash() {
         return;
     }
     for number in 0..20 {
-        host.ok(&["service", "create", "--detach", "--name", &format!("s{number}"), "--replicas", "0", "busybox"]);
+        host.ok(&[
+            "service",
+            "create",
+            "--detach",
+            "--name",
+            &format!("s{number}"),
+            "--replicas",
+            "0",
+            "busybox",
+        ]);
     }
     let before = host.ok(&["service", "ls", "--format", "{{.ID}} {{.Name}}"]);
     host.kill();

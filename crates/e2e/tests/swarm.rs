@@ -9,15 +9,26 @@ fn a_node_makes_a_swarm_and_leaves_it() {
     assert!(refusal.contains("This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."), "{refusal}");
     assert_eq!(host.ok(&["info", "--format", "{{.Swarm.LocalNodeState}}"]), "inactive");
     let said = host.ok(&["swarm", "init", "--advertise-addr", "10.99.0.1"]);
-    assert!(said.contains("is now a manager.") && said.contains("docker swarm join --token SWMTKN-1-"), "{said}");
-    assert_eq!(host.ok(&["info", "--format", "{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}}"]), "active true");
+    assert!(
+        said.contains("is now a manager.") && said.contains("docker swarm join --token SWMTKN-1-"),
+        "{said}"
+    );
+    assert_eq!(
+        host.ok(&["info", "--format", "{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}}"]),
+        "active true"
+    );
     let refusal = host.refused(&["swarm", "init"]);
     assert!(refusal.contains("This node is already part of a swarm."), "{refusal}");
     let refusal = host.refused(&["swarm", "leave"]);
-    assert!(refusal.contains("Removing the last manager erases all current state of the swarm."), "{refusal}");
+    assert!(
+        refusal.contains("Removing the last manager erases all current state of the swarm."),
+        "{refusal}"
+    );
     host.ok(&["swarm", "leave", "--force"]);
     assert!(host.refused(&["node", "ls"]).contains("This node is not a swarm manager."));
-    assert!(host.refused(&["swarm", "leave", "--force"]).contains("This node is not part of a swarm"));
+    assert!(
+        host.refused(&["swarm", "leave", "--force"]).contains("This node is not part of a swarm")
+    );
 }
 
 #[test]
@@ -46,7 +57,12 @@ fn settings_are_updated_and_bad_ones_refused() {
 #[test]
 fn the_node_is_listed_inspected_and_labelled() {
     let host = Host::in_swarm();
-    let row = host.ok(&["node", "ls", "--format", "{{.Status}} {{.Availability}} {{.ManagerStatus}} {{.Self}}"]);
+    let row = host.ok(&[
+        "node",
+        "ls",
+        "--format",
+        "{{.Status}} {{.Availability}} {{.ManagerStatus}} {{.Self}}",
+    ]);
     assert_eq!(row, "Ready Active Leader true");
     host.ok(&["node", "update", "--label-add", "zone=east", "self"]);
     assert_eq!(host.ok(&["node", "inspect", "self", "--format", "{{.Spec.Labels.zone}}"]), "east");
@@ -61,7 +77,18 @@ fn the_node_is_listed_inspected_and_labelled() {
 #[test]
 fn a_drained_node_stops_its_tasks_and_a_pending_task_says_why() {
     let host = Host::in_swarm();
-    host.ok(&["service", "create", "--detach", "--name", "web", "--stop-grace-period", "1s", "busybox", "sleep", "1000"]);
+    host.ok(&[
+        "service",
+        "create",
+        "--detach",
+        "--name",
+        "web",
+        "--stop-grace-period",
+        "1s",
+        "busybox",
+        "sleep",
+        "1000",
+    ]);
     host.until_running("web", 1);
     host.ok(&["node", "update", "--availability", "drain", "self"]);
     host.until_running("web", 0);

@@ -173,13 +173,14 @@ impl AgentDriver {
     }
 
     async fn handle(&mut self, event: Event, reporter: &manager::Reporter) {
-        let is_first_work =
-            matches!(&event, Event::Assigned(set) if set.is_full) && !std::mem::replace(&mut self.has_work, true);
+        let is_first_work = matches!(&event, Event::Assigned(set) if set.is_full)
+            && !std::mem::replace(&mut self.has_work, true);
         for action in self.agent.handle(event, now()) {
             self.act(action, reporter).await;
         }
         if is_first_work {
-            let withdrawn = self.engine.network.withdraw_others(SERVICE_OWNER, self.published.clone()).await;
+            let withdrawn =
+                self.engine.network.withdraw_others(SERVICE_OWNER, self.published.clone()).await;
             if let Err(error) = withdrawn {
                 warn!(%error, "ports of an earlier daemon stay published");
             }
@@ -288,7 +289,9 @@ fn found_state(engine: &Engine, container: &str, status: &Status) -> FoundState 
             started: started(engine, container, status),
             since: timestamp(status.started_at),
         },
-        Phase::Removing | Phase::Exited | Phase::Dead => FoundState::Exited { exit: exit_of(status) },
+        Phase::Removing | Phase::Exited | Phase::Dead => {
+            FoundState::Exited { exit: exit_of(status) }
+        }
     }
 }
 
@@ -297,7 +300,10 @@ fn started(engine: &Engine, container: &str, status: &Status) -> Started {
     Started {
         pid: i32::try_from(status.pid).unwrap_or(0),
         address: endpoint.map(|endpoint| endpoint.address.to_string()).unwrap_or_default(),
-        awaits_health: matches!(status.health, Some(HealthState::Starting | HealthState::Unhealthy)),
+        awaits_health: matches!(
+            status.health,
+            Some(HealthState::Starting | HealthState::Unhealthy)
+        ),
         ports: Vec::new(),
     }
 }
@@ -333,7 +339,11 @@ async fn prepare(
 }
 
 /// Fills placeholders in.
-fn expanded(task: &Task, template: &TaskTemplate, identity: &Identity) -> Result<TaskTemplate, String> {
+fn expanded(
+    task: &Task,
+    template: &TaskTemplate,
+    identity: &Identity,
+) -> Result<TaskTemplate, String> {
     let values = Values::new(task, template, identity.node, &identity.description.hostname);
     let mut template = template.clone();
     let spec = &mut template.task.container;
@@ -355,7 +365,8 @@ async fn fetch_image(engine: &Engine, template: &TaskTemplate) -> Result<(), Ref
         return Ok(());
     }
     let reference: Reference = spec.image.parse().map_err(refusal)?;
-    let credentials = engine::registry::Credentials::from_header(&spec.registry_auth).map_err(refusal)?;
+    let credentials =
+        engine::registry::Credentials::from_header(&spec.registry_auth).map_err(refusal)?;
     let request = PullRequest { reference: reference.or_latest(), platform: None, credentials };
     match engine.images.pull(&request, &Reporter::silent()).await {
         Ok(_) => Ok(()),

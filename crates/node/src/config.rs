@@ -61,7 +61,8 @@ impl Config {
             },
         };
         ensure!(
-            flags.default_runtime == "native" || engine.runtimes.contains_key(&flags.default_runtime),
+            flags.default_runtime == "native"
+                || engine.runtimes.contains_key(&flags.default_runtime),
             "unknown --default-runtime {}: it is neither native, runc nor crun, nor added with --add-runtime",
             flags.default_runtime
         );
@@ -182,15 +183,16 @@ fn network_config(
 /// Eight digits that tell paths apart (FNV-1a).
 fn short_hash(path: &Path) -> String {
     let bytes = path.as_os_str().as_encoded_bytes();
-    let hash = bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash = bytes
+        .iter()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     format!("{hash:08x}")
 }
 
 fn pairs(flag: &str, texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let split = |text: &String| {
-        let (key, value) = text.split_once('=').ok_or_else(|| anyhow!("{flag} {text}: expected KEY=VALUE"))?;
+        let (key, value) =
+            text.split_once('=').ok_or_else(|| anyhow!("{flag} {text}: expected KEY=VALUE"))?;
         Ok((key.to_owned(), value.to_owned()))
     };
     texts.iter().map(split).collect()
@@ -200,8 +202,12 @@ fn pairs(flag: &str, texts: &[String]) -> anyhow::Result<BTreeMap<String, String
 fn runtimes(added: &[String]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut runtimes = BTreeMap::new();
     for name in ["runc", "crun", "runsc"] {
-        let directories = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-        let found = directories.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.exists());
+        let directories =
+            ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+        let found = directories
+            .iter()
+            .map(|directory| Path::new(directory).join(name))
+            .find(|path| path.exists());
         runtimes.extend(found.map(|path| (name.to_owned(), path)));
     }
     for (name, path) in pairs("--add-runtime", added)? {
@@ -213,9 +219,8 @@ fn runtimes(added: &[String]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
 
 fn registry_config(flags: &Daemon) -> anyhow::Result<engine::registry::Config> {
     let insecure = flags.insecure_registries.iter();
-    let insecure = insecure.map(|text| {
-        text.parse().with_context(|| format!("--insecure-registry {text}"))
-    });
+    let insecure =
+        insecure.map(|text| text.parse().with_context(|| format!("--insecure-registry {text}")));
     Ok(engine::registry::Config {
         mirrors: flags.registry_mirrors.clone(),
         insecure: insecure.collect::<Result<_, _>>()?,
@@ -236,7 +241,10 @@ fn listeners(flags: &Daemon) -> anyhow::Result<Vec<Listen>> {
 fn listener(host: &str, flags: &Daemon) -> anyhow::Result<Vec<Listen>> {
     if let Some(path) = host.strip_prefix("unix://") {
         ensure!(!path.is_empty(), "-H {host}: the socket's path is missing");
-        return Ok(vec![Listen::Unix { path: absolute(Path::new(path))?, group: flags.group.clone() }]);
+        return Ok(vec![Listen::Unix {
+            path: absolute(Path::new(path))?,
+            group: flags.group.clone(),
+        }]);
     }
     if host.starts_with("fd://") {
         return inherited();
@@ -328,7 +336,8 @@ mod tests {
 
     #[test]
     fn flags_of_dockerd_that_mean_nothing_are_taken_and_named() {
-        let config = resolve(&["--containerd", "/x.sock", "--userland-proxy=false", "--storage-opt", "a=b"]);
+        let config =
+            resolve(&["--containerd", "/x.sock", "--userland-proxy=false", "--storage-opt", "a=b"]);
         assert_eq!(config.unwrap().ignored, ["--containerd", "--storage-opt", "--userland-proxy"]);
         assert!(resolve(&[]).unwrap().ignored.is_empty());
     }
@@ -360,7 +369,8 @@ mod tests {
     #[test]
     fn the_settings_file_yields_to_flags_and_knows_no_strange_keys() {
         let directory = std::env::temp_dir().join(format!("skep-config-{}", std::process::id()));
-        std::fs::write(&directory, r#"{"labels": ["a=b"], "debug": true, "data-root": "/file"}"#).unwrap();
+        std::fs::write(&directory, r#"{"labels": ["a=b"], "debug": true, "data-root": "/file"}"#)
+            .unwrap();
         let path = directory.to_str().unwrap();
         let config = resolve(&["--config-file", path, "--data-root", "/flag"]).unwrap();
         assert_eq!(config.engine.labels, ["a=b"]);

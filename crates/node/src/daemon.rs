@@ -65,15 +65,20 @@ fn private_directory(path: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     let mut builder = std::fs::DirBuilder::new();
     // Containers' users must reach what is mounted from beneath, so others may pass but not look.
-    builder.recursive(true).mode(0o711).create(path).with_context(|| format!("create {}", path.display()))
+    builder
+        .recursive(true)
+        .mode(0o711)
+        .create(path)
+        .with_context(|| format!("create {}", path.display()))
 }
 
 pub(crate) fn lock(data_root: &Path) -> anyhow::Result<std::fs::File> {
     let path = data_root.join("lock");
-    let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(|| {
-        format!("{} is in use by another daemon; name another --data-root", data_root.display())
-    })?;
+    let file =
+        std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(
+        || format!("{} is in use by another daemon; name another --data-root", data_root.display()),
+    )?;
     Ok(file)
 }
 

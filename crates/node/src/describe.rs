@@ -15,8 +15,15 @@ pub(crate) fn describe(
 ) -> Description {
     let uname = rustix::system::uname();
     let pairs = labels.iter().filter_map(|label| label.split_once('='));
-    let plugins = [("Log", "json-file"), ("Log", "local"), ("Log", "none"), ("Network", "bridge"),
-        ("Network", "host"), ("Network", "null"), ("Volume", "local")];
+    let plugins = [
+        ("Log", "json-file"),
+        ("Log", "local"),
+        ("Log", "none"),
+        ("Network", "bridge"),
+        ("Network", "host"),
+        ("Network", "null"),
+        ("Volume", "local"),
+    ];
     Description {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         platform: Platform {

@@ -91,7 +91,11 @@ impl Membership {
         let driver = AgentDriver::new(
             self.engine.clone(),
             manager.clone(),
-            agent_driver::Identity { node: state.node, address: state.address.clone(), description },
+            agent_driver::Identity {
+                node: state.node,
+                address: state.address.clone(),
+                description,
+            },
         );
         let tasks = vec![
             tokio::spawn(driver.run(stop.clone())),
@@ -146,29 +150,40 @@ impl Membership {
         let mut spec = convert::swarm::spec_from_api(request.spec)?;
         spec.autolock_managers |= request.auto_lock_managers;
         if spec.autolock_managers {
-            return Err(ApiError::not_implemented("autolock is not supported yet: initialize without --autolock"));
+            return Err(ApiError::not_implemented(
+                "autolock is not supported yet: initialize without --autolock",
+            ));
         }
         let pools = match request.default_addr_pool.is_empty() {
             true => vec!["10.0.0.0/8".to_owned()],
             false => request.default_addr_pool,
         };
         for pool in &pools {
-            pool.parse::<ipnet::Ipv4Net>().map_err(|_| {
-                ApiError::bad_request(format!("invalid CIDR address: {pool}"))
-            })?;
+            pool.parse::<ipnet::Ipv4Net>()
+                .map_err(|_| ApiError::bad_request(format!("invalid CIDR address: {pool}")))?;
         }
         let subnet_size = match request.subnet_size {
             0 => 24,
             size @ 8..=29 => u8::try_from(size).expect("29 and less fit"),
             size => {
-                return Err(ApiError::bad_request(format!("invalid subnet size {size}: expected 8 to 29")));
+                return Err(ApiError::bad_request(format!(
+                    "invalid subnet size {size}: expected 8 to 29"
+                )));
             }
         };
-        let state = State { node: NodeId::from_random(rand::random()), raft_id: rand::random_range(1..=u64::MAX), address };
+        let state = State {
+            node: NodeId::from_random(rand::random()),
+            raft_id: rand::random_range(1..=u64::MAX),
+            address,
+        };
         let bootstrap = Bootstrap {
             node: state.node,
             raft_id: state.raft_id,
-            address: format!("{}:{}", bracketed(&state.address), port_of(&request.advertise_addr, &request.listen_addr)),
+            address: format!(
+                "{}:{}",
+                bracketed(&state.address),
+                port_of(&request.advertise_addr, &request.listen_addr)
+            ),
             availability: availability(&request.availability)?,
             spec,
             data_path_port: u16::try_from(data_path_port).expect("checked to be within range"),
@@ -196,15 +211,25 @@ impl Membership {
             return Ok(listen);
         }
         let own = self.engine.network.bridge();
-        let virtual_link = |link: &str| link == "lo" || link == own || link.starts_with("docker") || link.starts_with("br-") || link.starts_with("sk");
+        let virtual_link = |link: &str| {
+            link == "lo"
+                || link == own
+                || link.starts_with("docker")
+                || link.starts_with("br-")
+                || link.starts_with("sk")
+        };
         let candidates: Vec<_> = addresses.iter().filter(|(link, _)| !virtual_link(link)).collect();
         match candidates[..] {
             [(_, address)] => Ok(address.to_string()),
-            [] => Err(ApiError::bad_request("could not find the system's IP address - specify one with --advertise-addr")),
+            [] => Err(ApiError::bad_request(
+                "could not find the system's IP address - specify one with --advertise-addr",
+            )),
             [(one, first), (other, second), ..] => {
                 let place = match one == other {
                     true => format!("on interface {one} ({first} and {second})"),
-                    false => format!("on different interfaces ({first} on {one} and {second} on {other})"),
+                    false => format!(
+                        "on different interfaces ({first} on {one} and {second} on {other})"
+                    ),
                 };
                 Err(ApiError::bad_request(format!(
                     "could not choose an IP address to advertise since this system has multiple addresses {place} - specify one with --advertise-addr"
@@ -249,7 +274,10 @@ impl Active {
 impl Swarm for Membership {
     fn manager(&self) -> Result<Arc<Manager>, ApiError> {
         let active = self.lock();
-        active.as_ref().map(|active| active.manager.clone()).ok_or_else(|| unavailable(NOT_A_MANAGER))
+        active
+            .as_ref()
+            .map(|active| active.manager.clone())
+            .ok_or_else(|| unavailable(NOT_A_MANAGER))
     }
 
     fn node_id(&self) -> Option<NodeId> {
@@ -303,8 +331,13 @@ impl Swarm for Membership {
             if self.is_active() {
                 return Err(unavailable(ALREADY_IN_SWARM));
             }
-            request.join_token.parse::<ca::JoinToken>().map_err(|error| ApiError::bad_request(error.to_string()))?;
-            Err(ApiError::not_implemented("joining other nodes is not supported yet: use \"docker swarm init\""))
+            request
+                .join_token
+                .parse::<ca::JoinToken>()
+                .map_err(|error| ApiError::bad_request(error.to_string()))?;
+            Err(ApiError::not_implemented(
+                "joining other nodes is not supported yet: use \"docker swarm init\"",
+            ))
         })
     }
 

@@ -67,7 +67,8 @@ fn remove_cgroups(parent: &str) {
     let root = Path::new("/sys/fs/cgroup");
     let parent = parent.trim_matches('/');
     let mut hierarchies = vec![root.to_owned()];
-    hierarchies.extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()));
+    hierarchies
+        .extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()));
     for group in hierarchies.iter().map(|hierarchy| hierarchy.join(parent)) {
         remove_group(&group);
     }

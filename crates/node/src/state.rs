@@ -69,10 +69,13 @@ impl Files {
     /// Forgets the swarm.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
         // First the file that says that there is a swarm: what is left after a crash is no swarm.
-        for removed in [std::fs::remove_file(self.state_file()), std::fs::remove_dir_all(&self.directory)] {
+        for removed in
+            [std::fs::remove_file(self.state_file()), std::fs::remove_dir_all(&self.directory)]
+        {
             match removed {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("remove {}", self.directory.display()));
+                    return Err(error)
+                        .with_context(|| format!("remove {}", self.directory.display()));
                 }
                 _ => {}
             }
@@ -89,7 +92,8 @@ impl Files {
             std::fs::create_dir_all(&self.directory)?;
             let temporary = path.with_extension("tmp");
             let mut options = std::fs::OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(bytes)?;
             file.sync_all()?;
             std::fs::rename(&temporary, path)?;

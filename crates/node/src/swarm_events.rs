@@ -22,7 +22,13 @@ fn publish(events: &Events, event: &Event) {
     match (&event.before, &event.after) {
         (None, Some(Object::Service(service))) => {
             let attributes = named(service.name());
-            events.publish_scoped("swarm", "service", "create", &service.id.to_string(), attributes);
+            events.publish_scoped(
+                "swarm",
+                "service",
+                "create",
+                &service.id.to_string(),
+                attributes,
+            );
         }
         (Some(Object::Service(before)), Some(Object::Service(after))) => {
             let attributes = service_changes(before, after);
@@ -30,7 +36,13 @@ fn publish(events: &Events, event: &Event) {
         }
         (Some(Object::Service(service)), None) => {
             let attributes = named(service.name());
-            events.publish_scoped("swarm", "service", "remove", &service.id.to_string(), attributes);
+            events.publish_scoped(
+                "swarm",
+                "service",
+                "remove",
+                &service.id.to_string(),
+                attributes,
+            );
         }
         (None, Some(Object::Node(node))) => {
             let attributes = named(node.name());
@@ -69,7 +81,9 @@ fn service_changes(before: &Service, after: &Service) -> BTreeMap<String, String
     };
     let state = |service: &Service| {
         let status = service.update_status.as_ref();
-        status.map_or(String::new(), |status| docker_types::convert::service::update_state(status.state))
+        status.map_or(String::new(), |status| {
+            docker_types::convert::service::update_state(status.state)
+        })
     };
     note(&mut attributes, "image", &image(before), &image(after));
     note(&mut attributes, "replicas", &replicas(before), &replicas(after));

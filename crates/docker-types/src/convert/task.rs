@@ -110,8 +110,8 @@ fn host_config(template: &TaskTemplate) -> HostConfig {
         r#type: driver.name.clone(),
         config: Some(driver.options.clone()),
     });
-    let networks = template.task.networks.iter().map(|network| network.target.as_str());
-    let network_mode = networks.filter(|name| matches!(*name, "host" | "none")).next();
+    let mut networks = template.task.networks.iter().map(|network| network.target.as_str());
+    let network_mode = networks.find(|name| matches!(*name, "host" | "none"));
     let dns = spec.dns.clone().unwrap_or_default();
     let no_new_privileges = spec.privileges.as_ref().is_some_and(|p| p.no_new_privileges);
     HostConfig {
@@ -158,7 +158,8 @@ fn port_bindings(template: &TaskTemplate) -> PortMap {
     let mut bindings = PortMap::new();
     for port in &template.host_ports {
         let key = format!("{}/{}", port.target, port.protocol.as_str());
-        let host_port = if port.published == 0 { String::new() } else { port.published.to_string() };
+        let host_port =
+            if port.published == 0 { String::new() } else { port.published.to_string() };
         let binding = PortBinding { host_ip: String::new(), host_port };
         bindings.entry(key).or_default().get_or_insert_default().push(binding);
     }
