@@ -175,5 +175,5 @@ async fn logs(
 ) -> Result<Response, ApiError> {
     let manager = state.swarm.manager()?;
     let service = lookup::service(&manager.snapshot(), &reference)?;
-    swarm_logs::of_service(&state, &manager, &service, &query, &request)
+    swarm_logs::of_service(&state, &service, &query, &request)
 }
