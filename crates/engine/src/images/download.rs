@@ -1,11 +1,13 @@
 //! Downloads of layers: streamed to disk, hashed on the way, resumed where they broke off.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use super::blobs::BlobWriter;
 use super::digest::Digest;
@@ -13,7 +15,7 @@ use super::error::{Error, io_error};
 use super::load::throttled;
 use super::manifest::Descriptor;
 use super::progress::{Progress, Reporter};
-use super::store::Images;
+use super::store::{Images, Pins};
 use crate::registry::{self, Session};
 
 /// Attempts to bring a blob here, as in Docker.
@@ -30,6 +32,51 @@ enum Piece {
     End,
 }
 
+/// The threads of one operation, which hold its pins until they end.
+#[derive(Debug)]
+pub(super) struct Work {
+    pins: Arc<Pins>,
+    threads: TaskTracker,
+}
+
+impl Work {
+    /// Whoever drops this before [`Pins::finish`] leaves garbage, which is then collected.
+    pub(super) fn new(pins: Pins) -> Self {
+        pins.begin();
+        Self { pins: Arc::new(pins), threads: TaskTracker::new() }
+    }
+
+    /// Runs what blocks on a thread for that, which goes on even when nobody waits for it.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        join(self.spawn(work)).await
+    }
+
+    /// Waits until all threads have ended.
+    pub(super) async fn rest(&self) {
+        self.threads.close();
+        self.threads.wait().await;
+    }
+
+    pub(super) fn pins(&self) -> Arc<Pins> {
+        Arc::clone(&self.pins)
+    }
+
+    fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> JoinHandle<Result<T, Error>> {
+        let pins = Arc::clone(&self.pins);
+        self.threads.spawn_blocking(move || {
+            let result = work();
+            drop(pins);
+            result
+        })
+    }
+}
+
 impl Images {
     /// Brings a blob into the store. The caller has pinned it.
     ///
@@ -40,13 +87,14 @@ impl Images {
         &self,
         session: &Session,
         blob: &Descriptor,
+        work: &Work,
         reporter: &Reporter,
     ) -> Result<(), Error> {
         let id = blob.digest.short();
         let _alone = self.0.transfers.blob(&blob.digest).await;
         if self.0.blobs.size(&blob.digest).is_none() {
             let _turn = self.0.transfers.download(&id, reporter).await;
-            self.download_attempts(session, blob, reporter).await?;
+            self.download_attempts(session, blob, work, reporter).await?;
         }
         reporter.send(Progress::of(id, "Download complete")).await;
         Ok(())
@@ -56,11 +104,12 @@ impl Images {
         &self,
         session: &Session,
         blob: &Descriptor,
+        work: &Work,
         reporter: &Reporter,
     ) -> Result<(), Error> {
         let mut attempt = 1;
         loop {
-            match self.download_once(session, blob, reporter).await {
+            match self.download_once(session, blob, work, reporter).await {
                 Err(Error::Registry(error)) if error.is_temporary() && attempt < ATTEMPTS_MAX => {
                     tracing::debug!(blob = %blob.digest, attempt, %error, "download broke off");
                     wait(attempt, &blob.digest.short(), reporter).await;
@@ -75,14 +124,15 @@ impl Images {
         &self,
         session: &Session,
         blob: &Descriptor,
+        work: &Work,
         reporter: &Reporter,
     ) -> Result<(), Error> {
         let blobs = self.0.blobs.clone();
         let digest = blob.digest;
-        let writer = blocking(move || blobs.resume(&digest)).await?;
+        let writer = work.run(move || blobs.resume(&digest)).await?;
         let resumed = writer.size();
         let (tx, rx) = mpsc::channel(PIECES_MAX);
-        let writing = tokio::task::spawn_blocking(move || write(writer, &digest, rx));
+        let writing = work.spawn(move || write(writer, &digest, rx));
         let received = receive(session, blob, resumed, &tx, reporter).await;
         if received.is_ok() {
             reporter.send(Progress::of(digest.short(), "Verifying Checksum")).await;

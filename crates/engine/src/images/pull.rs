@@ -6,7 +6,7 @@ use futures::stream::{FuturesUnordered, TryStreamExt};
 
 use super::config::{CONFIG_BYTES_MAX, ImageConfig, LAYERS_MAX};
 use super::digest::Digest;
-use super::download::blocking;
+use super::download::{Work, blocking};
 use super::error::{Error, json_error};
 use super::event::{ImageAction, ImageEvent};
 use super::layers::Source;
@@ -214,8 +214,13 @@ impl Images {
         if layers.len() != config.rootfs.diff_ids.len() {
             return Err(Error::InvalidImage("the numbers of layers and of diff ids differ"));
         }
-        let pins = Arc::new(self.pin_pull(chosen, &config, &layers));
-        self.pull_layers(session, &config, &layers, &pins, reporter).await?;
+        let work = Work::new(self.pin_pull(chosen, &config, &layers));
+        let pulled = self.pull_layers(session, &config, &layers, &work, reporter).await;
+        if pulled.is_err() {
+            // Threads that still write would write behind the back of the garbage collector.
+            work.rest().await;
+        }
+        pulled?;
 
         let (images, bytes) = (self.clone(), chosen.bytes.clone());
         let new = NewImage {
@@ -229,13 +234,13 @@ impl Images {
         references.extend(
             reference.tag().filter(|_| reference.digest().is_none()).map(|_| reference.clone()),
         );
-        let source = reference.name();
-        blocking(move || {
+        let (source, pins) = (reference.name(), work.pins());
+        work.run(move || {
             images.0.blobs.insert(&config_bytes)?;
             images.0.blobs.insert(&bytes)?;
             images.remember_sources(&new.layers, &source)?;
             let (image, _) = images.add(new, &references)?;
-            drop(pins);
+            pins.finish();
             Ok(image)
         })
         .await
@@ -255,7 +260,7 @@ impl Images {
         session: &Session,
         config: &ImageConfig,
         layers: &[Descriptor],
-        pins: &Arc<Pins>,
+        work: &Work,
         reporter: &Reporter,
     ) -> Result<(), Error> {
         let mut parent = None;
@@ -276,9 +281,8 @@ impl Images {
             parent = Some(chain);
         }
         // Dropping the rest on the first failure breaks their downloads off.
-        let work =
-            |(source, blob)| self.pull_layer(session, source, blob, Arc::clone(pins), reporter);
-        let mut layers: FuturesUnordered<_> = missing.into_iter().map(work).collect();
+        let pull = |(source, blob)| self.pull_layer(session, source, blob, work, reporter);
+        let mut layers: FuturesUnordered<_> = missing.into_iter().map(pull).collect();
         while layers.try_next().await?.is_some() {}
         Ok(())
     }
@@ -288,21 +292,18 @@ impl Images {
         session: &Session,
         source: Source,
         blob: Descriptor,
-        pins: Arc<Pins>,
+        work: &Work,
         reporter: &Reporter,
     ) -> Result<(), Error> {
-        self.download(session, &blob, reporter).await?;
+        self.download(session, &blob, work, reporter).await?;
         let _turn = self.0.transfers.work().await;
         let (images, in_thread) = (self.clone(), reporter.clone());
         let id = blob.digest.short();
         let label = id.clone();
-        blocking(move || {
+        work.run(move || {
             let file = images.0.blobs.open_blob(&blob.digest)?;
             let report = throttled(in_thread, label, "Extracting", blob.size);
-            images.unpack_layer(source, file, &report)?;
-            // Held until here, even when whoever asked has gone away meanwhile.
-            drop(pins);
-            Ok(())
+            images.unpack_layer(source, file, &report)
         })
         .await?;
         reporter.send(Progress::of(id, "Pull complete")).await;

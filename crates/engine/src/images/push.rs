@@ -134,7 +134,8 @@ impl Images {
             images.remember_sources(&layers, &name)?;
             images.point(&image.id, std::slice::from_ref(&pushed))?;
             drop(pins);
-            Ok(())
+            // Uncompressed layers that were compressed for this push.
+            images.collect_garbage().map(drop)
         })
         .await?;
         self.report_pushed(reference, label, &manifest, reporter).await;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
@@ -268,9 +269,24 @@ impl Images {
         Ok(layers.into_iter().map(|(chain, _)| chain).collect())
     }
 
+    /// Removes garbage in a thread, for those who cannot wait.
+    fn collect_later(&self) {
+        let images = self.clone();
+        let collect = move || {
+            if let Err(error) = images.collect_garbage() {
+                tracing::warn!(%error, "garbage stays");
+            }
+        };
+        let spawned = std::thread::Builder::new().name("collect-garbage".to_owned()).spawn(collect);
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "garbage stays");
+        }
+    }
+
     /// Keeps `digest`, a blob or a layer with all beneath it, until the guard is dropped.
     pub(super) fn pins(&self) -> Pins {
-        Pins { images: self.clone(), pinned: Vec::new() }
+        let is_unfinished = AtomicBool::new(false);
+        Pins { images: self.clone(), pinned: Vec::new(), is_unfinished }
     }
 }
 
@@ -282,9 +298,20 @@ pub type Moved = (Reference, Digest);
 pub(super) struct Pins {
     images: Images,
     pinned: Vec<Digest>,
+    is_unfinished: AtomicBool,
 }
 
 impl Pins {
+    /// Says that what is pinned becomes garbage, unless [`Pins::finish`] is called before the drop.
+    pub(super) fn begin(&self) {
+        self.is_unfinished.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that what is pinned belongs to an image now.
+    pub(super) fn finish(&self) {
+        self.is_unfinished.store(false, Ordering::Relaxed);
+    }
+
     /// Keeps one more.
     pub(super) fn add(&mut self, digest: Digest) {
         *self.images.state().pins.entry(digest).or_default() += 1;
@@ -302,6 +329,10 @@ impl Drop for Pins {
                     state.pins.remove(digest);
                 }
             }
+        }
+        drop(state);
+        if self.is_unfinished.load(Ordering::Relaxed) {
+            self.images.collect_later();
         }
     }
 }
