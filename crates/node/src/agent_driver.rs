@@ -9,7 +9,10 @@ use docker_types::convert::task::{container_config, container_name};
 use engine::containers::{
     Change, HealthState, NewContainer, Phase, RemoveOptions, Status, StopOptions,
 };
-use engine::images::{PullRequest, Reference, Reporter};
+use engine::images::progress::Reporter;
+use engine::images::pull::PullRequest;
+use engine::images::reference::Reference;
+use engine::registry::auth::Credentials;
 use engine::{Engine, ErrorKind};
 use manager::{Manager, Session, now};
 use network::{Protocol, PublishedPort};
@@ -235,14 +238,16 @@ impl AgentDriver {
     async fn publish(&mut self, service: ServiceId, ports: &[PortConfig], backends: &[String]) {
         let owner = format!("{SERVICE_OWNER}{service}");
         let backends: Vec<_> = backends.iter().filter_map(|address| address.parse().ok()).collect();
-        let ports: Vec<_> = ports.iter().map(|port| PublishedPort {
-            protocol: protocol(port.protocol),
-            host_ip: None,
-            published: port.published,
-            target: port.target,
-            backends: backends.clone(),
-        });
-        let ports: Vec<_> = ports.into_iter().collect();
+        let ports: Vec<_> = ports
+            .iter()
+            .map(|port| PublishedPort {
+                protocol: protocol(port.protocol),
+                host_ip: None,
+                published: port.published,
+                target: port.target,
+                backends: backends.clone(),
+            })
+            .collect();
         if ports.is_empty() {
             self.published.remove(&owner);
         } else {
@@ -364,16 +369,16 @@ async fn fetch_image(engine: &Engine, template: &TaskTemplate) -> Result<(), Ref
     if engine.images.find(&spec.image).is_ok() {
         return Ok(());
     }
-    let reference: Reference = spec.image.parse().map_err(refusal)?;
+    let reference = spec.image.parse::<Reference>().map_err(refusal)?.or_latest();
     let credentials =
-        engine::registry::Credentials::from_header(&spec.registry_auth).map_err(refusal)?;
-    let request = PullRequest { reference: reference.or_latest(), platform: None, credentials };
+        Credentials::from_header(&spec.registry_auth).map_err(refusal)?;
+    let request = PullRequest { reference: reference.clone(), platform: None, credentials };
     match engine.images.pull(&request, &Reporter::silent()).await {
         Ok(_) => Ok(()),
         Err(error) => {
             warn!(image = spec.image, %error, "image not pulled");
             // Docker's words for an image that is neither here nor to be had; the cause stands behind them.
-            Err(refusal(format!("No such image: {} ({error})", reference.or_latest().familiar())))
+            Err(refusal(format!("No such image: {} ({error})", reference.familiar())))
         }
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn run(purge: Flags) -> anyhow::Result<()> {
 async fn empty(config: Config) -> anyhow::Result<()> {
     let engine = Engine::open(config.engine).await.context("open the engine")?;
     let all = ListOptions { all: true, ..ListOptions::default() };
-    for container in engine.containers.list(&all)? {
+    for container in engine.containers.list(&all).await? {
         let force = RemoveOptions { force: true, volumes: true, ..RemoveOptions::default() };
         engine.containers.remove(&container.id, force).await?;
     }
