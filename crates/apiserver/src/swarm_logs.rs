@@ -9,7 +9,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use engine::logs::{LogOptions, LogRecord, LogSource};
 use futures::StreamExt;
 use http::header;
-use manager::Manager;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use types::{Service, Task};
@@ -40,7 +39,6 @@ struct Reading {
 /// The logs of every container of a service; with `follow` also of those that come later.
 pub(crate) fn of_service(
     state: &ApiState,
-    manager: &Manager,
     service: &Arc<Service>,
     query: &Query,
     request: &Request,
@@ -48,7 +46,6 @@ pub(crate) fn of_service(
     let is_tty = service.spec.task.container.tty;
     let reading = reading(query, is_tty)?;
     let label = (SERVICE_LABEL, service.id.to_string());
-    let _ = manager;
     respond(state, label, reading, request)
 }
 
@@ -67,13 +64,34 @@ pub(crate) fn of_task(
 }
 
 fn reading(query: &Query, is_tty: bool) -> Result<Reading, ApiError> {
-    let options = crate::logs::options(query)?;
+    let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));
+    if !stdout && !stderr {
+        return Err(ApiError::bad_request("must specify at least one of 'stdout' or 'stderr'"));
+    }
     Ok(Reading {
-        options,
+        options: LogOptions {
+            stdout,
+            stderr,
+            since: moment(query, "since")?,
+            until: moment(query, "until")?,
+            // Anything but a number means all, as in Docker.
+            tail: query.text("tail").parse().ok(),
+            follow: query.flag("follow"),
+        },
         timestamps: query.flag("timestamps"),
         details: query.flag("details"),
         framing: Framing::of_tty(is_tty),
     })
+}
+
+/// Seconds since 1970, perhaps with a fraction.
+fn moment(query: &Query, key: &str) -> Result<Option<jiff::Timestamp>, ApiError> {
+    let Some(text) = query.get(key).filter(|text| *text != "0") else { return Ok(None) };
+    let invalid = || ApiError::bad_request(format!("invalid value for \"{key}\": {text}"));
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let seconds = seconds.parse().map_err(|_| invalid())?;
+    let nanoseconds = format!("{fraction:0<9}").parse().map_err(|_| invalid())?;
+    jiff::Timestamp::new(seconds, nanoseconds).map(Some).map_err(|_| invalid())
 }
 
 fn respond(
@@ -83,7 +101,7 @@ fn respond(
     request: &Request,
 ) -> Result<Response, ApiError> {
     let (frames, receiver) = mpsc::channel(FRAMES_MAX);
-    let version = request.extensions().get().copied().unwrap_or(ApiVersion::NEWEST);
+    let version = request.extensions().get().copied().unwrap_or(crate::version::NEWEST);
     let media_type = reading.framing.media_type(version);
     tokio::spawn(read_all(state.engine.clone(), label, reading, frames));
     let mut response = stream::respond("", ReceiverStream::new(receiver));
@@ -133,7 +151,7 @@ async fn read_all(
 async fn read_one(
     engine: Arc<engine::Engine>,
     container: String,
-    labels: Arc<BTreeMap<String, String>>,
+    labels: BTreeMap<String, String>,
     reading: Reading,
     frames: mpsc::Sender<Bytes>,
 ) {
@@ -150,7 +168,7 @@ async fn read_one(
 fn frame(record: &LogRecord, labels: &BTreeMap<String, String>, reading: &Reading) -> Bytes {
     let mut line = Vec::with_capacity(record.line.len() + 64);
     if reading.timestamps {
-        line.extend(docker_types::time::nanoseconds(record.time).as_bytes());
+        line.extend(format!("{:.9}", record.time).as_bytes());
         line.push(b' ');
     }
     if reading.details {

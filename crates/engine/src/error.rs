@@ -55,6 +55,8 @@ pub enum Error {
     StartPaused,
     #[error("container is marked for removal and cannot be started")]
     StartRemoving,
+    #[error("container {id} is paused, unpause the container before attach")]
+    AttachPaused { id: String },
     #[error("container {id} is already paused")]
     AlreadyPaused { id: String },
     #[error("Container {id} is not paused")]
@@ -78,6 +80,17 @@ pub enum Error {
     #[error("cannot join {namespace} of container {id}: it is not running")]
     JoinNamespace { namespace: &'static str, id: String },
 
+    #[error("tried to kill container {id}, but did not receive an exit event")]
+    Unkillable { id: String },
+    #[error("container {id}: {source}")]
+    Shim {
+        id: String,
+        #[source]
+        source: shim::client::Error,
+    },
+    #[error("container {id} has as many clients attached as it may have")]
+    AttachmentsFull { id: String },
+
     #[error("No such exec instance: {id}")]
     NoSuchExec { id: String },
     #[error("exec command {id} is already running")]
@@ -93,7 +106,9 @@ pub enum Error {
     NoSuchVolume { name: String },
     #[error("remove {name}: volume is in use - [{users}]")]
     VolumeInUse { name: String, users: String },
-    #[error("a volume named {name} already exists with the {driver} driver: volume name must be unique")]
+    #[error(
+        "a volume named {name} already exists with the {driver} driver: volume name must be unique"
+    )]
     VolumeDriver { name: String, driver: String },
     #[error("error looking up volume plugin {driver}: plugin \"{driver}\" not found")]
     NoSuchVolumeDriver { driver: String },
@@ -104,6 +119,8 @@ pub enum Error {
         source: io::Error,
     },
 
+    #[error(transparent)]
+    Image(#[from] crate::images::Error),
     #[error("network {name} not found")]
     NoSuchNetwork { name: String },
     #[error("configured logging driver does not support reading")]
@@ -170,6 +187,7 @@ impl Error {
             | Self::KillNotRunning { .. }
             | Self::Restarting { .. }
             | Self::ExecPaused { .. }
+            | Self::AttachPaused { .. }
             | Self::TopPaused { .. }
             | Self::StartPaused
             | Self::StartRemoving
@@ -184,12 +202,16 @@ impl Error {
             | Self::ExecDone
             | Self::ExecNotRunning { .. }
             | Self::ExecsFull { .. }
+            | Self::AttachmentsFull { .. }
             | Self::VolumeInUse { .. }
             | Self::VolumeDriver { .. } => ErrorKind::Conflict,
             Self::AlreadyStarted | Self::AlreadyStopped => ErrorKind::NotModified,
             Self::ReadOnlyRootfs | Self::ReadOnlyVolume => ErrorKind::Forbidden,
             Self::LogsUnreadable => ErrorKind::Unsupported,
+            Self::Image(error) => error.kind(),
             Self::NotPaused { .. }
+            | Self::Unkillable { .. }
+            | Self::Shim { .. }
             | Self::VolumeMount { .. }
             | Self::Start { .. }
             | Self::ExecStart { .. }

@@ -55,7 +55,13 @@ impl Default for Events {
 
 impl Events {
     /// Records an event of this node.
-    pub fn publish(&self, kind: &str, action: &str, id: &str, attributes: BTreeMap<String, String>) {
+    pub fn publish(
+        &self,
+        kind: &str,
+        action: &str,
+        id: &str,
+        attributes: BTreeMap<String, String>,
+    ) {
         self.publish_scoped("local", kind, action, id, attributes);
     }
 
@@ -97,7 +103,10 @@ impl Events {
     }
 
     /// History from `since`, then events as they happen until `until`.
-    pub fn follow(&self, query: EventQuery) -> impl Stream<Item = Arc<EventMessage>> + Send + use<> {
+    pub fn follow(
+        &self,
+        query: EventQuery,
+    ) -> impl Stream<Item = Arc<EventMessage>> + Send + use<> {
         let mut changed = self.shared.next.subscribe();
         let start = if query.since.is_some() { 0 } else { *changed.borrow_and_update() };
         let until = query.until;
@@ -135,7 +144,8 @@ impl Follower {
                 self.changed.changed().await.ok()?;
                 continue;
             };
-            let left = std::time::Duration::try_from(until.duration_since(Timestamp::now())).ok()?;
+            let left =
+                std::time::Duration::try_from(until.duration_since(Timestamp::now())).ok()?;
             tokio::time::timeout(left, self.changed.changed()).await.ok()?.ok()?;
         }
     }
@@ -153,7 +163,10 @@ impl EventQuery {
         let at = i128::from(event.time_nano);
         self.since.is_none_or(|since| at >= since.as_nanosecond())
             && self.until.is_none_or(|until| at <= until.as_nanosecond())
-            && self.filters.iter().all(|(key, values)| values.is_empty() || matches_key(event, key, values))
+            && self
+                .filters
+                .iter()
+                .all(|(key, values)| values.is_empty() || matches_key(event, key, values))
     }
 }
 
@@ -169,7 +182,8 @@ fn matches_key(event: &EventMessage, key: &str, values: &[String]) -> bool {
         // The rest name a kind of object, and its id, the beginning of its id, or its name.
         _ => {
             event.kind == key
-                && (event.actor.id.starts_with(value.as_str()) || attribute("name").starts_with(value.as_str()))
+                && (event.actor.id.starts_with(value.as_str())
+                    || attribute("name").starts_with(value.as_str()))
         }
     })
 }
@@ -213,6 +227,8 @@ mod tests {
 
     use super::{EventQuery, Events, HISTORY_EVENTS_MAX};
 
+    type Wanted<'a> = &'a [(&'a str, &'a [&'a str])];
+
     fn attributes(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
@@ -240,7 +256,7 @@ mod tests {
         events.publish("container", "exec_create: ls", "abcdef", web);
         events.publish("volume", "mount", "data", attributes(&[("driver", "local")]));
         events.publish_scoped("swarm", "service", "update", "svc1", attributes(&[("name", "api")]));
-        let cases: [(&[(&str, &[&str])], &str); 11] = [
+        let cases: [(Wanted, &str); 11] = [
             (&[], "create,exec_create: ls,mount,update"),
             (&[("type", &["volume", "service"])], "mount,update"),
             (&[("event", &["exec_create"])], "exec_create: ls"),

@@ -11,17 +11,18 @@ pub const SHORT_ID_LENGTH: usize = 12;
 pub(crate) const NAME_PATTERN: &str = "[a-zA-Z0-9][a-zA-Z0-9_.-]";
 
 const LEFT: [&str; 40] = [
-    "amber", "brave", "bright", "busy", "calm", "careful", "clear", "clever", "daring", "eager", "early",
-    "fair", "fleet", "gentle", "glad", "golden", "honest", "humble", "keen", "kind", "lively", "lucky",
-    "mellow", "merry", "mild", "neat", "nimble", "patient", "placid", "proud", "quick", "quiet", "ready",
-    "steady", "sunny", "swift", "tidy", "warm", "wise", "young",
+    "amber", "brave", "bright", "busy", "calm", "careful", "clear", "clever", "daring", "eager",
+    "early", "fair", "fleet", "gentle", "glad", "golden", "honest", "humble", "keen", "kind",
+    "lively", "lucky", "mellow", "merry", "mild", "neat", "nimble", "patient", "placid", "proud",
+    "quick", "quiet", "ready", "steady", "sunny", "swift", "tidy", "warm", "wise", "young",
 ];
 
 const RIGHT: [&str; 40] = [
-    "acacia", "alder", "apiary", "aster", "bloom", "borage", "bramble", "briar", "clover", "comb", "crocus",
-    "daisy", "drone", "fern", "forager", "foxglove", "garden", "hazel", "heather", "hive", "honey", "hyssop",
-    "lavender", "linden", "mallow", "meadow", "mint", "nectar", "orchard", "pollen", "poppy", "rosemary",
-    "sage", "sedum", "swarm", "thistle", "thyme", "violet", "willow", "yarrow",
+    "acacia", "alder", "apiary", "aster", "bloom", "borage", "bramble", "briar", "clover", "comb",
+    "crocus", "daisy", "drone", "fern", "forager", "foxglove", "garden", "hazel", "heather",
+    "hive", "honey", "hyssop", "lavender", "linden", "mallow", "meadow", "mint", "nectar",
+    "orchard", "pollen", "poppy", "rosemary", "sage", "sedum", "swarm", "thistle", "thyme",
+    "violet", "willow", "yarrow",
 ];
 
 /// A new id: 32 random bytes in hex. Never all digits in its short form, which would pass for a number.
@@ -38,7 +39,8 @@ pub fn new_id() -> String {
 /// A name of two words, with a number when `attempt` shows that plain ones were taken.
 pub(crate) fn invented(attempt: u32) -> String {
     let mut random = rand::rng();
-    let (left, right) = (LEFT[random.random_range(..LEFT.len())], RIGHT[random.random_range(..RIGHT.len())]);
+    let (left, right) =
+        (LEFT[random.random_range(..LEFT.len())], RIGHT[random.random_range(..RIGHT.len())]);
     if attempt == 0 {
         return format!("{left}_{right}");
     }

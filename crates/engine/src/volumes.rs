@@ -108,7 +108,8 @@ impl Volumes {
         make_directory(&self.data_dir(&name), 0o755)?;
         self.shared.db.write(|batch| batch.put(TABLE, &name, &volume))?;
         let volume = Arc::new(volume);
-        let existing = self.state().volumes.entry(name.clone()).or_insert_with(|| Arc::clone(&volume)).clone();
+        let existing =
+            self.state().volumes.entry(name.clone()).or_insert_with(|| Arc::clone(&volume)).clone();
         if Arc::ptr_eq(&existing, &volume) {
             self.event("create", &name, BTreeMap::new());
         }
@@ -141,7 +142,11 @@ impl Volumes {
                 return Err(Error::VolumeInUse { name: name.to_owned(), users });
             }
             if state.volumes.remove(name).is_none() {
-                return if force { Ok(()) } else { Err(Error::NoSuchVolume { name: name.to_owned() }) };
+                return if force {
+                    Ok(())
+                } else {
+                    Err(Error::NoSuchVolume { name: name.to_owned() })
+                };
             }
         }
         driver::unmount(&self.data_dir(name))
@@ -182,8 +187,10 @@ impl Volumes {
     /// What the API says of a volume; with `usage` its size is counted, which reads the whole tree.
     pub fn describe(&self, volume: &Volume, usage: bool) -> Description {
         let usage_data = usage.then(|| VolumeUsage {
-            ref_count: i64::try_from(self.state().holders.get(&volume.name).map_or(0, BTreeSet::len))
-                .unwrap_or(i64::MAX),
+            ref_count: i64::try_from(
+                self.state().holders.get(&volume.name).map_or(0, BTreeSet::len),
+            )
+            .unwrap_or(i64::MAX),
             size: i64::try_from(directory_bytes(&self.data_dir(&volume.name))).unwrap_or(i64::MAX),
         });
         let some = |map: &BTreeMap<String, String>| Some(map.clone()).filter(|map| !map.is_empty());

@@ -66,7 +66,11 @@ impl MountPlan {
             name: self.volume.clone(),
             source: source.to_owned(),
             destination: self.destination.clone(),
-            driver: if self.kind == Kind::Volume { self.driver_name().to_owned() } else { String::new() },
+            driver: if self.kind == Kind::Volume {
+                self.driver_name().to_owned()
+            } else {
+                String::new()
+            },
             mode: self.mode.clone(),
             rw: !self.read_only,
             propagation: self.propagation.clone(),
@@ -315,7 +319,8 @@ fn tmpfs_mount(mut plan: MountPlan, mount: &Mount) -> Result<MountPlan, MountFau
     }
     for option in options.options {
         let option = option.join("=");
-        check_tmpfs_option(&option).map_err(|_| MountFault::Unsupported { what: "tmpfs option" })?;
+        check_tmpfs_option(&option)
+            .map_err(|_| MountFault::Unsupported { what: "tmpfs option" })?;
         plan.tmpfs_options.push(option);
     }
     Ok(plan)
@@ -323,9 +328,32 @@ fn tmpfs_mount(mut plan: MountPlan, mount: &Mount) -> Result<MountPlan, MountFau
 
 fn check_tmpfs_option(option: &str) -> Result<(), Invalid> {
     let known = [
-        "ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "atime", "noatime",
-        "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "mode", "uid", "gid",
-        "nr_inodes", "nr_blocks", "size", "mpol", "defaults",
+        "ro",
+        "rw",
+        "exec",
+        "noexec",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "sync",
+        "async",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "mode",
+        "uid",
+        "gid",
+        "nr_inodes",
+        "nr_blocks",
+        "size",
+        "mpol",
+        "defaults",
     ];
     let name = option.split('=').next().unwrap_or_default();
     if known.contains(&name) {
@@ -352,7 +380,10 @@ mod tests {
     #[test]
     fn binds_name_a_host_path_a_volume_or_nothing() {
         let bind = parse_bind("/srv//a/../b:/data/:ro,rslave").unwrap();
-        assert_eq!((bind.kind, bind.source.as_str(), bind.destination.as_str()), (Kind::Bind, "/srv/b", "/data"));
+        assert_eq!(
+            (bind.kind, bind.source.as_str(), bind.destination.as_str()),
+            (Kind::Bind, "/srv/b", "/data")
+        );
         assert!(bind.read_only && bind.create_source);
         assert_eq!(bind.propagation, "rslave");
         let volume = parse_bind("db:/data:nocopy").unwrap();
@@ -368,9 +399,10 @@ mod tests {
             "invalid volume specification: '/a:/': invalid specification: destination can't be '/'"
         );
         assert_eq!(bind_refusal("/a:/b:sideways"), "invalid mode: sideways");
-        assert!(bind_refusal("./a:/b").ends_with(
-            "If you intended to pass a host directory, use absolute path"
-        ));
+        assert!(
+            bind_refusal("./a:/b")
+                .ends_with("If you intended to pass a host directory, use absolute path")
+        );
         assert!(bind_refusal("/a:b").contains("mount path must be absolute"));
     }
 
@@ -397,7 +429,10 @@ mod tests {
                 r#"{"Type":"tmpfs","Source":"s","Target":"/x"}"#,
                 "invalid mount config for type \"tmpfs\": field Source must not be specified",
             ),
-            (r#"{"Type":"floppy","Target":"/x"}"#, "invalid mount config for type \"floppy\": mount type unknown"),
+            (
+                r#"{"Type":"floppy","Target":"/x"}"#,
+                "invalid mount config for type \"floppy\": mount type unknown",
+            ),
         ] {
             assert_eq!(mount_refusal(json), text);
         }
@@ -406,16 +441,22 @@ mod tests {
     #[test]
     fn tmpfs_options_are_checked() {
         assert_eq!(parse_tmpfs("/run", "rw,size=1m").unwrap().tmpfs_options, ["rw", "size=1m"]);
-        assert_eq!(parse_tmpfs("/run", "colour=red").unwrap_err().to_string(), "invalid tmpfs option [\"colour=red\"]");
-        let mount: Mount =
-            serde_json::from_str(r#"{"Type":"tmpfs","Target":"/x","TmpfsOptions":{"SizeBytes":4096,"Mode":448}}"#)
-                .unwrap();
+        assert_eq!(
+            parse_tmpfs("/run", "colour=red").unwrap_err().to_string(),
+            "invalid tmpfs option [\"colour=red\"]"
+        );
+        let mount: Mount = serde_json::from_str(
+            r#"{"Type":"tmpfs","Target":"/x","TmpfsOptions":{"SizeBytes":4096,"Mode":448}}"#,
+        )
+        .unwrap();
         assert_eq!(parse_mount(&mount).unwrap().tmpfs_options, ["size=4096", "mode=700"]);
     }
 
     #[test]
     fn paths_are_cleaned_without_leaving_the_root() {
-        for (path, cleaned) in [("/", "/"), ("/a/./b//c", "/a/b/c"), ("/../../a", "/a"), ("/a/..", "/")] {
+        for (path, cleaned) in
+            [("/", "/"), ("/a/./b//c", "/a/b/c"), ("/../../a", "/a"), ("/a/..", "/")]
+        {
             assert_eq!(clean(path), cleaned);
         }
         assert_eq!(parse_volumes_from("web:ro").unwrap(), ("web", Some(true)));

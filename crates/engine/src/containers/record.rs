@@ -64,7 +64,9 @@ impl Record {
         let record = read(&directory.join(RECORD_FILE))?;
         let state = match read(&directory.join(STATE_FILE)) {
             Ok(state) => state,
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => RunState::default(),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                RunState::default()
+            }
             Err(error) => return Err(error),
         };
         Ok((record, state))

@@ -9,11 +9,39 @@ const RTMIN: i32 = 34;
 const RTMAX: i32 = 64;
 
 const NAMES: [(&str, i32); 33] = [
-    ("ABRT", 6), ("ALRM", 14), ("BUS", 7), ("CHLD", 17), ("CLD", 17), ("CONT", 18), ("FPE", 8), ("HUP", 1),
-    ("ILL", 4), ("INT", 2), ("IO", 29), ("IOT", 6), ("KILL", 9), ("PIPE", 13), ("POLL", 29), ("PROF", 27),
-    ("PWR", 30), ("QUIT", 3), ("SEGV", 11), ("STKFLT", 16), ("STOP", 19), ("SYS", 31), ("TERM", 15),
-    ("TRAP", 5), ("TSTP", 20), ("TTIN", 21), ("TTOU", 22), ("URG", 23), ("USR1", 10), ("USR2", 12),
-    ("VTALRM", 26), ("WINCH", 28), ("XCPU", 24),
+    ("ABRT", 6),
+    ("ALRM", 14),
+    ("BUS", 7),
+    ("CHLD", 17),
+    ("CLD", 17),
+    ("CONT", 18),
+    ("FPE", 8),
+    ("HUP", 1),
+    ("ILL", 4),
+    ("INT", 2),
+    ("IO", 29),
+    ("IOT", 6),
+    ("KILL", 9),
+    ("PIPE", 13),
+    ("POLL", 29),
+    ("PROF", 27),
+    ("PWR", 30),
+    ("QUIT", 3),
+    ("SEGV", 11),
+    ("STKFLT", 16),
+    ("STOP", 19),
+    ("SYS", 31),
+    ("TERM", 15),
+    ("TRAP", 5),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("USR1", 10),
+    ("USR2", 12),
+    ("VTALRM", 26),
+    ("WINCH", 28),
+    ("XCPU", 24),
 ];
 
 /// A signal's number.
@@ -34,7 +62,9 @@ impl Signal {
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
         let realtime = |rest: &str, base: i32, sign: i32| match rest {
             "" => Some(base),
-            rest => rest.trim_start_matches(['+', '-']).parse::<i32>().ok().map(|n| base + sign * n),
+            rest => {
+                rest.trim_start_matches(['+', '-']).parse::<i32>().ok().map(|n| base + sign * n)
+            }
         };
         let number = match name {
             "XFSZ" => Some(25),
@@ -63,8 +93,14 @@ mod tests {
     #[test]
     fn signals_are_read_by_name_and_number() {
         for (text, number) in [
-            ("SIGTERM", 15), ("term", 15), ("9", 9), ("KILL", 9), ("RTMIN", 34), ("SIGRTMIN+3", 37),
-            ("RTMAX-1", 63), ("xfsz", 25),
+            ("SIGTERM", 15),
+            ("term", 15),
+            ("9", 9),
+            ("KILL", 9),
+            ("RTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-1", 63),
+            ("xfsz", 25),
         ] {
             assert_eq!(Signal::parse(text), Ok(Signal(number)), "{text}");
         }

@@ -109,12 +109,16 @@ impl Status {
         };
         match self.phase {
             Phase::Running => match self.health {
-                Some(HealthState::Starting) => format!("Up {} (health: starting)", since(self.started_at)),
+                Some(HealthState::Starting) => {
+                    format!("Up {} (health: starting)", since(self.started_at))
+                }
                 Some(health) => format!("Up {} ({})", since(self.started_at), health.name()),
                 None => format!("Up {}", since(self.started_at)),
             },
             Phase::Paused => format!("Up {} (Paused)", since(self.started_at)),
-            Phase::Restarting => format!("Restarting ({}) {} ago", self.exit_code, since(self.finished_at)),
+            Phase::Restarting => {
+                format!("Restarting ({}) {} ago", self.exit_code, since(self.finished_at))
+            }
             Phase::Removing => "Removal In Progress".to_owned(),
             Phase::Dead => "Dead".to_owned(),
             Phase::Created => "Created".to_owned(),
@@ -160,10 +164,21 @@ mod tests {
     #[test]
     fn durations_read_as_in_docker() {
         for (seconds, text) in [
-            (0, "Less than a second"), (1, "1 second"), (45, "45 seconds"), (60, "About a minute"),
-            (119, "About a minute"), (120, "2 minutes"), (3599, "59 minutes"), (3600, "About an hour"),
-            (5400, "2 hours"), (47 * 3600, "47 hours"), (48 * 3600, "2 days"), (13 * 86400, "13 days"),
-            (14 * 86400, "2 weeks"), (60 * 86400, "2 months"), (730 * 86400, "2 years"),
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (45, "45 seconds"),
+            (60, "About a minute"),
+            (119, "About a minute"),
+            (120, "2 minutes"),
+            (3599, "59 minutes"),
+            (3600, "About an hour"),
+            (5400, "2 hours"),
+            (47 * 3600, "47 hours"),
+            (48 * 3600, "2 days"),
+            (13 * 86400, "13 days"),
+            (14 * 86400, "2 weeks"),
+            (60 * 86400, "2 months"),
+            (730 * 86400, "2 years"),
         ] {
             assert_eq!(HumanDuration(Duration::from_secs(seconds)).to_string(), text, "{seconds}");
         }
@@ -179,7 +194,10 @@ mod tests {
         assert_eq!(well.describe(now), "Up 3 seconds (healthy)");
         let starting = Status { health: Some(HealthState::Starting), ..up.clone() };
         assert_eq!(starting.describe(now), "Up 3 seconds (health: starting)");
-        assert_eq!(Status { phase: Phase::Paused, ..up.clone() }.describe(now), "Up 3 seconds (Paused)");
+        assert_eq!(
+            Status { phase: Phase::Paused, ..up.clone() }.describe(now),
+            "Up 3 seconds (Paused)"
+        );
         let ended = Status { phase: Phase::Exited, exit_code: 137, finished_at: ago(120), ..up };
         assert_eq!(ended.describe(now), "Exited (137) 2 minutes ago");
         let again = Status { phase: Phase::Restarting, exit_code: 1, ..ended };

@@ -54,7 +54,10 @@ pub(crate) fn check_config(config: &ContainerConfig) -> Result<(), Invalid> {
 }
 
 /// Checks how a container is tied to the host, and fills in Docker's defaults.
-pub(crate) fn check_host(config: &ContainerConfig, host: &mut HostConfig) -> Result<Vec<String>, Invalid> {
+pub(crate) fn check_host(
+    config: &ContainerConfig,
+    host: &mut HostConfig,
+) -> Result<Vec<String>, Invalid> {
     check_restart(&host.restart_policy)?;
     if host.auto_remove && !is_no_restart(&host.restart_policy) {
         return Err(Invalid::AutoRemoveRestart);
@@ -88,7 +91,9 @@ pub(crate) fn check_restart(policy: &RestartPolicy) -> Result<(), Invalid> {
         "" | "no" | "always" | "unless-stopped" if policy.maximum_retry_count > 0 => {
             Err(Invalid::RestartCount)
         }
-        "" | "no" | "always" | "unless-stopped" | "on-failure" if policy.maximum_retry_count < 0 => {
+        "" | "no" | "always" | "unless-stopped" | "on-failure"
+            if policy.maximum_retry_count < 0 =>
+        {
             Err(Invalid::RestartCountNegative)
         }
         "" | "no" | "always" | "unless-stopped" | "on-failure" => Ok(()),
@@ -118,7 +123,9 @@ pub(crate) fn parse_port(text: &str) -> Result<(u16, network::Protocol), Invalid
 }
 
 /// The host's side of a port: empty or `0` for any, a number, or a range to choose from.
-pub(crate) fn parse_host_port(text: &str) -> Result<Option<std::ops::RangeInclusive<u16>>, Invalid> {
+pub(crate) fn parse_host_port(
+    text: &str,
+) -> Result<Option<std::ops::RangeInclusive<u16>>, Invalid> {
     let invalid = || Invalid::Port { text: text.to_owned() };
     let text_of_number = text.split('/').next().unwrap_or_default();
     if matches!(text_of_number, "" | "0") {
@@ -189,7 +196,9 @@ fn check_port_bindings(host: &HostConfig) -> Result<(), Invalid> {
         for binding in bindings.iter().flatten() {
             parse_host_port(&binding.host_port)?;
             if !binding.host_ip.is_empty() && binding.host_ip.parse::<IpAddr>().is_err() {
-                return Err(Invalid::Port { text: format!("{}:{}", binding.host_ip, binding.host_port) });
+                return Err(Invalid::Port {
+                    text: format!("{}:{}", binding.host_ip, binding.host_port),
+                });
             }
         }
     }
@@ -215,12 +224,15 @@ fn check_namespaces(config: &ContainerConfig, host: &mut HostConfig) -> Result<(
     if shares_network && host.extra_hosts.as_ref().is_some_and(|hosts| !hosts.is_empty()) {
         return conflict("custom host-to-IP mapping and the network mode");
     }
-    let publishes = host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
+    let publishes =
+        host.publish_all_ports || host.port_bindings.as_ref().is_some_and(|map| !map.is_empty());
     if shares_network && publishes {
         return conflict("port publishing and the container type network mode");
     }
     if host.links.as_ref().is_some_and(|links| !links.is_empty()) && host.network_mode != "bridge" {
-        return conflict("host type networking can't be used with links. This would result in undefined behavior");
+        return conflict(
+            "host type networking can't be used with links. This would result in undefined behavior",
+        );
     }
     if host.ipc_mode.is_empty() {
         "private".clone_into(&mut host.ipc_mode);

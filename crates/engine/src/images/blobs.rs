@@ -4,13 +4,19 @@
 //! temporary file that the next start of the daemon sweeps away.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::digest::{Digest, Hasher};
 use super::error::{Error, io_error};
+
+/// Downloads broken off with less than this many bytes are begun anew.
+const PARTIAL_BYTES_MIN: u64 = 1024 * 1024;
+/// How long a download that was broken off is kept for its continuation.
+const PARTIAL_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Distinguishes temporary files of one process.
 static TEMPORARY: AtomicU64 = AtomicU64::new(0);
@@ -20,15 +26,21 @@ static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 pub struct Blobs {
     dir: PathBuf,
     tmp: PathBuf,
+    partial: PathBuf,
 }
 
 impl Blobs {
     /// Makes the directories where they are missing.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        let blobs = Self { dir: root.join("blobs/sha256"), tmp: root.join("tmp") };
-        for dir in [&blobs.dir, &blobs.tmp] {
+        let blobs = Self {
+            dir: root.join("blobs/sha256"),
+            tmp: root.join("tmp"),
+            partial: root.join("partial"),
+        };
+        for dir in [&blobs.dir, &blobs.tmp, &blobs.partial] {
             fs::create_dir_all(dir).map_err(io_error("create directory", dir))?;
         }
+        blobs.sweep_partial()?;
         Ok(blobs)
     }
 
@@ -82,6 +94,41 @@ impl Blobs {
             hasher: Hasher::new(),
             size: 0,
         })
+    }
+
+    /// Goes on with a blob whose download was broken off, or starts a new one.
+    pub fn resume(&self, digest: &Digest) -> Result<BlobWriter, Error> {
+        let partial = self.partial.join(digest.hex());
+        let mut writer = self.writer()?;
+        let path = writer.temporary.0.clone();
+        match fs::rename(&partial, &path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(writer),
+            result => result.map_err(io_error("resume", &partial))?,
+        }
+        let file = OpenOptions::new().read(true).append(true).open(&path);
+        writer.file = file.map_err(io_error("open", &path))?;
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            let count = writer.file.read(&mut buffer).map_err(io_error("read", &path))?;
+            if count == 0 {
+                return Ok(writer);
+            }
+            writer.hasher.update(&buffer[..count]);
+            writer.size += count as u64;
+        }
+    }
+
+    fn sweep_partial(&self) -> Result<(), Error> {
+        let dir = &self.partial;
+        for entry in fs::read_dir(dir).map_err(io_error("read directory", dir))? {
+            let entry = entry.map_err(io_error("read directory", dir))?;
+            let age =
+                entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+            if age.is_none_or(|age| age > PARTIAL_PERIOD) {
+                fs::remove_file(entry.path()).map_err(io_error("remove", &entry.path()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Stores `bytes`.
@@ -169,6 +216,27 @@ impl BlobWriter {
     /// Where it is being written.
     pub fn path(&self) -> &Path {
         &self.temporary.0
+    }
+
+    /// Begins again with nothing.
+    pub fn restart(&mut self) -> Result<(), Error> {
+        let path = &self.temporary.0;
+        self.file.set_len(0).map_err(io_error("truncate", path))?;
+        self.file.rewind().map_err(io_error("rewind", path))?;
+        self.hasher = Hasher::new();
+        self.size = 0;
+        Ok(())
+    }
+
+    /// Keeps what there is of `digest` for [`Blobs::resume`], if it is worth it.
+    pub fn park(self, digest: &Digest) -> Result<(), Error> {
+        if self.size < PARTIAL_BYTES_MIN {
+            return Ok(());
+        }
+        let partial = self.store.partial.join(digest.hex());
+        fs::rename(&self.temporary.0, &partial).map_err(io_error("keep", &partial))?;
+        self.temporary.keep();
+        Ok(())
     }
 
     /// Ends the writing; the blob is still temporary.
@@ -265,6 +333,31 @@ mod tests {
         blobs.remove(&digest).unwrap();
         blobs.remove(&digest).unwrap();
         assert_eq!(blobs.size(&digest), None);
+    }
+
+    #[test]
+    fn a_download_that_was_broken_off_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let content = vec![7u8; 3 << 20];
+        let digest = Digest::of(&content);
+        let mut writer = blobs.resume(&digest).unwrap();
+        writer.write_all(&content[..2 << 20]).unwrap();
+        writer.park(&digest).unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let mut writer = blobs.resume(&digest).unwrap();
+        assert_eq!(writer.size(), 2 << 20);
+        writer.write_all(&content[2 << 20..]).unwrap();
+        assert_eq!(writer.finish().unwrap().commit().unwrap(), (digest, 3 << 20));
+
+        let mut writer = blobs.resume(&digest).unwrap();
+        assert_eq!(writer.size(), 0);
+        writer.write_all(b"little").unwrap();
+        writer.restart().unwrap();
+        writer.write_all(b"less").unwrap();
+        let mut again = blobs.writer().unwrap();
+        again.write_all(b"less").unwrap();
+        assert_eq!(writer.finish().unwrap().digest, again.finish().unwrap().digest);
     }
 
     #[test]

@@ -63,6 +63,18 @@ pub enum Error {
     OtherPlatform { reference: String, platform: String },
     #[error("no matching manifest for {platform} in the manifest list entries")]
     NoPlatform { platform: String },
+    #[error("unsupported media type {0:?}: this is no image")]
+    NotAnImage(String),
+    #[error(
+        "{0} is in the form of Docker's manifest schema 1, which is not supported; its author can push it anew in a current form"
+    )]
+    Schema1(String),
+    #[error("An image does not exist locally with the tag: {0}")]
+    NoSuchRepository(String),
+    #[error("tag does not exist: {0}")]
+    NoSuchTag(String),
+    #[error("cannot push a digest reference")]
+    PushDigest,
     #[error("archive: {0}")]
     Archive(#[from] archive::Error),
     #[error("{0}")]
@@ -87,10 +99,13 @@ impl Error {
     /// What kind of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchImage(_) | Self::NoRootfs(_) | Self::NoPlatform { .. } => {
-                ErrorKind::NotFound
-            }
-            Self::OtherPlatform { .. } => ErrorKind::NotFound,
+            Self::NoSuchImage(_)
+            | Self::NoReference
+            | Self::NoSuchRepository(_)
+            | Self::NoSuchTag(_)
+            | Self::NoRootfs(_)
+            | Self::NoPlatform { .. }
+            | Self::OtherPlatform { .. } => ErrorKind::NotFound,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Reference(_)
             | Self::Platform(_)
@@ -98,6 +113,7 @@ impl Error {
             | Self::TagWithDigest
             | Self::TagLikeDigest
             | Self::TooMany { .. }
+            | Self::PushDigest
             | Self::Filter(_)
             | Self::FilterValue { .. } => ErrorKind::Invalid,
             Self::Registry(error) => error.kind(),

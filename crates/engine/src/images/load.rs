@@ -202,7 +202,7 @@ impl Images {
                     continue;
                 }
                 let report =
-                    throttled(reporter, source.diff_id.short(), "Loading layer", blob.size);
+                    throttled(reporter.clone(), source.diff_id.short(), "Loading layer", blob.size);
                 self.unpack_layer(*source, blob.reader()?, &report)?;
             }
         };
@@ -418,12 +418,12 @@ fn report_loaded(loaded: &Loaded, reporter: &Reporter) {
 }
 
 /// Reports bytes read now and then.
-pub(super) fn throttled<'a>(
-    reporter: &'a Reporter,
+pub(super) fn throttled(
+    reporter: Reporter,
     id: String,
     status: &'static str,
     total: u64,
-) -> impl Fn(u64) + Sync + 'a {
+) -> impl Fn(u64) + Send + Sync + 'static {
     let last = AtomicU64::new(0);
     move |current| {
         let before = last.load(Ordering::Relaxed);

@@ -13,18 +13,24 @@ pub mod reference;
 
 pub mod archive;
 pub mod blobs;
+mod compress;
 pub mod compression;
+mod download;
 mod glob;
 pub mod import;
 mod inspect;
 mod layers;
 pub mod list;
 pub mod load;
+pub mod pull;
+pub mod push;
 pub mod remove;
+pub mod resolve;
 pub mod rootfs;
 pub mod save;
 pub mod state;
 pub mod store;
+mod transfer;
 pub mod unpack;
 
 pub use error::Error;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
@@ -16,17 +17,21 @@ use super::event::{EVENTS_MAX, ImageAction, ImageEvent};
 use super::manifest::Descriptor;
 use super::reference::{AnyReference, Reference};
 use super::state::{Garbage, ImageRecord, Layer, State};
+use super::transfer::Transfers;
 use super::{layers, rootfs};
 use crate::db::{self, Db};
+use crate::registry::{self, Registry};
 
 pub use super::state::Image;
 
 /// Images by id.
-const IMAGES: db::Table = db::table("images");
+pub(super) const IMAGES: db::Table = db::table("images");
 /// Image ids by reference.
 const REFERENCES: db::Table = db::table("image-references");
 /// Layers by chain id.
 pub(super) const LAYERS: db::Table = db::table("image-layers");
+/// Repositories that a blob is known to be in, by its digest.
+pub(super) const SOURCES: db::Table = db::table("image-blob-sources");
 /// Where the kernel says which boot this is.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -35,6 +40,8 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub struct Config {
     /// Holds `images/` and `rootfs/`, on one file system that overlayfs can stand on.
     pub data_root: PathBuf,
+    /// How registries are reached.
+    pub registry: registry::Config,
 }
 
 /// The image store of one node. Cloning shares it.
@@ -53,6 +60,9 @@ pub(super) struct Inner {
     /// Layers that a thread is unpacking now, by chain id.
     pub(super) unpacking: Mutex<BTreeSet<Digest>>,
     pub(super) unpacked: Condvar,
+    pub(super) registry: Registry,
+    /// Turns of those who transfer; see `transfer.rs`.
+    pub(super) transfers: Transfers,
     events: broadcast::Sender<ImageEvent>,
 }
 
@@ -96,6 +106,8 @@ impl Images {
             state: Mutex::new(state),
             unpacking: Mutex::new(BTreeSet::new()),
             unpacked: Condvar::new(),
+            registry: Registry::new(config.registry.clone()),
+            transfers: Transfers::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
         }));
         for dir in stray {
@@ -240,8 +252,10 @@ impl Images {
             let mut state = self.state();
             let Garbage { layers, blobs } = state.take_garbage(self.0.blobs.all()?);
             self.0.db.write(|batch| {
-                let mut chains = layers.iter();
-                chains.try_for_each(|(chain, _)| batch.delete(LAYERS, &chain.to_string()))
+                for (chain, _) in &layers {
+                    batch.delete(LAYERS, &chain.to_string())?;
+                }
+                blobs.iter().try_for_each(|blob| batch.delete(SOURCES, &blob.to_string()))
             })?;
             // Out of the way while the lock is held, so that the same content may come anew.
             for blob in &blobs {
@@ -255,9 +269,24 @@ impl Images {
         Ok(layers.into_iter().map(|(chain, _)| chain).collect())
     }
 
+    /// Removes garbage in a thread, for those who cannot wait.
+    fn collect_later(&self) {
+        let images = self.clone();
+        let collect = move || {
+            if let Err(error) = images.collect_garbage() {
+                tracing::warn!(%error, "garbage stays");
+            }
+        };
+        let spawned = std::thread::Builder::new().name("collect-garbage".to_owned()).spawn(collect);
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "garbage stays");
+        }
+    }
+
     /// Keeps `digest`, a blob or a layer with all beneath it, until the guard is dropped.
     pub(super) fn pins(&self) -> Pins {
-        Pins { images: self.clone(), pinned: Vec::new() }
+        let is_unfinished = AtomicBool::new(false);
+        Pins { images: self.clone(), pinned: Vec::new(), is_unfinished }
     }
 }
 
@@ -269,9 +298,20 @@ pub type Moved = (Reference, Digest);
 pub(super) struct Pins {
     images: Images,
     pinned: Vec<Digest>,
+    is_unfinished: AtomicBool,
 }
 
 impl Pins {
+    /// Says that what is pinned becomes garbage, unless [`Pins::finish`] is called before the drop.
+    pub(super) fn begin(&self) {
+        self.is_unfinished.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that what is pinned belongs to an image now.
+    pub(super) fn finish(&self) {
+        self.is_unfinished.store(false, Ordering::Relaxed);
+    }
+
     /// Keeps one more.
     pub(super) fn add(&mut self, digest: Digest) {
         *self.images.state().pins.entry(digest).or_default() += 1;
@@ -289,6 +329,10 @@ impl Drop for Pins {
                     state.pins.remove(digest);
                 }
             }
+        }
+        drop(state);
+        if self.is_unfinished.load(Ordering::Relaxed) {
+            self.images.collect_later();
         }
     }
 }

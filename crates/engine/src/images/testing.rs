@@ -148,7 +148,8 @@ pub(crate) fn open(dir: &Path) -> Images {
             db => break Arc::new(db.unwrap()),
         }
     };
-    Images::open(&Config { data_root: dir.to_owned() }, db).unwrap()
+    let registry = crate::registry::Config::default();
+    Images::open(&Config { data_root: dir.to_owned(), registry }, db).unwrap()
 }
 
 /// Loads an image of the given layers under `tags`.

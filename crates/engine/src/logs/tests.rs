@@ -25,7 +25,10 @@ impl Writer {
     fn line(&mut self) {
         let stream = if self.written.is_multiple_of(2) { "stdout" } else { "stderr" };
         let time = format!("2026-11-20T10:00:00.{:09}Z", self.written + 1);
-        let entry = format!("{{\"log\":\"{}\\n\",\"stream\":\"{stream}\",\"time\":\"{time}\"}}\n", self.written);
+        let entry = format!(
+            "{{\"log\":\"{}\\n\",\"stream\":\"{stream}\",\"time\":\"{time}\"}}\n",
+            self.written
+        );
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&self.base).unwrap();
         file.write_all(entry.as_bytes()).unwrap();
         self.written += 1;

@@ -1,15 +1,20 @@
-//! Client of image registries.
+//! Client of image registries, by the OCI distribution specification and what Docker's own added.
+//!
+//! Written on hyper rather than taken ready-made: downloads resume where they broke off, mirrors are
+//! asked first, certificates come from where Docker looks for them, and errors read as Docker's do.
 
-/// Why a registry did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("registry")]
-    Registry,
-}
+pub mod auth;
+pub(crate) mod blob;
+mod challenge;
+pub mod config;
+mod error;
+mod login;
+pub mod manifest;
+mod session;
+mod tls;
+mod transport;
 
-impl Error {
-    /// What kind of failure this is.
-    pub fn kind(&self) -> crate::ErrorKind {
-        crate::ErrorKind::Internal
-    }
-}
+pub use config::Config;
+pub use error::Error;
+pub use session::{Access, Registry, Session};
+pub(crate) use transport::Body;

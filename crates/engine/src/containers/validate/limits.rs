@@ -27,7 +27,10 @@ pub(crate) fn check_resources(host: &mut HostConfig) -> Result<Vec<String>, Inva
 ///
 /// # Errors
 /// As for a new container, and when memory would exceed the swap limit already set.
-pub(crate) fn merge_update(current: &HostConfig, update: &HostConfig) -> Result<HostConfig, Invalid> {
+pub(crate) fn merge_update(
+    current: &HostConfig,
+    update: &HostConfig,
+) -> Result<HostConfig, Invalid> {
     let mut merged = current.clone();
     if update.memory > 0
         && update.memory_swap == 0
@@ -55,9 +58,10 @@ pub(crate) fn merge_update(current: &HostConfig, update: &HostConfig) -> Result<
     if update.blkio_weight != 0 {
         merged.blkio_weight = update.blkio_weight;
     }
-    for (have, wanted) in
-        [(&mut merged.cpuset_cpus, &update.cpuset_cpus), (&mut merged.cpuset_mems, &update.cpuset_mems)]
-    {
+    for (have, wanted) in [
+        (&mut merged.cpuset_cpus, &update.cpuset_cpus),
+        (&mut merged.cpuset_mems, &update.cpuset_mems),
+    ] {
         if !wanted.is_empty() {
             have.clone_from(wanted);
         }
@@ -111,7 +115,10 @@ fn check_cpu(host: &mut HostConfig) -> Result<(), Invalid> {
     let cpus = cgroup::online_cpus();
     let nano_max = i64::try_from(cpus).unwrap_or(i64::MAX / NANO).saturating_mul(NANO);
     // A hundredth of a CPU is the least the kernel's quota expresses.
-    if host.nano_cpus < 0 || (host.nano_cpus > 0 && host.nano_cpus < NANO / 100) || host.nano_cpus > nano_max {
+    if host.nano_cpus < 0
+        || (host.nano_cpus > 0 && host.nano_cpus < NANO / 100)
+        || host.nano_cpus > nano_max
+    {
         return Err(Invalid::NanoCpus { cpus });
     }
     if host.cpu_shares < 0 {
@@ -177,11 +184,18 @@ mod tests {
 
     #[test]
     fn an_update_keeps_what_it_does_not_name() {
-        let current =
-            HostConfig { memory: 20_000_000, memory_swap: 40_000_000, cpu_shares: 512, ..Default::default() };
+        let current = HostConfig {
+            memory: 20_000_000,
+            memory_swap: 40_000_000,
+            cpu_shares: 512,
+            ..Default::default()
+        };
         let update = HostConfig { memory: 30_000_000, ..Default::default() };
         let merged = merge_update(&current, &update).unwrap();
-        assert_eq!((merged.memory, merged.memory_swap, merged.cpu_shares), (30_000_000, 40_000_000, 512));
+        assert_eq!(
+            (merged.memory, merged.memory_swap, merged.cpu_shares),
+            (30_000_000, 40_000_000, 512)
+        );
         let update = HostConfig { memory: 50_000_000, ..Default::default() };
         assert!(merge_update(&current, &update).is_err());
     }

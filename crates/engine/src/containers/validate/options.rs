@@ -9,23 +9,84 @@ use crate::containers::invalid::Invalid;
 
 /// Every capability the kernel has, without `CAP_`.
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
 /// What a container has unless it asks for more or less: Docker's list.
 const CAPABILITIES_DEFAULT: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 const ULIMITS: [&str; 16] = [
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
-    "rtprio", "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// System settings that belong to the IPC namespace, and so to a container of its own.
@@ -98,7 +159,8 @@ pub(crate) fn check(host: &HostConfig) -> Result<(), Invalid> {
     match host.device_requests.iter().flatten().next() {
         Some(request) => Err(Invalid::DeviceRequest {
             driver: request.driver.clone(),
-            capabilities: format!("{:?}", request.capabilities.clone().unwrap_or_default()).replace('"', ""),
+            capabilities: format!("{:?}", request.capabilities.clone().unwrap_or_default())
+                .replace('"', ""),
         }),
         None => Ok(()),
     }
@@ -120,7 +182,11 @@ pub(crate) fn capabilities(host: &HostConfig) -> Result<Vec<String>, Invalid> {
         }
         have.extend(CAPABILITIES.into_iter().filter(|name| add.contains(*name)));
     }
-    Ok(CAPABILITIES.into_iter().filter(|name| have.contains(name)).map(|name| format!("CAP_{name}")).collect())
+    Ok(CAPABILITIES
+        .into_iter()
+        .filter(|name| have.contains(name))
+        .map(|name| format!("CAP_{name}"))
+        .collect())
 }
 
 /// Reads `--security-opt`.
@@ -151,7 +217,9 @@ pub(crate) fn security_options(host: &HostConfig) -> Result<SecurityOptions, Inv
                 }
                 options.seccomp = Some(profile.to_owned());
             }
-            ("no-new-privileges", "true" | "1" | "t" | "TRUE" | "True") => options.no_new_privileges = true,
+            ("no-new-privileges", "true" | "1" | "t" | "TRUE" | "True") => {
+                options.no_new_privileges = true
+            }
             ("no-new-privileges", "false" | "0" | "f" | "FALSE" | "False") => {
                 options.no_new_privileges = false;
             }
@@ -190,8 +258,11 @@ fn json_file(driver: &str, options: &BTreeMap<String, String>) -> Result<JsonFil
         match option.as_str() {
             "max-size" => file.file_bytes_max = parse_size(value).ok_or_else(wrong)?,
             "max-file" => {
-                file.files_max =
-                    value.parse().ok().filter(|n| (1..=LOG_FILES_MAX).contains(n)).ok_or_else(wrong)?;
+                file.files_max = value
+                    .parse()
+                    .ok()
+                    .filter(|n| (1..=LOG_FILES_MAX).contains(n))
+                    .ok_or_else(wrong)?;
             }
             "compress" => file.compress = value.parse().map_err(|_| wrong())?,
             "labels" => file.labels = list(value),
@@ -199,7 +270,12 @@ fn json_file(driver: &str, options: &BTreeMap<String, String>) -> Result<JsonFil
             // Delivery mode and tags are about how messages leave the daemon; output goes from the shim
             // straight to the file, where neither has a meaning.
             "mode" | "max-buffer-size" | "tag" | "labels-regex" | "env-regex" => {}
-            _ => return Err(Invalid::LogOption { option: option.clone(), driver: driver.to_owned() }),
+            _ => {
+                return Err(Invalid::LogOption {
+                    option: option.clone(),
+                    driver: driver.to_owned(),
+                });
+            }
         }
     }
     Ok(file)
@@ -221,7 +297,10 @@ fn parse_size(text: &str) -> Option<u64> {
     digits.trim().parse::<u64>().ok()?.checked_mul(factor).filter(|bytes| *bytes > 0)
 }
 
-fn named_capabilities(field: &'static str, words: Option<&Words>) -> Result<BTreeSet<String>, Invalid> {
+fn named_capabilities(
+    field: &'static str,
+    words: Option<&Words>,
+) -> Result<BTreeSet<String>, Invalid> {
     let mut names = BTreeSet::new();
     for word in words.map_or(&[][..], |words| &words.0) {
         let upper = word.to_ascii_uppercase();
@@ -281,7 +360,9 @@ fn check_device_rule(rule: &str) -> Result<(), Invalid> {
 mod tests {
     use docker_types::container::{HostConfig, LogConfig};
 
-    use super::{LogDriver, capabilities, check_device_rule, log_driver, parse_size, security_options};
+    use super::{
+        LogDriver, capabilities, check_device_rule, log_driver, parse_size, security_options,
+    };
 
     fn host(json: &str) -> HostConfig {
         serde_json::from_str(json).unwrap()

@@ -1,0 +1,9 @@
+//! Pull and push against registries: Debian's `docker-registry`, open, with passwords and with
+//! tokens, and registries of our own that misbehave.
+
+mod auth;
+mod faults;
+mod node;
+mod open;
+mod server;
+mod token;
