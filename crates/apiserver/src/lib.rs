@@ -8,6 +8,8 @@ mod filters;
 mod hijack;
 mod json;
 mod listen;
+mod moment;
+mod progress;
 mod query;
 mod routes;
 mod server;

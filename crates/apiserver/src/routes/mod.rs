@@ -3,6 +3,8 @@
 //! A file exposes `routes()`, which is merged here. A handler takes what it needs as extractors, calls the
 //! engine or the manager, and answers `Result<_, ApiError>`.
 
+mod distribution;
+mod images;
 mod nodes;
 mod ping;
 mod services;
@@ -19,6 +21,8 @@ use crate::state::ApiState;
 
 pub(crate) fn router(state: ApiState) -> Router {
     Router::new()
+        .merge(distribution::routes())
+        .merge(images::routes())
         .merge(nodes::routes())
         .merge(ping::routes())
         .merge(services::routes())
