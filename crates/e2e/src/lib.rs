@@ -59,9 +59,10 @@ impl Host {
         let directory = tempfile::Builder::new().prefix("skep-e2e-").tempdir().expect("directory");
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);
-        ip(&["-n", &name, "link", "add", "eth0", "type", "dummy"]);
+        ip(&["-n", &name, "link", "add", "eth0", "type", "veth", "peer", "name", "wire"]);
         ip(&["-n", &name, "addr", "add", "10.99.0.1/24", "dev", "eth0"]);
         ip(&["-n", &name, "link", "set", "eth0", "up"]);
+        ip(&["-n", &name, "link", "set", "wire", "up"]);
         let program = environment("SKEP_E2E_DAEMON");
         let mut host = Self { name, directory, daemon: None, program, docker: docker.to_owned() };
         host.start();
