@@ -8,6 +8,7 @@ mod filters;
 mod hijack;
 mod json;
 mod listen;
+mod logs;
 mod moment;
 mod progress;
 mod query;

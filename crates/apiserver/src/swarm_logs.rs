@@ -18,7 +18,6 @@ use crate::hijack::Framing;
 use crate::query::Query;
 use crate::state::ApiState;
 use crate::stream;
-use crate::version::ApiVersion;
 
 const SERVICE_LABEL: &str = "com.docker.swarm.service.id";
 const TASK_LABEL: &str = "com.docker.swarm.task.id";

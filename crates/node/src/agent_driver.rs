@@ -370,8 +370,7 @@ async fn fetch_image(engine: &Engine, template: &TaskTemplate) -> Result<(), Ref
         return Ok(());
     }
     let reference = spec.image.parse::<Reference>().map_err(refusal)?.or_latest();
-    let credentials =
-        Credentials::from_header(&spec.registry_auth).map_err(refusal)?;
+    let credentials = Credentials::from_header(&spec.registry_auth).map_err(refusal)?;
     let request = PullRequest { reference: reference.clone(), platform: None, credentials };
     match engine.images.pull(&request, &Reporter::silent()).await {
         Ok(_) => Ok(()),

@@ -97,6 +97,21 @@ impl Containers {
         .await
     }
 
+    /// The ids of the user that a container's processes run as.
+    ///
+    /// # Errors
+    /// A user the container does not know.
+    pub async fn owner_of(&self, name: &str) -> Result<(u32, u32), Error> {
+        let container = self.shared.registry.find(name)?;
+        let place = self.place(name, "/").await?;
+        blocking(move || {
+            let record = container.record();
+            let identity = super::start::resolve_user(&place.root, &record.config.user, &record)?;
+            Ok((identity.uid, identity.gid))
+        })
+        .await
+    }
+
     /// Notes an export or a copy among the events.
     pub fn note_archive(&self, name: &str, action: &'static str) {
         if let Ok(container) = self.shared.registry.find(name) {

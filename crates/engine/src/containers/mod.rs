@@ -92,7 +92,7 @@ pub struct Change {
 pub struct Found {
     pub id: String,
     pub name: String,
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     pub status: Status,
 }
 
@@ -200,7 +200,7 @@ impl Containers {
             fits(record.labels()).then(|| Found {
                 id: container.id.clone(),
                 name: record.name.clone(),
-                labels: record.labels().clone(),
+                labels: Arc::new(record.labels().clone()),
                 status: container.status(),
             })
         });
