@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::response::Response;
-use bytes::{BufMut, Bytes, BytesMut};
-use engine::logs::{LogOptions, LogRecord, LogSource};
+use bytes::Bytes;
+use engine::logs::{LogOptions, LogRecord};
 use futures::StreamExt;
 use http::header;
 use tokio::sync::mpsc;
@@ -15,9 +15,11 @@ use types::{Service, Task};
 
 use crate::error::ApiError;
 use crate::hijack::Framing;
+use crate::logs::{self, LineForm};
 use crate::query::Query;
 use crate::state::ApiState;
 use crate::stream;
+use crate::version::ApiVersion;
 
 const SERVICE_LABEL: &str = "com.docker.swarm.service.id";
 const TASK_LABEL: &str = "com.docker.swarm.task.id";
@@ -30,9 +32,8 @@ const FRAMES_MAX: usize = 256;
 #[derive(Clone)]
 struct Reading {
     options: LogOptions,
-    timestamps: bool,
+    form: LineForm,
     details: bool,
-    framing: Framing,
 }
 
 /// The logs of every container of a service; with `follow` also of those that come later.
@@ -63,34 +64,8 @@ pub(crate) fn of_task(
 }
 
 fn reading(query: &Query, is_tty: bool) -> Result<Reading, ApiError> {
-    let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));
-    if !stdout && !stderr {
-        return Err(ApiError::bad_request("must specify at least one of 'stdout' or 'stderr'"));
-    }
-    Ok(Reading {
-        options: LogOptions {
-            stdout,
-            stderr,
-            since: moment(query, "since")?,
-            until: moment(query, "until")?,
-            // Anything but a number means all, as in Docker.
-            tail: query.text("tail").parse().ok(),
-            follow: query.flag("follow"),
-        },
-        timestamps: query.flag("timestamps"),
-        details: query.flag("details"),
-        framing: Framing::of_tty(is_tty),
-    })
-}
-
-/// Seconds since 1970, perhaps with a fraction.
-fn moment(query: &Query, key: &str) -> Result<Option<jiff::Timestamp>, ApiError> {
-    let Some(text) = query.get(key).filter(|text| *text != "0") else { return Ok(None) };
-    let invalid = || ApiError::bad_request(format!("invalid value for \"{key}\": {text}"));
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let seconds = seconds.parse().map_err(|_| invalid())?;
-    let nanoseconds = format!("{fraction:0<9}").parse().map_err(|_| invalid())?;
-    jiff::Timestamp::new(seconds, nanoseconds).map(Some).map_err(|_| invalid())
+    let form = LineForm { framing: Framing::of_tty(is_tty), timestamps: query.flag("timestamps") };
+    Ok(Reading { options: logs::options(query)?, form, details: query.flag("details") })
 }
 
 fn respond(
@@ -100,8 +75,8 @@ fn respond(
     request: &Request,
 ) -> Result<Response, ApiError> {
     let (frames, receiver) = mpsc::channel(FRAMES_MAX);
-    let version = request.extensions().get().copied().unwrap_or(crate::version::NEWEST);
-    let media_type = reading.framing.media_type(version);
+    let version = request.extensions().get().copied().unwrap_or(ApiVersion::NEWEST);
+    let media_type = reading.form.framing.media_type(version);
     tokio::spawn(read_all(state.engine.clone(), label, reading, frames));
     let mut response = stream::respond("", ReceiverStream::new(receiver));
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);
@@ -150,7 +125,7 @@ async fn read_all(
 async fn read_one(
     engine: Arc<engine::Engine>,
     container: String,
-    labels: BTreeMap<String, String>,
+    labels: Arc<BTreeMap<String, String>>,
     reading: Reading,
     frames: mpsc::Sender<Bytes>,
 ) {
@@ -163,30 +138,10 @@ async fn read_one(
     }
 }
 
-/// One record as the client reads it: time, details, line, framed by stream.
+/// One record as the client reads it.
 fn frame(record: &LogRecord, labels: &BTreeMap<String, String>, reading: &Reading) -> Bytes {
-    let mut line = Vec::with_capacity(record.line.len() + 64);
-    if reading.timestamps {
-        line.extend(format!("{:.9}", record.time).as_bytes());
-        line.push(b' ');
-    }
-    if reading.details {
-        line.extend(details(record, labels).as_bytes());
-        line.push(b' ');
-    }
-    line.extend(&record.line);
-    if reading.framing == Framing::Raw {
-        return line.into();
-    }
-    let source = match record.source {
-        LogSource::Stdout => 1,
-        LogSource::Stderr => 2,
-    };
-    let mut frame = BytesMut::with_capacity(line.len() + 8);
-    frame.put_u32(source << 24);
-    frame.put_u32(u32::try_from(line.len()).expect("a log line is below 4 GiB"));
-    frame.put_slice(&line);
-    frame.freeze()
+    let details = if reading.details { details(record, labels) } else { String::new() };
+    reading.form.encode(record, &details)
 }
 
 /// `key=value,…`: where the line comes from, and the attributes of the container's log options.
