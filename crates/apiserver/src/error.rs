@@ -109,18 +109,27 @@ impl IntoResponse for ApiError {
 
 impl From<engine::Error> for ApiError {
     fn from(error: engine::Error) -> Self {
-        let status = match error.kind() {
-            engine::ErrorKind::Invalid => StatusCode::BAD_REQUEST,
-            engine::ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
-            engine::ErrorKind::Forbidden => StatusCode::FORBIDDEN,
-            engine::ErrorKind::NotFound => StatusCode::NOT_FOUND,
-            engine::ErrorKind::Conflict => StatusCode::CONFLICT,
-            engine::ErrorKind::NotModified => StatusCode::NOT_MODIFIED,
-            engine::ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
-            engine::ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            engine::ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self { status, message: chain(&error) }
+        Self { status: status_of(error.kind()), message: chain(&error) }
+    }
+}
+
+impl From<engine::images::Error> for ApiError {
+    fn from(error: engine::images::Error) -> Self {
+        Self { status: status_of(error.kind()), message: error.to_string() }
+    }
+}
+
+fn status_of(kind: engine::ErrorKind) -> StatusCode {
+    match kind {
+        engine::ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        engine::ErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
+        engine::ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+        engine::ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        engine::ErrorKind::Conflict => StatusCode::CONFLICT,
+        engine::ErrorKind::NotModified => StatusCode::NOT_MODIFIED,
+        engine::ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        engine::ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        engine::ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

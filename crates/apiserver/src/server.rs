@@ -80,6 +80,11 @@ impl Server {
     /// # Errors
     /// An address that cannot be bound, or TLS files that cannot be used.
     pub async fn bind(config: Config, state: ApiState) -> Result<Self, Error> {
+        Self::bind_router(config, routes::router(state)).await
+    }
+
+    /// The same for other routes, or fewer.
+    pub(crate) async fn bind_router(config: Config, router: Router) -> Result<Self, Error> {
         let mut listeners = Vec::with_capacity(config.listen.len());
         for listen in config.listen {
             listeners.push(listen.bind().await?);
@@ -88,7 +93,7 @@ impl Server {
         let server_header = HeaderValue::try_from(format!("Docker/{} (linux)", config.version))
             .unwrap_or(HeaderValue::from_static("Docker (linux)"));
         let shared = Shared {
-            router: routes::router(state),
+            router,
             server_header,
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             tasks: TaskTracker::new(),

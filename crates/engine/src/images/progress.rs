@@ -11,7 +11,8 @@ pub struct Progress {
     /// What the line is about: a layer's short id, or a tag.
     pub id: Option<String>,
     pub status: Option<String>,
-    /// Bytes done and bytes in all; the latter 0 when unknown.
+    /// Bytes done and bytes in all, each 0 when unknown; `None` where the line is no step of
+    /// something that goes on.
     pub detail: Option<(u64, u64)>,
     /// Text to print as it is.
     pub stream: Option<String>,
@@ -32,9 +33,19 @@ impl Progress {
         Self { status: Some(status.into()), ..Self::default() }
     }
 
-    /// A line about `id`.
+    /// A remark about `id`.
+    pub fn remark(id: impl Into<String>, status: impl Into<String>) -> Self {
+        Self { id: Some(id.into()), ..Self::status(status) }
+    }
+
+    /// A step of `id`.
     pub fn of(id: impl Into<String>, status: impl Into<String>) -> Self {
-        Self { id: Some(id.into()), status: Some(status.into()), ..Self::default() }
+        Self::remark(id, status).with_detail(0, 0)
+    }
+
+    /// A result.
+    pub fn aux(aux: Aux) -> Self {
+        Self { aux: Some(aux), ..Self::default() }.with_detail(0, 0)
     }
 
     /// Plain text.

@@ -132,7 +132,7 @@ impl Images {
         reporter: &Reporter,
     ) -> Result<Arc<Image>, Error> {
         let label = label_of(reference);
-        let from = Progress::of(&label, format!("Pulling from {}", reference.path()));
+        let from = Progress::remark(&label, format!("Pulling from {}", reference.path()));
         if let Some((image, digest)) = self.is_current(session, reference, platform).await {
             reporter.send(from).await;
             self.report_pulled(reference, digest, false, reporter).await;

@@ -45,10 +45,10 @@ impl Images {
     /// # Errors
     /// In Docker's words. Blobs that the registry has by then stay there.
     pub async fn push(&self, request: &PushRequest, reporter: &Reporter) -> Result<(), Error> {
-        let selected = self.select_pushed(&request.reference)?;
         let repository = request.reference.name();
         let refers = format!("The push refers to repository [{repository}]");
         reporter.send(Progress::status(refers)).await;
+        let selected = self.select_pushed(&request.reference)?;
         let sessions = self.0.registry.sessions(
             request.reference.domain(),
             request.reference.path(),
@@ -152,8 +152,7 @@ impl Images {
         let (digest, size) = (manifest.digest.to_string(), manifest.size);
         let line = format!("{tag}: digest: {digest} size: {size}");
         reporter.send(Progress::status(line)).await;
-        let aux = Some(Aux::Push { tag, digest, size });
-        reporter.send(Progress { aux, ..Progress::default() }).await;
+        reporter.send(Progress::aux(Aux::Push { tag, digest, size })).await;
         self.emit_raw(ImageEvent {
             action: ImageAction::Push,
             id: reference.familiar(),

@@ -24,6 +24,14 @@ pub struct Resolved {
 }
 
 impl Images {
+    /// Asks a registry whether it takes these credentials.
+    ///
+    /// # Errors
+    /// Its refusal, in its own words.
+    pub async fn login(&self, credentials: &Credentials) -> Result<(), Error> {
+        Ok(self.0.registry.login(credentials).await?)
+    }
+
     /// Asks the registry what `reference` leads to now.
     ///
     /// # Errors

@@ -110,7 +110,7 @@ where
 
 /// `id: status`; lines with a measure come as often as the network wills and are left out.
 fn text(line: &Progress) -> Option<String> {
-    if line.detail.is_some() {
+    if line.detail.is_some_and(|(_, total)| total > 0) {
         return None;
     }
     if let Some(aux) = &line.aux {
