@@ -140,7 +140,8 @@ async fn copy_outputs(
         }
         return Ok(());
     }
-    let (mut first, mut second) = (frame_buffer(LogSource::Stdout), frame_buffer(LogSource::Stderr));
+    let (mut first, mut second) =
+        (frame_buffer(LogSource::Stdout), frame_buffer(LogSource::Stderr));
     while stdout.is_some() || stderr.is_some() {
         tokio::select! {
             read = read_some(stdout.as_mut(), &mut first) => match read? {
@@ -157,7 +158,10 @@ async fn copy_outputs(
 }
 
 /// Reads behind the place of the header; a stream that has ended is never ready.
-async fn read_some(stream: Option<&mut pipe::Receiver>, buffer: &mut [u8]) -> std::io::Result<usize> {
+async fn read_some(
+    stream: Option<&mut pipe::Receiver>,
+    buffer: &mut [u8],
+) -> std::io::Result<usize> {
     match stream {
         Some(stream) => stream.read(&mut buffer[HEADER_BYTES..]).await,
         None => std::future::pending().await,

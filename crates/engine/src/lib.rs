@@ -12,9 +12,11 @@ pub mod logs;
 pub mod names;
 pub mod registry;
 mod sys;
+mod system;
 pub mod times;
 pub mod volumes;
 
 pub use config::Config;
 pub use engine::Engine;
 pub use error::{Error, ErrorKind};
+pub use system::Host;

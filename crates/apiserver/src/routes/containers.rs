@@ -3,17 +3,21 @@
 mod archive;
 mod streams;
 
+pub(super) use streams::terminal_size;
+
+use std::time::Duration;
+
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json as Answer, Router};
 use docker_types::container::{
-    ContainerConfig, ContainerCreateResponse, ContainerCreateTail, ContainerInspect, ContainerSummary,
-    ContainerTop, ContainerUpdateResponse, ContainersPruneResponse, FilesystemChange, HostConfig,
+    ContainerConfig, ContainerCreateResponse, ContainerCreateTail, ContainerInspect,
+    ContainerSummary, ContainerTop, ContainerUpdateResponse, ContainersPruneResponse,
+    FilesystemChange, HostConfig,
 };
 use engine::containers::{ListOptions, NewContainer, RemoveOptions, StopOptions};
 use http::StatusCode;
-use std::time::Duration;
 
 use crate::error::ApiError;
 use crate::json::{self, Json};
@@ -21,8 +25,23 @@ use crate::query::Query;
 use crate::state::ApiState;
 
 const LIST_FILTERS: [&str; 17] = [
-    "ancestor", "before", "expose", "exited", "health", "id", "isolation", "is-task", "label", "name",
-    "network", "publish", "since", "status", "volume", "until", "label!",
+    "ancestor",
+    "before",
+    "expose",
+    "exited",
+    "health",
+    "id",
+    "isolation",
+    "is-task",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+    "until",
+    "label!",
 ];
 const PRUNE_FILTERS: [&str; 3] = ["until", "label", "label!"];
 
@@ -47,7 +66,10 @@ pub(crate) fn routes() -> Router<ApiState> {
         .merge(streams::routes())
 }
 
-async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<ContainerSummary>>, ApiError> {
+async fn list(
+    State(state): State<ApiState>,
+    query: Query,
+) -> Result<Answer<Vec<ContainerSummary>>, ApiError> {
     let options = ListOptions {
         all: query.flag("all"),
         limit: query.number("limit")?.unwrap_or(0),
@@ -57,7 +79,11 @@ async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<
     Ok(Answer(state.engine.containers.list(&options).await?))
 }
 
-async fn create(State(state): State<ApiState>, query: Query, request: Request) -> Result<Response, ApiError> {
+async fn create(
+    State(state): State<ApiState>,
+    query: Query,
+    request: Request,
+) -> Result<Response, ApiError> {
     let body = json::read_declared(request).await?;
     if body.is_empty() {
         return Err(ApiError::bad_request("config cannot be empty in order to create a container"));
@@ -101,7 +127,10 @@ async fn changes(
     Ok(Answer(Some(changes).filter(|changes| !changes.is_empty())))
 }
 
-async fn start(State(state): State<ApiState>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+async fn start(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
     state.engine.containers.start(&id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -133,12 +162,18 @@ async fn kill(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn pause(State(state): State<ApiState>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+async fn pause(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
     state.engine.containers.pause(&id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn unpause(State(state): State<ApiState>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+async fn unpause(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
     state.engine.containers.unpause(&id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -168,7 +203,9 @@ async fn remove(
     query: Query,
 ) -> Result<StatusCode, ApiError> {
     if query.flag("link") {
-        return Err(ApiError::bad_request("links are not supported; containers find each other in networks"));
+        return Err(ApiError::bad_request(
+            "links are not supported; containers find each other in networks",
+        ));
     }
     let options = RemoveOptions { force: query.flag("force"), volumes: query.flag("v") };
     state.engine.containers.remove(&id, options).await?;
@@ -188,8 +225,8 @@ async fn prune(
 
 /// `t` in seconds, where a negative number waits for ever, and `signal`.
 fn stop_options(query: &Query) -> Result<StopOptions, ApiError> {
-    let grace = query.number::<i64>("t")?.map(|seconds| {
-        u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs)
-    });
+    let grace = query
+        .number::<i64>("t")?
+        .map(|seconds| u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs));
     Ok(StopOptions { signal: query.get("signal").map(str::to_owned), grace })
 }

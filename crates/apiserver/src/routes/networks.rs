@@ -27,7 +27,10 @@ pub(crate) fn routes() -> Router<ApiState> {
         .route("/networks/{id}/disconnect", post(connect))
 }
 
-async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<NetworkResource>>, ApiError> {
+async fn list(
+    State(state): State<ApiState>,
+    query: Query,
+) -> Result<Answer<Vec<NetworkResource>>, ApiError> {
     let filters = query.filters(&FILTERS)?;
     check_type(&filters)?;
     let mut networks = state.engine.networks(false);
@@ -53,13 +56,19 @@ async fn create(Json(request): Json<NetworkCreateRequest>) -> ApiError {
     ApiError::not_implemented("networks cannot be created yet")
 }
 
-async fn remove(State(state): State<ApiState>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+async fn remove(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
     let network = find(&state, &id)?;
     let text = format!("{} is a pre-defined network and cannot be removed", network.name);
     Err(ApiError::new(StatusCode::FORBIDDEN, text))
 }
 
-async fn connect(State(state): State<ApiState>, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+async fn connect(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
     find(&state, &id)?;
     Err(ApiError::not_implemented("containers keep the network they were made with"))
 }

@@ -54,7 +54,10 @@ async fn info(State(state): State<ApiState>) -> Result<Answer<Info>, ApiError> {
     Ok(Answer(info))
 }
 
-async fn disk_usage(State(state): State<ApiState>, query: Query) -> Result<Answer<DiskUsage>, ApiError> {
+async fn disk_usage(
+    State(state): State<ApiState>,
+    query: Query,
+) -> Result<Answer<DiskUsage>, ApiError> {
     let types: Vec<&str> = query.all("type").collect();
     let known = ["container", "image", "volume", "build-cache"];
     if let Some(unknown) = types.iter().find(|kind| !known.contains(kind)) {

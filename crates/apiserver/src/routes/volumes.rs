@@ -26,11 +26,15 @@ pub(crate) fn routes() -> Router<ApiState> {
         .route("/volumes/{name}", get(inspect).delete(remove).put(update))
 }
 
-async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<VolumeListResponse>, ApiError> {
+async fn list(
+    State(state): State<ApiState>,
+    query: Query,
+) -> Result<Answer<VolumeListResponse>, ApiError> {
     let filters = query.filters(&["dangling", "driver", "label", "name"])?;
     let filter = volume_filter(&filters)?;
     let volumes = &state.engine.volumes;
-    let volumes = volumes.list(&filter).iter().map(|volume| volumes.describe(volume, false)).collect();
+    let volumes =
+        volumes.list(&filter).iter().map(|volume| volumes.describe(volume, false)).collect();
     Ok(Answer(VolumeListResponse { volumes, warnings: None }))
 }
 
@@ -45,7 +49,10 @@ async fn create(
     Ok((StatusCode::CREATED, Answer(volume.await?)).into_response())
 }
 
-async fn inspect(State(state): State<ApiState>, Path(name): Path<String>) -> Result<Answer<Volume>, ApiError> {
+async fn inspect(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Result<Answer<Volume>, ApiError> {
     let volume = state.engine.volumes.get(&name)?;
     Ok(Answer(state.engine.volumes.describe(&volume, false)))
 }
@@ -61,7 +68,10 @@ async fn remove(
 }
 
 /// Only volumes of the cluster can be changed, and there are none.
-async fn update(State(state): State<ApiState>, Path(name): Path<String>) -> Result<StatusCode, ApiError> {
+async fn update(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
     state.engine.volumes.get(&name)?;
     Err(ApiError::not_found(format!("volume {name} not found")))
 }
@@ -74,7 +84,8 @@ async fn prune(
     let filters = query.filters(&["label", "label!", "all"])?;
     let all = filters.flag("all")?.unwrap_or(version < PRUNES_ANONYMOUS);
     let filter = volume_filter(&filters)?;
-    let (deleted, space_reclaimed) = on_thread(&state, move |volumes| volumes.prune(&filter, all)).await?;
+    let (deleted, space_reclaimed) =
+        on_thread(&state, move |volumes| volumes.prune(&filter, all)).await?;
     let volumes_deleted = Some(deleted).filter(|deleted| !deleted.is_empty());
     Ok(Answer(VolumesPruneResponse { volumes_deleted, space_reclaimed }))
 }

@@ -22,10 +22,6 @@ use crate::error::Error;
 use crate::logs;
 use crate::names;
 
-/// Id of a network that every node has: its name, spread over the form of an id.
-pub(crate) const BUILT_IN_NETWORKS: [(&str, &str); 3] =
-    [("bridge", "bridge"), ("host", "host"), ("none", "null")];
-
 impl Containers {
     /// Everything known of a container. With `size`, its file system is measured, which takes time.
     ///

@@ -64,9 +64,9 @@ pub use status::{HealthState, Phase, Status};
 pub use stop::StopOptions;
 pub use wait::{Exit, WaitCondition};
 
-pub(crate) use cgroup::is_unified;
-pub(crate) use cgroup::online_cpus;
+pub(crate) use cgroup::{host_facts, online_cpus};
 pub(crate) use container::Container;
+pub(crate) use inspect::{built_in_network_id, derived_id};
 pub(crate) use mounts::check_volume_name;
 
 /// Changes a follower may lag behind before it has to list again: ten for each of 400 containers.
@@ -110,6 +110,7 @@ pub(crate) struct Shared {
     launcher: Launcher,
     changes: broadcast::Sender<Change>,
     sync: create::DelayedSync,
+    opened_at: jiff::Timestamp,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -143,6 +144,7 @@ impl Containers {
             launcher,
             changes: broadcast::Sender::new(CHANGES_MAX),
             sync,
+            opened_at: jiff::Timestamp::now(),
             tasks,
             closing,
         });
@@ -205,6 +207,21 @@ impl Containers {
             })
         });
         found.collect()
+    }
+
+    /// When this engine was opened.
+    pub fn opened_at(&self) -> jiff::Timestamp {
+        self.shared.opened_at
+    }
+
+    /// Ids and names of the containers that run in a network.
+    pub(crate) fn members_of(&self, network: &str) -> Vec<(String, String)> {
+        let is_member = |container: &&Arc<Container>| {
+            container.phase().is_up() && container.record().host.network_mode == network
+        };
+        let containers = self.shared.registry.all();
+        let members = containers.iter().filter(is_member);
+        members.map(|container| (container.id.clone(), container.record().name.clone())).collect()
     }
 
     /// Whether a container has a process, for whoever asks before taking something from it.

@@ -56,7 +56,10 @@ async fn read(
     Ok(response)
 }
 
-async fn export(State(state): State<ApiState>, Path(id): Path<String>) -> Result<Response, ApiError> {
+async fn export(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
     let place = state.engine.containers.place(&id, "/").await?;
     state.engine.containers.note_archive(&id, "export");
     let mut response = send(place);

@@ -5,9 +5,9 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
 use docker_types::container::{ContainerWaitResponse, WaitError};
+use engine::containers::WaitCondition;
 use engine::containers::attach::AttachOptions;
 use engine::containers::stats::StatsMode;
-use engine::containers::WaitCondition;
 use futures::StreamExt;
 use http::{StatusCode, header};
 
@@ -72,7 +72,10 @@ pub(in crate::routes) fn terminal_size(query: &Query) -> Result<(u16, u16), ApiE
         let text = query.text(key);
         text.parse().map_err(|_| {
             let reason = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
-            ApiError::bad_request(format!("invalid resize {}: {reason}", if key == "h" { "height" } else { "width" }))
+            ApiError::bad_request(format!(
+                "invalid resize {}: {reason}",
+                if key == "h" { "height" } else { "width" }
+            ))
         })
     };
     Ok((cells("h")?, cells("w")?))
@@ -95,7 +98,9 @@ async fn read_logs(
             form.encode(&record, &details)
         }
         // The status is long sent: what is wrong is said where a reader looks.
-        Err(error) => format!("error from daemon in stream: {}\n", ApiError::from(error).message).into(),
+        Err(error) => {
+            format!("error from daemon in stream: {}\n", ApiError::from(error).message).into()
+        }
     });
     let mut response = stream::respond("", lines);
     response.headers_mut().insert(header::CONTENT_TYPE, framing.media_type(version));
@@ -129,6 +134,9 @@ async fn wait(
     Ok(stream::json_lines(futures::stream::once(async move {
         let exit = exit.await;
         let error = Some(exit.error).filter(|error| !error.is_empty());
-        ContainerWaitResponse { status_code: exit.code, error: error.map(|message| WaitError { message }) }
+        ContainerWaitResponse {
+            status_code: exit.code,
+            error: error.map(|message| WaitError { message }),
+        }
     })))
 }
