@@ -25,6 +25,7 @@ fn task(number: u128, desired_state: TaskState) -> Arc<Task> {
         desired_state,
         status: TaskStatus { state: TaskState::Assigned, ..Default::default() },
         start_after: None,
+        place_after: None,
         waits_for: None,
         restarts: Default::default(),
     })

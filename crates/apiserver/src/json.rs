@@ -24,12 +24,10 @@ impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let declared = check_content_type(request.headers());
-        let body = read(request).await?;
+        let body = read_declared(request).await?;
         if body.is_empty() {
             return Ok(Self(T::default()));
         }
-        declared?;
         decode(&body).map(Self)
     }
 }
@@ -40,6 +38,19 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for LenientJson<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         decode(&read(request).await?).map(Self)
     }
+}
+
+/// The whole body, which must be declared as JSON unless it is empty.
+///
+/// # Errors
+/// As [`read`], and 400 for another `Content-Type`.
+pub(crate) async fn read_declared(request: Request) -> Result<Bytes, ApiError> {
+    let declared = check_content_type(request.headers());
+    let body = read(request).await?;
+    if !body.is_empty() {
+        declared?;
+    }
+    Ok(body)
 }
 
 /// The whole body, within [`JSON_BODY_BYTES_MAX`].

@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::listen::{Bound, Listen};
 use crate::routes;
 use crate::state::ApiState;
-use crate::version::{self, NEWEST};
+use crate::version::{self, ApiVersion};
 
 /// Connections at once over all listeners; further ones wait in the kernel's backlog. A followed log or an
 /// attached terminal holds one each, and each costs a few KiB.
@@ -236,7 +236,7 @@ async fn answer(
     };
     let headers = response.headers_mut();
     headers.insert(header::SERVER, server_header);
-    headers.insert(API_VERSION, NEWEST.header());
+    headers.insert(API_VERSION, ApiVersion::NEWEST.header());
     headers.insert(OSTYPE, HeaderValue::from_static("linux"));
     headers.insert(DOCKER_EXPERIMENTAL, HeaderValue::from_static("false"));
     tracing::debug!(%method, path, status = response.status().as_u16(), "api");

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::response::Response;
-use bytes::{BufMut, Bytes, BytesMut};
-use engine::logs::{LogOptions, LogRecord, LogSource};
+use bytes::Bytes;
+use engine::logs::{LogOptions, LogRecord};
 use futures::StreamExt;
 use http::header;
-use manager::Manager;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use types::{Service, Task};
 
 use crate::error::ApiError;
 use crate::hijack::Framing;
+use crate::logs::{self, LineForm};
 use crate::query::Query;
 use crate::state::ApiState;
 use crate::stream;
@@ -32,15 +32,13 @@ const FRAMES_MAX: usize = 256;
 #[derive(Clone)]
 struct Reading {
     options: LogOptions,
-    timestamps: bool,
+    form: LineForm,
     details: bool,
-    framing: Framing,
 }
 
 /// The logs of every container of a service; with `follow` also of those that come later.
 pub(crate) fn of_service(
     state: &ApiState,
-    manager: &Manager,
     service: &Arc<Service>,
     query: &Query,
     request: &Request,
@@ -48,7 +46,6 @@ pub(crate) fn of_service(
     let is_tty = service.spec.task.container.tty;
     let reading = reading(query, is_tty)?;
     let label = (SERVICE_LABEL, service.id.to_string());
-    let _ = manager;
     respond(state, label, reading, request)
 }
 
@@ -67,13 +64,8 @@ pub(crate) fn of_task(
 }
 
 fn reading(query: &Query, is_tty: bool) -> Result<Reading, ApiError> {
-    let options = crate::logs::options(query)?;
-    Ok(Reading {
-        options,
-        timestamps: query.flag("timestamps"),
-        details: query.flag("details"),
-        framing: Framing::of_tty(is_tty),
-    })
+    let form = LineForm { framing: Framing::of_tty(is_tty), timestamps: query.flag("timestamps") };
+    Ok(Reading { options: logs::options(query)?, form, details: query.flag("details") })
 }
 
 fn respond(
@@ -84,7 +76,7 @@ fn respond(
 ) -> Result<Response, ApiError> {
     let (frames, receiver) = mpsc::channel(FRAMES_MAX);
     let version = request.extensions().get().copied().unwrap_or(ApiVersion::NEWEST);
-    let media_type = reading.framing.media_type(version);
+    let media_type = reading.form.framing.media_type(version);
     tokio::spawn(read_all(state.engine.clone(), label, reading, frames));
     let mut response = stream::respond("", ReceiverStream::new(receiver));
     response.headers_mut().insert(header::CONTENT_TYPE, media_type);
@@ -146,30 +138,10 @@ async fn read_one(
     }
 }
 
-/// One record as the client reads it: time, details, line, framed by stream.
+/// One record as the client reads it.
 fn frame(record: &LogRecord, labels: &BTreeMap<String, String>, reading: &Reading) -> Bytes {
-    let mut line = Vec::with_capacity(record.line.len() + 64);
-    if reading.timestamps {
-        line.extend(docker_types::time::nanoseconds(record.time).as_bytes());
-        line.push(b' ');
-    }
-    if reading.details {
-        line.extend(details(record, labels).as_bytes());
-        line.push(b' ');
-    }
-    line.extend(&record.line);
-    if reading.framing == Framing::Raw {
-        return line.into();
-    }
-    let source = match record.source {
-        LogSource::Stdout => 1,
-        LogSource::Stderr => 2,
-    };
-    let mut frame = BytesMut::with_capacity(line.len() + 8);
-    frame.put_u32(source << 24);
-    frame.put_u32(u32::try_from(line.len()).expect("a log line is below 4 GiB"));
-    frame.put_slice(&line);
-    frame.freeze()
+    let details = if reading.details { details(record, labels) } else { String::new() };
+    reading.form.encode(record, &details)
 }
 
 /// `key=value,…`: where the line comes from, and the attributes of the container's log options.

@@ -17,12 +17,12 @@ pub(crate) struct ApiVersion {
     pub(crate) minor: u16,
 }
 
-/// The newest we speak, and what an unversioned path means.
-pub(crate) const NEWEST: ApiVersion = ApiVersion::new(1, 51);
-/// The oldest we speak: the first with services (Docker 1.12).
-pub(crate) const OLDEST: ApiVersion = ApiVersion::new(1, 24);
-
 impl ApiVersion {
+    /// The newest we speak, and what an unversioned path means.
+    pub(crate) const NEWEST: Self = Self::new(1, 51);
+    /// The oldest we speak: the first with services (Docker 1.12).
+    pub(crate) const OLDEST: Self = Self::new(1, 24);
+
     pub(crate) const fn new(major: u16, minor: u16) -> Self {
         Self { major, minor }
     }
@@ -48,7 +48,7 @@ impl<S: Sync> FromRequestParts<S> for ApiVersion {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get().copied().unwrap_or(NEWEST))
+        Ok(parts.extensions.get().copied().unwrap_or(Self::NEWEST))
     }
 }
 
@@ -58,19 +58,21 @@ impl<S: Sync> FromRequestParts<S> for ApiVersion {
 /// 400 with Docker's text when the version lies outside the window.
 pub(crate) fn strip_prefix(uri: &Uri) -> Result<(ApiVersion, Option<Uri>), ApiError> {
     let Some((text, rest)) = versioned(uri.path()) else {
-        return Ok((NEWEST, None));
+        return Ok((ApiVersion::NEWEST, None));
     };
     let Some(version) = ApiVersion::parse(text) else {
         return Err(ApiError::page_not_found());
     };
-    if version < OLDEST {
+    if version < ApiVersion::OLDEST {
         return Err(ApiError::bad_request(format!(
-            "client version {version} is too old. Minimum supported API version is {OLDEST}, please upgrade your client to a newer version"
+            "client version {version} is too old. Minimum supported API version is {}, please upgrade your client to a newer version",
+            ApiVersion::OLDEST
         )));
     }
-    if version > NEWEST {
+    if version > ApiVersion::NEWEST {
         return Err(ApiError::bad_request(format!(
-            "client version {version} is too new. Maximum supported API version is {NEWEST}"
+            "client version {version} is too new. Maximum supported API version is {}",
+            ApiVersion::NEWEST
         )));
     }
     let path_and_query = match uri.query() {
@@ -93,7 +95,7 @@ fn versioned(path: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ApiVersion, NEWEST, strip_prefix};
+    use super::{ApiVersion, strip_prefix};
 
     fn strip(path: &str) -> Result<(ApiVersion, Option<String>), String> {
         strip_prefix(&path.parse().unwrap())
@@ -103,8 +105,8 @@ mod tests {
 
     #[test]
     fn the_prefix_is_taken_off_and_the_window_is_kept() {
-        assert_eq!(strip("/info"), Ok((NEWEST, None)));
-        assert_eq!(strip("/volumes/v1"), Ok((NEWEST, None)));
+        assert_eq!(strip("/info"), Ok((ApiVersion::NEWEST, None)));
+        assert_eq!(strip("/volumes/v1"), Ok((ApiVersion::NEWEST, None)));
         assert_eq!(
             strip("/v1.41/info?a=b"),
             Ok((ApiVersion::new(1, 41), Some("/info?a=b".into())))

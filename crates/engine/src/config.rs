@@ -27,6 +27,7 @@ pub struct Config {
     /// The product's version.
     pub version: String,
     pub debug: bool,
+    pub images: crate::images::Config,
     /// The local network's names; see [`network::Config`].
     pub network: network::Config,
 }

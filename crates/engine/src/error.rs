@@ -55,6 +55,8 @@ pub enum Error {
     StartPaused,
     #[error("container is marked for removal and cannot be started")]
     StartRemoving,
+    #[error("container {id} is paused, unpause the container before attach")]
+    AttachPaused { id: String },
     #[error("container {id} is already paused")]
     AlreadyPaused { id: String },
     #[error("Container {id} is not paused")]
@@ -77,6 +79,17 @@ pub enum Error {
     JoinNotRunning { id: String },
     #[error("cannot join {namespace} of container {id}: it is not running")]
     JoinNamespace { namespace: &'static str, id: String },
+
+    #[error("tried to kill container {id}, but did not receive an exit event")]
+    Unkillable { id: String },
+    #[error("container {id}: {source}")]
+    Shim {
+        id: String,
+        #[source]
+        source: shim::client::Error,
+    },
+    #[error("container {id} has as many clients attached as it may have")]
+    AttachmentsFull { id: String },
 
     #[error("No such exec instance: {id}")]
     NoSuchExec { id: String },
@@ -106,6 +119,8 @@ pub enum Error {
         source: io::Error,
     },
 
+    #[error(transparent)]
+    Image(#[from] crate::images::Error),
     #[error("network {name} not found")]
     NoSuchNetwork { name: String },
     #[error("configured logging driver does not support reading")]
@@ -172,6 +187,7 @@ impl Error {
             | Self::KillNotRunning { .. }
             | Self::Restarting { .. }
             | Self::ExecPaused { .. }
+            | Self::AttachPaused { .. }
             | Self::TopPaused { .. }
             | Self::StartPaused
             | Self::StartRemoving
@@ -186,12 +202,16 @@ impl Error {
             | Self::ExecDone
             | Self::ExecNotRunning { .. }
             | Self::ExecsFull { .. }
+            | Self::AttachmentsFull { .. }
             | Self::VolumeInUse { .. }
             | Self::VolumeDriver { .. } => ErrorKind::Conflict,
             Self::AlreadyStarted | Self::AlreadyStopped => ErrorKind::NotModified,
             Self::ReadOnlyRootfs | Self::ReadOnlyVolume => ErrorKind::Forbidden,
             Self::LogsUnreadable => ErrorKind::Unsupported,
+            Self::Image(error) => error.kind(),
             Self::NotPaused { .. }
+            | Self::Unkillable { .. }
+            | Self::Shim { .. }
             | Self::VolumeMount { .. }
             | Self::Start { .. }
             | Self::ExecStart { .. }

@@ -227,6 +227,8 @@ mod tests {
 
     use super::{EventQuery, Events, HISTORY_EVENTS_MAX};
 
+    type Wanted<'a> = &'a [(&'a str, &'a [&'a str])];
+
     fn attributes(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     }
@@ -254,7 +256,7 @@ mod tests {
         events.publish("container", "exec_create: ls", "abcdef", web);
         events.publish("volume", "mount", "data", attributes(&[("driver", "local")]));
         events.publish_scoped("swarm", "service", "update", "svc1", attributes(&[("name", "api")]));
-        let cases: [(&[(&str, &[&str])], &str); 11] = [
+        let cases: [(Wanted, &str); 11] = [
             (&[], "create,exec_create: ls,mount,update"),
             (&[("type", &["volume", "service"])], "mount,update"),
             (&[("event", &["exec_create"])], "exec_create: ls"),

@@ -1,19 +1,22 @@
 //! One node's local engine: images, containers, volumes, exec, logs, events.
 
+mod beneath;
 mod config;
 pub mod containers;
 pub mod db;
+mod engine;
 mod error;
 pub mod events;
 pub mod images;
 pub mod logs;
 pub mod names;
 pub mod registry;
+mod sys;
+mod system;
+pub mod times;
 pub mod volumes;
 
 pub use config::Config;
+pub use engine::Engine;
 pub use error::{Error, ErrorKind};
-
-/// The engine of one node.
-#[derive(Debug, Default)]
-pub struct Engine {}
+pub use system::Host;

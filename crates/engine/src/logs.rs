@@ -9,13 +9,14 @@ mod watcher;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use futures::Stream;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use crate::containers::Status;
+use crate::containers::{Status, blocking};
 use crate::error::Error;
 
 pub(crate) use files::Cursor;
@@ -70,12 +71,15 @@ impl LogOptions {
     }
 }
 
+/// A log as it is read.
+pub type LogStream = Pin<Box<dyn Stream<Item = Result<LogRecord, Error>> + Send>>;
+
 /// Reads the log at `base`. With `follow`, `status` tells when there is no more to come.
 pub(crate) fn read(
     base: PathBuf,
     options: LogOptions,
     follow: Option<(Watcher, watch::Receiver<Status>)>,
-) -> impl Stream<Item = Result<LogRecord, Error>> + Send + use<> {
+) -> LogStream {
     let (sender, receiver) = mpsc::channel(BATCHES_MAX);
     tokio::spawn(async move {
         if let Err(error) = produce(base, options, follow, &sender).await {
@@ -90,7 +94,7 @@ pub(crate) fn read(
         };
         Some((futures::stream::iter(batch), receiver))
     });
-    futures::StreamExt::flatten(batches)
+    Box::pin(futures::StreamExt::flatten(batches))
 }
 
 type Sender = mpsc::Sender<Result<Vec<LogRecord>, Error>>;
@@ -178,15 +182,6 @@ async fn changed(
 fn is_over(status: &Status) -> bool {
     use crate::containers::Phase;
     status.removed || !matches!(status.phase, Phase::Running | Phase::Paused | Phase::Restarting)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub use clock::now;
 pub use control::cluster::{Bootstrap, Rotation};
 pub use control::lookup;
 pub use control::service::{Created, RegistryAuthFrom, Update};
-pub use dispatcher_server::Session;
+pub use dispatcher_server::{Reporter, Session};
 pub use error::{Code, Error};
 
 use dispatcher_server::DispatcherServer;

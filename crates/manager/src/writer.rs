@@ -73,7 +73,6 @@ impl Writer {
     }
 
     /// Everything up to the proposal happens under the lock, so that the log has the order of the drafts.
-    #[expect(clippy::type_complexity, reason = "a value, and a proposal where something changed")]
     fn offer<T>(
         &self,
         change: impl FnOnce(&mut Draft) -> Result<T, Error>,

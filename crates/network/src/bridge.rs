@@ -126,6 +126,29 @@ impl Bridge {
     }
 }
 
+/// IPv4 addresses of the host, by link.
+pub(crate) fn host_addresses() -> Result<Vec<(String, Ipv4Addr)>, Error> {
+    let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    let listed = netlink.dump(RouteNetlinkMessage::GetAddress(message));
+    let listed = listed.map_err(Error::kernel("list addresses"))?;
+    let mut addresses = Vec::new();
+    for message in listed {
+        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+        let link = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Label(label) => Some(label.clone()),
+            _ => None,
+        });
+        let address = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+            _ => None,
+        });
+        addresses.extend(link.zip(address));
+    }
+    Ok(addresses)
+}
+
 /// Raises loopback in the namespace of the calling thread.
 pub(crate) fn raise_loopback() -> Result<(), Error> {
     let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;

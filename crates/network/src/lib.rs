@@ -15,6 +15,7 @@ mod reserve;
 mod state_file;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -118,13 +119,18 @@ impl Network {
         blocking(move || inner.publish(&owner, ports)).await
     }
 
-    /// Withdraws the ports of every owner that is not among these: what was left by an earlier daemon.
-    pub async fn retain_owners(&self, owners: BTreeSet<String>) -> Result<(), Error> {
-        let inner = self.0.clone();
+    /// Withdraws the ports of every owner whose name begins with `prefix` and that is not among `kept`: what was left by
+    /// an earlier daemon.
+    pub async fn withdraw_others(&self, prefix: &str, kept: BTreeSet<String>) -> Result<(), Error> {
+        let (inner, prefix) = (self.0.clone(), prefix.to_owned());
         blocking(move || {
             let stale: Vec<_> = {
                 let state = inner.lock();
-                state.ports.owners().filter(|owner| !owners.contains(*owner)).cloned().collect()
+                let owners = state.ports.owners();
+                owners
+                    .filter(|owner| owner.starts_with(&prefix) && !kept.contains(*owner))
+                    .cloned()
+                    .collect()
             };
             stale.iter().try_for_each(|owner| inner.publish(owner, Vec::new()))
         })
@@ -143,6 +149,14 @@ impl Network {
         })
         .await
     }
+}
+
+/// The host's IPv4 addresses, each with the name of its link.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub fn host_addresses() -> Result<Vec<(String, Ipv4Addr)>, Error> {
+    bridge::host_addresses()
 }
 
 async fn blocking<T: Send + 'static>(

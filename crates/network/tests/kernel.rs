@@ -267,7 +267,7 @@ fn a_new_daemon_takes_over_containers_and_ports() {
             ask(Ipv4Addr::LOCALHOST, 8080).is_ok(),
             "ports answer before anybody published again"
         );
-        second.retain_owners(BTreeSet::from(["web".to_owned()])).await.unwrap();
+        second.withdraw_others("gon", BTreeSet::from(["web".to_owned()])).await.unwrap();
         assert!(ask(Ipv4Addr::LOCALHOST, 8081).is_err());
         let two = second.connect("aaaa2").await.unwrap();
         assert_ne!(two.address, one.address);

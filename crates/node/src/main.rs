@@ -1,2 +1,71 @@
-//! The `skep` binary.
-fn main() {}
+//! The `skep` binary: the daemon of a node, and the shims of its containers.
+
+mod agent_driver;
+mod config;
+mod daemon;
+mod describe;
+mod flags;
+mod membership;
+mod purge;
+mod state;
+mod swarm_events;
+mod templating;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Docker Swarm mode, rebuilt: one binary that turns Linux hosts into a swarm.
+#[derive(Debug, Parser)]
+#[command(name = "skep", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run this host's node: serves the Docker Engine API and runs containers.
+    Daemon(Box<flags::Daemon>),
+    /// Remove everything a node's daemon has made: containers, links, state. The daemon must not run
+    Purge(purge::Flags),
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    // A shim shares the binary and nothing else: it must stay small.
+    shim::dispatch(&arguments);
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skep: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
+    let program = arguments.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
+    // Tools that start dockerd can start us: called by that name, the binary is the daemon.
+    if program == "dockerd" {
+        let command = flags::Daemon::command().name("dockerd").version(env!("CARGO_PKG_VERSION"));
+        let command = command.disable_version_flag(true).arg(version_flag());
+        let matches = command.get_matches_from(&arguments);
+        let flags = flags::Daemon::from_arg_matches(&matches)?;
+        return daemon::run(config::Config::resolve(flags, &arguments[1..])?);
+    }
+    match Cli::parse_from(&arguments).verb {
+        Verb::Daemon(flags) => daemon::run(config::Config::resolve(*flags, &arguments[2..])?),
+        Verb::Purge(flags) => purge::run(flags),
+    }
+}
+
+/// `-v` is what scripts ask dockerd with.
+fn version_flag() -> clap::Arg {
+    clap::Arg::new("version").short('v').long("version").action(clap::ArgAction::Version)
+}

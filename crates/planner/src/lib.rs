@@ -203,7 +203,8 @@ impl Planner {
             && task.status.state == TaskState::Pending;
         if !waits {
             self.unplaced.remove(&id);
-        } else if self.unplaced.insert(id) {
+        } else {
+            self.unplaced.insert(id);
             self.placement_changed = true;
         }
     }

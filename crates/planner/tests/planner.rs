@@ -62,6 +62,26 @@ fn a_failed_task_is_replaced_in_its_slot_after_the_restart_delay() {
 }
 
 #[test]
+fn what_could_not_be_prepared_is_not_tried_again_before_the_delay() {
+    let mut world = World::with_nodes(1);
+    world.replicas(1, 1);
+    world.plan();
+    let task = world.tasks(1)[0].clone();
+    world.report(&task, TaskState::Rejected);
+    world.plan();
+    shows(
+        &world,
+        expect![[r#"
+            s1.1  on n1: wants shutdown, is rejected
+            s1.1  on -: wants ready, is pending (waiting for the restart delay to pass)
+        "#]],
+    );
+    world.sleep(Duration::from_secs(5));
+    world.plan();
+    assert!(world.tasks(1).iter().any(|task| task.status.state == TaskState::Assigned));
+}
+
+#[test]
 fn tasks_of_a_dead_node_are_replaced_elsewhere_at_once() {
     let mut world = World::with_nodes(2);
     world.replicas(1, 2);

@@ -21,7 +21,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     sendmsg, socketpair,
@@ -72,8 +74,12 @@ fn leave_hybrid_layout() {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.expect("run as root");
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .expect("the namespace is ours");
+    const UNIFIED: &str = "/sys/fs/cgroup/unified";
     // A host without it needs no change.
-    let _ = unmount("/sys/fs/cgroup/unified", UnmountFlags::DETACH);
+    if unmount(UNIFIED, UnmountFlags::DETACH).is_ok() {
+        // The others write there all the same; what they leave goes with this namespace.
+        mount("tmpfs", UNIFIED, "tmpfs", MountFlags::empty(), None).expect("the namespace is ours");
+    }
 }
 
 fn contenders() -> Vec<Contender> {

@@ -79,7 +79,9 @@ struct Server {
     exit: Option<ExitRecord>,
     execs: Vec<Exec>,
     streams: Streams,
-    listener: OwnedFd,
+    /// None once the end is told: whoever comes then shall find the exit record, and the next shim
+    /// of this bundle makes a socket of its own.
+    listener: Option<OwnedFd>,
     signals: OwnedFd,
     connections: Vec<Connection>,
     next_connection: u64,
@@ -127,7 +129,7 @@ pub(crate) fn run(bundle: &Path) -> Result<(), runtime::Error> {
         exit: None,
         execs: Vec::new(),
         streams: Streams::new(log, config.stdin_once),
-        listener,
+        listener: Some(listener),
         signals,
         connections: Vec::new(),
         next_connection: 1,
@@ -140,7 +142,7 @@ pub(crate) fn run(bundle: &Path) -> Result<(), runtime::Error> {
     while !server.is_over() {
         server.turn().map_err(|errno| step("wait for events", errno))?;
     }
-    let _ = fs::remove_file(SOCKET_FILE);
+    server.close_socket();
     Ok(())
 }
 
@@ -221,11 +223,12 @@ impl Server {
     }
 
     fn wait(&self) -> rustix::io::Result<Vec<Ready>> {
-        let mut tokens = vec![Ready::Signals, Ready::Listener];
-        let mut set = vec![
-            PollFd::new(&self.signals, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
+        let mut tokens = vec![Ready::Signals];
+        let mut set = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        if let Some(listener) = &self.listener {
+            tokens.push(Ready::Listener);
+            set.push(PollFd::new(listener, PollFlags::IN));
+        }
         for connection in &self.connections {
             let out = if connection.has_outbox() { PollFlags::OUT } else { PollFlags::empty() };
             tokens.push(Ready::Connection(connection.id, PollFlags::empty()));
@@ -263,8 +266,18 @@ impl Server {
 
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = accept_with(&self.listener, flags) {
-            self.add_connection(socket);
+        let mut sockets = Vec::new();
+        if let Some(listener) = &self.listener {
+            while let Ok(socket) = accept_with(listener, flags) {
+                sockets.push(socket);
+            }
+        }
+        sockets.into_iter().for_each(|socket| self.add_connection(socket));
+    }
+
+    fn close_socket(&mut self) {
+        if self.listener.take().is_some() {
+            let _ = fs::remove_file(SOCKET_FILE);
         }
     }
 
@@ -508,6 +521,7 @@ impl Server {
                 self.container.remove(&running.summary.group).map_err(|error| fault(&error))
             }
             _ => {
+                self.close_socket();
                 self.linger_until_ns = 0;
                 self.status = Status::Exited;
                 Ok(())
@@ -566,13 +580,12 @@ impl Server {
             started_at_ns: running.started_at_ns,
         };
         self.streams.finish();
+        // Before the end is told: the container may be started again right then, in this very
+        // group. A group that stays is found by the daemon's own cleaning.
+        let _ = self.container.remove(group);
+        // Processes brought in by exec have ended with the container.
+        self.reap();
         self.record_exit(exit);
-        self.reap();
-        if let Some(running) = &self.running {
-            // A group that stays is found by the daemon's own cleaning.
-            let _ = self.container.remove(&running.summary.group);
-        }
-        self.reap();
     }
 
     /// Writes the end down, then tells everyone.
@@ -581,6 +594,7 @@ impl Server {
         self.linger_until_ns = now_ns() + LINGER_NS;
         // If the disk is full the daemons that are connected still hear of it.
         let _ = write_json(Path::new(EXIT_FILE), &exit);
+        self.close_socket();
         self.push_all(&Push::Exited { exit: exit.clone() });
         self.exit = Some(exit);
     }

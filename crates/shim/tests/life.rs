@@ -181,6 +181,21 @@ async fn a_shim_that_was_never_started_goes_with_its_daemon() {
 }
 
 #[tokio::test]
+async fn a_container_can_be_started_again_the_moment_its_end_is_told() {
+    both(async |under| {
+        let bundle = waiting_bundle(under);
+        for _ in 0..8 {
+            let (client, input, _output) = start_ready(&bundle).await;
+            assert!(Client::connect(bundle.path()).await.is_ok());
+            drop(input);
+            assert_eq!(exit_code(&client).await, 0, "{under:?}");
+            fs::remove_file(bundle.path().join(shim::config::EXIT_FILE)).unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_shim_that_cannot_begin_says_why() {
     let mut bundle = Bundle::new("true");
     bundle.config.log =

@@ -32,6 +32,7 @@ fn task(id: u128, service: u128, node: Option<u128>) -> Task {
         desired_state: TaskState::Running,
         status: types::TaskStatus::default(),
         start_after: None,
+        place_after: None,
         waits_for: None,
         restarts: types::task::RestartHistory::default(),
     }

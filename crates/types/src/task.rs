@@ -157,6 +157,9 @@ pub struct Task {
     /// Not to be started before: the restart delay.
     #[serde(default)]
     pub start_after: Option<Timestamp>,
+    /// Not to be placed before: what could not even be prepared is not tried again at once.
+    #[serde(default)]
+    pub place_after: Option<Timestamp>,
     /// The task whose end this one waits for, and until when.
     #[serde(default)]
     pub waits_for: Option<(TaskId, Timestamp)>,

@@ -18,13 +18,13 @@ use engine::images::list::ListOptions;
 use engine::images::reference::Reference;
 use engine::images::remove::RemoveOptions;
 use engine::images::{Error, Images};
+use engine::times;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::filters::Filters;
-use crate::moment;
 use crate::query::Query;
 use crate::state::ApiState;
 use crate::version::ApiVersion;
@@ -113,7 +113,7 @@ fn options(filters: &Filters) -> Result<ListOptions, ApiError> {
     let until = match filters.get("until") {
         [] => None,
         [text] => {
-            let moment = moment::parse(text, Timestamp::now());
+            let moment = times::parse(text, Timestamp::now());
             Some(moment.ok_or_else(|| Filters::invalid("until", text))?.as_second())
         }
         many => return Err(Filters::invalid("until", &many.join(" "))),

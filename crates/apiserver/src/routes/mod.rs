@@ -3,13 +3,19 @@
 //! A file exposes `routes()`, which is merged here. A handler takes what it needs as extractors, calls the
 //! engine or the manager, and answers `Result<_, ApiError>`.
 
+mod containers;
 mod distribution;
+mod events;
+mod exec;
 mod images;
+mod networks;
 mod nodes;
 mod ping;
 mod services;
 mod swarm;
+mod system;
 mod tasks;
+mod volumes;
 
 use std::collections::BTreeMap;
 
@@ -21,13 +27,19 @@ use crate::state::ApiState;
 
 pub(crate) fn router(state: ApiState) -> Router {
     Router::new()
+        .merge(containers::routes())
         .merge(distribution::routes())
+        .merge(events::routes())
+        .merge(exec::routes())
         .merge(images::routes())
+        .merge(networks::routes())
         .merge(nodes::routes())
         .merge(ping::routes())
         .merge(services::routes())
         .merge(swarm::routes())
+        .merge(system::routes())
         .merge(tasks::routes())
+        .merge(volumes::routes())
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .with_state(state)

@@ -38,7 +38,9 @@ async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<
 
 fn check(filters: &Filters) -> Result<(), ApiError> {
     for (key, words) in [("role", ["worker", "manager"]), ("membership", ["accepted", "pending"])] {
-        if let Some(unknown) = filters.get(key).iter().find(|value| !words.contains(&value.as_str())) {
+        if let Some(unknown) =
+            filters.get(key).iter().find(|value| !words.contains(&value.as_str()))
+        {
             return Err(ApiError::bad_request(format!("Invalid {key} filter: '{unknown}'")));
         }
     }
@@ -59,7 +61,10 @@ fn matches(filters: &Filters, node: &types::Node) -> bool {
 }
 
 /// The node that `reference` names; `self` is the one that answers.
-fn find(state: &ApiState, reference: &str) -> Result<(Arc<manager::Manager>, Arc<types::Node>), ApiError> {
+fn find(
+    state: &ApiState,
+    reference: &str,
+) -> Result<(Arc<manager::Manager>, Arc<types::Node>), ApiError> {
     let manager = state.swarm.manager()?;
     let snapshot = manager.snapshot();
     let own = state.swarm.node_id().filter(|_| reference == "self");

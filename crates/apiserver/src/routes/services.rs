@@ -5,9 +5,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
 use docker_types::convert::service::{service_to_api, spec_from_api, status};
-use docker_types::service::{
-    Service, ServiceCreateResponse, ServiceSpec, ServiceUpdateResponse,
-};
+use docker_types::service::{Service, ServiceCreateResponse, ServiceSpec, ServiceUpdateResponse};
 use http::{HeaderMap, StatusCode};
 use manager::{RegistryAuthFrom, Update, lookup};
 use types::service::{Mode, RestartPolicy, UpdateConfig};
@@ -31,7 +29,10 @@ pub(crate) fn routes() -> Router<ApiState> {
         .route("/services/{id}/logs", get(logs))
 }
 
-async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<Service>>, ApiError> {
+async fn list(
+    State(state): State<ApiState>,
+    query: Query,
+) -> Result<Answer<Vec<Service>>, ApiError> {
     let manager = state.swarm.manager()?;
     let filters = query.filters(&["name", "id", "label", "mode", "runtime"])?;
     let with_status = query.flag("status");
@@ -137,7 +138,9 @@ async fn update(
     let is_rollback = match query.text("rollback") {
         "" => false,
         "previous" => true,
-        other => return Err(ApiError::bad_request(format!("unrecognized rollback option {other}"))),
+        other => {
+            return Err(ApiError::bad_request(format!("unrecognized rollback option {other}")));
+        }
     };
     let registry_auth_from = match query.text("registryAuthFrom") {
         "" | "spec" => RegistryAuthFrom::Spec,
@@ -172,5 +175,5 @@ async fn logs(
 ) -> Result<Response, ApiError> {
     let manager = state.swarm.manager()?;
     let service = lookup::service(&manager.snapshot(), &reference)?;
-    swarm_logs::of_service(&state, &manager, &service, &query, &request)
+    swarm_logs::of_service(&state, &service, &query, &request)
 }

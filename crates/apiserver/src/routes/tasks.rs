@@ -36,9 +36,11 @@ async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<
     let shown = |task: &std::sync::Arc<types::Task>| task_to_api_with(&snapshot, task);
     // One service's tasks are found by the index.
     let tasks: Vec<_> = match wanted.services[..] {
-        [service] => {
-            snapshot.tasks_of(service).filter(|task| wanted.matches(&snapshot, task)).map(shown).collect()
-        }
+        [service] => snapshot
+            .tasks_of(service)
+            .filter(|task| wanted.matches(&snapshot, task))
+            .map(shown)
+            .collect(),
         _ => snapshot.tasks().filter(|task| wanted.matches(&snapshot, task)).map(shown).collect(),
     };
     Ok(Answer(tasks))
@@ -69,7 +71,9 @@ impl<'a> Wanted<'a> {
         }
         let mut states = Vec::new();
         for word in filters.get("desired-state") {
-            states.push(TaskState::parse(word).ok_or_else(|| Filters::invalid("desired-state", word))?);
+            states.push(
+                TaskState::parse(word).ok_or_else(|| Filters::invalid("desired-state", word))?,
+            );
         }
         Ok(Self { filters, services, nodes, states, only_current: filters.flag("_up-to-date")? })
     }

@@ -6,7 +6,7 @@ use types::{NodeId, Task, TaskTemplate};
 
 use super::service::{port_to_api, task_to_api};
 use super::{container, time, version};
-use crate::container::{ContainerConfig, HostConfig, LogConfig, Ulimit};
+use crate::container::{ContainerConfig, HostConfig, LogConfig, PortBinding, PortMap, Ulimit};
 use crate::task as api;
 
 /// A task with the template it names filled in.
@@ -110,12 +110,13 @@ fn host_config(template: &TaskTemplate) -> HostConfig {
         r#type: driver.name.clone(),
         config: Some(driver.options.clone()),
     });
-    let networks = template.task.networks.iter().map(|network| network.target.as_str());
-    let network_mode = networks.filter(|name| matches!(*name, "host" | "none")).next();
+    let mut networks = template.task.networks.iter().map(|network| network.target.as_str());
+    let network_mode = networks.find(|name| matches!(*name, "host" | "none"));
     let dns = spec.dns.clone().unwrap_or_default();
     let no_new_privileges = spec.privileges.as_ref().is_some_and(|p| p.no_new_privileges);
     HostConfig {
         network_mode: network_mode.unwrap_or("default").to_owned(),
+        port_bindings: Some(port_bindings(template)),
         mounts: spec.mounts.iter().map(container::mount_to_api).collect(),
         readonly_rootfs: spec.read_only,
         init: spec.init,
@@ -150,6 +151,19 @@ fn host_config(template: &TaskTemplate) -> HostConfig {
         pids_limit: Some(limits.pids).filter(|limit| *limit > 0),
         ..HostConfig::default()
     }
+}
+
+/// Ports in host mode, as `docker run -p` asks for them.
+fn port_bindings(template: &TaskTemplate) -> PortMap {
+    let mut bindings = PortMap::new();
+    for port in &template.host_ports {
+        let key = format!("{}/{}", port.target, port.protocol.as_str());
+        let host_port =
+            if port.published == 0 { String::new() } else { port.published.to_string() };
+        let binding = PortBinding { host_ip: String::new(), host_port };
+        bindings.entry(key).or_default().get_or_insert_default().push(binding);
+    }
+    bindings
 }
 
 /// Services name hosts as `/etc/hosts` does, `address name [name…]`; containers as `name:address`.

@@ -54,6 +54,8 @@ pub enum Invalid {
     Dns { text: String },
     #[error("conflicting options: {what}")]
     Conflicting { what: &'static str },
+    #[error("user specified IP address is supported on user defined networks only")]
+    StaticAddress,
     #[error("invalid network mode: {mode}")]
     NetworkMode { mode: String },
     #[error("invalid {namespace} mode: {mode}")]
@@ -166,6 +168,8 @@ pub enum Invalid {
     Filter { key: String, value: String },
     #[error("invalid condition: {condition:?}")]
     WaitCondition { condition: String },
+    #[error("Unknown character: '{keys}'")]
+    DetachKeys { keys: String },
     #[error("Bad parameters: you must choose at least one stream")]
     NoStream,
     #[error("bad parameters: cannot use {options:?} for ps")]

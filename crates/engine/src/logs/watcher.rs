@@ -25,7 +25,7 @@ pub(crate) struct Watcher {
 
 #[derive(Debug)]
 struct Shared {
-    fd: AsyncFd<OwnedFd>,
+    fd: AsyncFd<Arc<OwnedFd>>,
     watched: Mutex<Watched>,
 }
 
@@ -55,8 +55,9 @@ impl Watcher {
     /// # Errors
     /// The user has no inotify instance left.
     pub(crate) fn open() -> Result<Self, Error> {
-        let open = || -> std::io::Result<AsyncFd<OwnedFd>> {
-            AsyncFd::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?)
+        let open = || -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
+            let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+            crate::sys::async_fd(Arc::new(fd))
         };
         let fd = open().attempt(|| "open inotify".to_owned())?;
         let shared = Arc::new(Shared { fd, watched: Mutex::default() });
@@ -81,7 +82,7 @@ impl Watcher {
                     | WatchFlags::CREATE
                     | WatchFlags::MOVED_TO
                     | WatchFlags::ONLYDIR;
-                let descriptor = inotify::add_watch(&self.shared.fd, directory, flags)
+                let descriptor = inotify::add_watch(self.shared.fd.get_ref(), directory, flags)
                     .attempt(|| format!("watch {}", directory.display()))?;
                 let entry = Entry { path: directory.to_owned(), changes: watch::Sender::new(0) };
                 watched.by_descriptor.insert(descriptor, entry);
@@ -114,7 +115,7 @@ impl Drop for Watch {
             .is_some_and(|entry| entry.changes.receiver_count() <= 1);
         if is_last && let Some(entry) = watched.by_descriptor.remove(&self.descriptor) {
             watched.by_path.remove(&entry.path);
-            let _ = inotify::remove_watch(&self.shared.fd, self.descriptor);
+            let _ = inotify::remove_watch(self.shared.fd.get_ref(), self.descriptor);
         }
     }
 }

@@ -19,7 +19,9 @@ pub(super) fn check_options(options: &BTreeMap<String, String>) -> Result<(), In
     if let Some(option) = options.keys().find(|key| !KNOWN.contains(&key.as_str())) {
         return Err(Invalid::VolumeOption { option: option.clone() });
     }
-    if !options.is_empty() && !(options.contains_key("device") && options.contains_key("type")) {
+    let has = |key: &str| options.contains_key(key);
+    let is_complete = has("device") && has("type");
+    if !options.is_empty() && !is_complete {
         return Err(Invalid::VolumeDevice);
     }
     Ok(())

@@ -149,6 +149,7 @@ impl Pass<'_> {
                 ..TaskStatus::default()
             },
             start_after: None,
+            place_after: None,
             waits_for: None,
             restarts: RestartHistory::default(),
         }

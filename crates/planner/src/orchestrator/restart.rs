@@ -47,6 +47,9 @@ fn succeed(pass: &mut Pass<'_>, task: &Arc<Task>) {
         next.start_after = Some(now + policy.delay());
         next.restarts = counted(task, &policy, now, next.template_version);
         next.waits_for = task.waits_for;
+        if task.status.state == TaskState::Rejected {
+            next.place_after = next.start_after;
+        }
     } else if !is_gone(pass, task) {
         next.waits_for = Some((task.id, now + PREDECESSOR_WAIT));
     }

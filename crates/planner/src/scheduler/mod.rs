@@ -20,6 +20,9 @@ use crate::load::{Loads, branch_counts};
 const RECENT_FAILURES_MAX: usize = 5;
 const RECENT_FAILURES_WINDOW: Duration = Duration::from_secs(5 * 60);
 
+/// Why a task is not placed whose predecessor could not be prepared.
+const HELD: &str = "waiting for the restart delay to pass";
+
 /// Tasks that share a template, and so all but their slot.
 struct Group {
     template: Arc<TaskTemplate>,
@@ -30,6 +33,11 @@ struct Group {
 /// Places every task of `unplaced` that fits somewhere; the others learn why not.
 pub(crate) fn place(draft: &mut Draft, loads: &mut Loads, unplaced: &BTreeSet<TaskId>) {
     let nodes: Vec<_> = draft.nodes().cloned().collect();
+    let now = draft.now();
+    let waiting: Vec<_> = unplaced.iter().filter_map(|id| draft.task(*id)).cloned().collect();
+    for task in waiting.iter().filter(|task| is_held(task, now)) {
+        explain(draft, task, HELD);
+    }
     for group in groups(draft, unplaced) {
         let failing = failing_nodes(draft, group.template.service);
         let mut refusal: Option<String> = None;
@@ -54,7 +62,9 @@ pub(crate) fn place(draft: &mut Draft, loads: &mut Loads, unplaced: &BTreeSet<Ta
 /// Groups in the order of service and version; within one, slots in ascending order.
 fn groups(draft: &Draft, unplaced: &BTreeSet<TaskId>) -> Vec<Group> {
     let mut groups: BTreeMap<(ServiceId, u64), Group> = BTreeMap::new();
-    for task in unplaced.iter().filter_map(|id| draft.task(*id)) {
+    let now = draft.now();
+    let due = unplaced.iter().filter_map(|id| draft.task(*id)).filter(|task| !is_held(task, now));
+    for task in due {
         let Some(template) = draft.template_of(task) else { continue };
         let key = (task.service, task.template_version);
         let group = groups.entry(key).or_insert_with(|| Group {
@@ -69,6 +79,10 @@ fn groups(draft: &Draft, unplaced: &BTreeSet<TaskId>) -> Vec<Group> {
         group.tasks.sort_by_key(|task| (task.slot, task.id));
     }
     groups
+}
+
+fn is_held(task: &Task, now: Timestamp) -> bool {
+    task.place_after.is_some_and(|at| at > now)
 }
 
 fn constraints(template: &TaskTemplate) -> Vec<Constraint> {

@@ -50,9 +50,11 @@ pub struct Cgroup {
 impl Layout {
     /// Looks at the host.
     pub fn detect() -> Self {
-        let unified = statfs(ROOT)
-            .is_ok_and(|stat| u32::try_from(stat.f_type).is_ok_and(|it| it == CGROUP2_MAGIC));
-        if unified { Self::V2(PathBuf::from(ROOT)) } else { Self::V1(v1::hierarchies(ROOT)) }
+        if is_cgroup2(Path::new(ROOT)) {
+            Self::V2(PathBuf::from(ROOT))
+        } else {
+            Self::V1(v1::hierarchies(ROOT))
+        }
     }
 
     /// Whether this is the single tree of version 2.
@@ -229,11 +231,13 @@ impl Cgroup {
     /// [`Error::Cgroup`] naming a directory that has processes in it.
     pub fn remove(&self) -> Result<(), Error> {
         self.directories().iter().try_for_each(|it| files::remove_tree(it))?;
-        if self.layout.is_v2() {
+        // Other runtimes make a group in the version 2 tree of a hybrid host as well. A plain
+        // directory of that name is none of ours.
+        let hybrid = Path::new(ROOT).join("unified");
+        if self.layout.is_v2() || !is_cgroup2(&hybrid) {
             return Ok(());
         }
-        // Other runtimes make a group in the version 2 tree of a hybrid host as well.
-        files::remove_tree(&Path::new(ROOT).join("unified").join(&self.path))
+        files::remove_tree(&hybrid.join(&self.path))
     }
 
     /// Ends every process inside, frozen ones too, and removes the directories.
@@ -277,6 +281,10 @@ impl Cgroup {
             Layout::V2(root) => Some(root.join(&self.path)),
         }
     }
+}
+
+fn is_cgroup2(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| u32::try_from(stat.f_type).is_ok_and(|it| it == CGROUP2_MAGIC))
 }
 
 /// The directory of `path` in the hierarchy that systemd tracks, where the host has one.

@@ -1,0 +1,90 @@
+//! `/version`, `/info`, `/system/df`: the daemon about itself.
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json as Answer, Router};
+use docker_types::system::{Component, DiskUsage, Info, Platform, Version};
+use engine::containers::ListOptions;
+use engine::volumes::VolumeFilter;
+
+use crate::error::ApiError;
+use crate::query::Query;
+use crate::state::ApiState;
+use crate::version::ApiVersion;
+
+pub(crate) fn routes() -> Router<ApiState> {
+    Router::new()
+        .route("/version", get(version))
+        .route("/info", get(info))
+        .route("/system/df", get(disk_usage))
+}
+
+async fn version(State(state): State<ApiState>) -> Answer<Version> {
+    let engine = &state.engine;
+    let host = engine.host();
+    let details = [
+        ("ApiVersion", ApiVersion::NEWEST.to_string()),
+        ("MinAPIVersion", ApiVersion::OLDEST.to_string()),
+        ("Arch", host.go_arch.clone()),
+        ("Os", "linux".to_owned()),
+        ("KernelVersion", host.kernel.clone()),
+    ];
+    let component = Component {
+        name: "Engine".to_owned(),
+        version: engine.config.version.clone(),
+        details: details.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+    };
+    Answer(Version {
+        platform: Platform { name: "Skep".to_owned() },
+        components: vec![component],
+        version: engine.config.version.clone(),
+        api_version: ApiVersion::NEWEST.to_string(),
+        min_api_version: ApiVersion::OLDEST.to_string(),
+        os: "linux".to_owned(),
+        arch: host.go_arch,
+        kernel_version: host.kernel,
+        ..Version::default()
+    })
+}
+
+async fn info(State(state): State<ApiState>) -> Result<Answer<Info>, ApiError> {
+    let mut info = state.engine.info().await?;
+    info.swarm = serde_json::to_value(state.swarm.info())
+        .expect("the swarm's description has text keys and no fallible encoders");
+    Ok(Answer(info))
+}
+
+async fn disk_usage(
+    State(state): State<ApiState>,
+    query: Query,
+) -> Result<Answer<DiskUsage>, ApiError> {
+    let types: Vec<&str> = query.all("type").collect();
+    let known = ["container", "image", "volume", "build-cache"];
+    if let Some(unknown) = types.iter().find(|kind| !known.contains(kind)) {
+        return Err(ApiError::bad_request(format!("unknown object type: {unknown}")));
+    }
+    let wants = |kind: &str| types.is_empty() || types.contains(&kind);
+    let engine = &state.engine;
+    let mut usage = DiskUsage::default();
+    if wants("container") {
+        let options = ListOptions { all: true, size: true, ..ListOptions::default() };
+        usage.containers = Some(engine.containers.list(&options).await?);
+    }
+    if wants("volume") {
+        let volumes = engine.volumes.clone();
+        let described = tokio::task::spawn_blocking(move || {
+            let all = volumes.list(&VolumeFilter::default());
+            all.iter().map(|volume| volumes.describe(volume, true)).collect()
+        });
+        usage.volumes = Some(described.await.unwrap_or_default());
+    }
+    if wants("image") {
+        let (images, bytes) = engine.image_usage().await?;
+        usage.images = Some(images);
+        usage.layers_size = bytes;
+    }
+    if wants("build-cache") {
+        usage.build_cache = Some(Vec::new());
+    }
+    Ok(Answer(usage))
+}

@@ -1,0 +1,104 @@
+//! What a node must remember of its swarm to come back into it.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use consensus::DataKey;
+use serde::{Deserialize, Serialize};
+use types::NodeId;
+
+/// A node's place in its swarm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) node: NodeId,
+    pub(crate) raft_id: u64,
+    /// The address other nodes know this one by, without a port.
+    pub(crate) address: String,
+}
+
+/// The files of a node's swarm, all beneath one directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    directory: PathBuf,
+}
+
+impl Files {
+    pub(crate) fn new(data_root: &Path) -> Self {
+        Self { directory: data_root.join("swarm") }
+    }
+
+    pub(crate) fn load(&self) -> anyhow::Result<Option<State>> {
+        let path = self.state_file();
+        match std::fs::read(&path) {
+            Ok(text) => {
+                let state = serde_json::from_slice(&text);
+                Ok(Some(state.with_context(|| format!("read {}", path.display()))?))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// Written last, when everything else of the swarm is on disk: a node is in a swarm when this file is there.
+    pub(crate) fn save(&self, state: &State) -> anyhow::Result<()> {
+        let text = serde_json::to_vec(state).context("encode the node's state")?;
+        self.write(&self.state_file(), &text)
+    }
+
+    /// Where the log is, and the key it is sealed with; a key is made where there is none.
+    pub(crate) fn consensus(&self, raft_id: u64) -> anyhow::Result<consensus::Config> {
+        let path = self.directory.join("raft.key");
+        let key = match std::fs::read(&path) {
+            Ok(bytes) => {
+                let bytes = bytes.try_into().ok().context("the log's key does not have 32 bytes");
+                bytes.with_context(|| format!("read {}", path.display()))?
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let key: [u8; 32] = rand::random();
+                self.write(&path, &key)?;
+                key
+            }
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let directory = self.directory.join("raft");
+        Ok(consensus::Config { directory, raft_id, key: DataKey::new(key) })
+    }
+
+    /// Forgets the swarm.
+    pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        // First the file that says that there is a swarm: what is left after a crash is no swarm.
+        for removed in
+            [std::fs::remove_file(self.state_file()), std::fs::remove_dir_all(&self.directory)]
+        {
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error)
+                        .with_context(|| format!("remove {}", self.directory.display()));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn state_file(&self) -> PathBuf {
+        self.directory.join("state.json")
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+        let write = || -> std::io::Result<()> {
+            std::fs::create_dir_all(&self.directory)?;
+            let temporary = path.with_extension("tmp");
+            let mut options = std::fs::OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, path)?;
+            std::fs::File::open(&self.directory)?.sync_all()
+        };
+        write().with_context(|| format!("write {}", path.display()))
+    }
+}

@@ -1,0 +1,51 @@
+//! A web server that says which replica answers, and whom it sees asking. One static binary is its whole image.
+//!
+//! `whoami [PORT]` listens on all addresses, on port 80 unless another is named. SIGTERM ends it, as it ends any
+//! process that is not the first of its namespace; as the first it exits on its own when asked for `/exit`.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+/// Bytes of a request that are read; more is nobody's honest question.
+const REQUEST_BYTES_MAX: u64 = 16 << 10;
+
+fn main() -> std::io::Result<()> {
+    let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).unwrap_or(80);
+    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    eprintln!("listening on port {port}");
+    for stream in listener.incoming().flatten() {
+        std::thread::spawn(move || answer(stream));
+    }
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let client = stream.peer_addr()?;
+    let request = request_line(&stream)?;
+    let hostname = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let body = format!("Hostname: {}\nRemoteAddr: {client}\n{request}\n", hostname.trim());
+    eprintln!("{request} from {client}");
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    if request.starts_with("GET /exit") {
+        std::process::exit(0);
+    }
+    Ok(())
+}
+
+/// The first line; the headers are read and left.
+fn request_line(stream: &TcpStream) -> std::io::Result<String> {
+    let mut lines = BufReader::new(stream.take(REQUEST_BYTES_MAX)).lines();
+    let first = lines.next().transpose()?.unwrap_or_default();
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    Ok(first)
+}
