@@ -1,8 +1,9 @@
 //! Root file systems of containers: overlay mounts of an image's layers beneath a writable one.
 //!
 //! All that is needed to mount one again stands in its directory, so that no database write is
-//! needed to make one: `upper` and `work` belong to overlayfs, `merged` is the mount point, `image`
-//! names the image and its top layer.
+//! needed to make one: `upper` and `work` belong to overlayfs, `merged` is the mount point. `image`
+//! names the image and its top layer; it is a symbolic link, whose content is part of the file
+//! system's journal, and so is not lost before anything that is synced later.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -25,9 +26,9 @@ use super::store::Images;
 const OVERLAYFS_MAGIC: FsWord = 0x794c_7630;
 /// Bytes of mount options that the kernel takes: a page, with the closing NUL.
 const OPTIONS_BYTES_MAX: usize = 4095;
-/// Name of the file that says which image a root file system stands on.
-const IMAGE_FILE: &str = "image";
-/// Mount option, and mark in that file, of a root file system that need not survive a crash.
+/// Name of the link that says which image a root file system stands on.
+const IMAGE_LINK: &str = "image";
+/// Mount option, and mark in that link, of a root file system that need not survive a crash.
 const VOLATILE: &str = "volatile";
 
 /// What a root file system is like.
@@ -103,7 +104,8 @@ impl Images {
         }
         let (chains, dirs) = self.lower_layers(container)?;
         self.restore_layers(&chains)?;
-        mount_overlay(&self.0.layers_dir, &dirs, &dir, read_options(&dir))?;
+        let options = read_record(&dir).map_or_else(RootfsOptions::default, |(_, options)| options);
+        mount_overlay(&self.0.layers_dir, &dirs, &dir, options)?;
         Ok(merged)
     }
 
@@ -185,39 +187,47 @@ impl Images {
 }
 
 /// Which container holds which image, read from the root file systems.
-pub(super) fn read_holds(dir: &Path) -> Result<BTreeMap<String, Hold>, Error> {
+///
+/// What has no link was being made when the daemon or the machine stopped, and goes by `discard`.
+pub(super) fn read_holds(
+    dir: &Path,
+    discard: impl Fn(&Path) -> Result<(), Error>,
+) -> Result<BTreeMap<String, Hold>, Error> {
     let mut holds = BTreeMap::new();
     for entry in fs::read_dir(dir).map_err(io_error("read directory", dir))? {
         let entry = entry.map_err(io_error("read directory", dir))?;
         let Ok(container) = entry.file_name().into_string() else { continue };
-        match read_hold(&entry.path()) {
-            Some(hold) => {
+        match read_record(&entry.path()) {
+            Some((hold, _)) => {
                 holds.insert(container, hold);
             }
-            None => tracing::warn!(container.id = container, "root file system names no image"),
+            None => {
+                tracing::warn!(container.id = container, "root file system names no image");
+                discard(&entry.path())?;
+            }
         }
     }
     Ok(holds)
 }
 
-fn read_hold(dir: &Path) -> Option<Hold> {
-    let text = fs::read_to_string(dir.join(IMAGE_FILE)).ok()?;
-    let mut lines = text.lines();
-    let image = lines.next()?.parse().ok()?;
-    let top = lines.next().filter(|top| !top.is_empty()).map(str::parse).transpose().ok()?;
-    Some(Hold { image, top })
+fn read_record(dir: &Path) -> Option<(Hold, RootfsOptions)> {
+    let text = fs::read_link(dir.join(IMAGE_LINK)).ok()?.into_os_string().into_string().ok()?;
+    let mut words = text.split(',');
+    let image = words.next()?.parse().ok()?;
+    let top = words.next().filter(|top| !top.is_empty()).map(str::parse).transpose().ok()?;
+    let is_volatile = words.next() == Some(VOLATILE);
+    Some((Hold { image, top }, RootfsOptions { is_volatile }))
 }
 
-fn read_options(dir: &Path) -> RootfsOptions {
-    let text = fs::read_to_string(dir.join(IMAGE_FILE)).unwrap_or_default();
-    RootfsOptions { is_volatile: text.lines().nth(2) == Some(VOLATILE) }
+fn write_record(dir: &Path, hold: &Hold, options: RootfsOptions) -> Result<(), Error> {
+    let link = dir.join(IMAGE_LINK);
+    let top = hold.top.map(|top| top.to_string()).unwrap_or_default();
+    let volatile = if options.is_volatile { VOLATILE } else { "" };
+    let text = format!("{},{top},{volatile}", hold.image);
+    std::os::unix::fs::symlink(text, &link).map_err(io_error("write", &link))
 }
 
 fn make_directories(dir: &Path, hold: &Hold, options: RootfsOptions) -> Result<(), Error> {
-    let image_file = dir.join(IMAGE_FILE);
-    if image_file.exists() {
-        return Ok(());
-    }
     // Other users of the host have no business in here; the mount itself is for the container.
     let make = |path: &Path, mode| match fs::DirBuilder::new().mode(mode).create(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -230,10 +240,7 @@ fn make_directories(dir: &Path, hold: &Hold, options: RootfsOptions) -> Result<(
     make(&upper, 0o755)?;
     let mode = fs::Permissions::from_mode(0o755);
     fs::set_permissions(&upper, mode).map_err(io_error("change mode of", &upper))?;
-    let top = hold.top.map(|top| top.to_string()).unwrap_or_default();
-    let volatile = if options.is_volatile { VOLATILE } else { "" };
-    fs::write(&image_file, format!("{}\n{top}\n{volatile}", hold.image))
-        .map_err(io_error("write", &image_file))
+    write_record(dir, hold, options)
 }
 
 fn is_overlay(path: &Path) -> bool {
@@ -274,10 +281,20 @@ fn mount_overlay(
         match mount_at(base, &merged, volatile) {
             // Kernels before 5.10 do not know the option.
             Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {}
-            result => return result.map_err(io_error("mount overlay", &merged)),
+            result => return result.map_err(mount_error(&merged)),
         }
     }
-    mount_at(base, &merged, plain).map_err(io_error("mount overlay", &merged))
+    mount_at(base, &merged, plain).map_err(mount_error(&merged))
+}
+
+/// The kernel's refusal says nothing of its usual reason.
+fn mount_error(merged: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| match source.raw_os_error() {
+        Some(code) if code == Errno::INVAL.raw_os_error() => {
+            Error::Overlay { path: merged.to_owned(), source }
+        }
+        _ => io_error("mount overlay", merged)(source),
+    }
 }
 
 fn mount_options(layers: &[String], dir: &Path) -> Result<Vec<u8>, Error> {

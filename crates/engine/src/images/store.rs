@@ -98,7 +98,13 @@ impl Images {
         let boot = boot.trim().to_owned();
         let mut state = read_state(&db, &blobs)?;
         let stray = layers::check_directories(&layers_dir, &boot, &mut state.layers)?;
-        state.holds = rootfs::read_holds(&rootfs_dir)?;
+        let reaper = Reaper::start()?;
+        state.holds = rootfs::read_holds(&rootfs_dir, |dir| {
+            let aside = blobs.temporary_path();
+            fs::rename(dir, &aside).map_err(io_error("remove", dir))?;
+            reaper.remove(aside);
+            Ok(())
+        })?;
         let images = Self(Arc::new(Inner {
             db,
             blobs,
@@ -108,7 +114,7 @@ impl Images {
             state: Mutex::new(state),
             unpacking: Mutex::new(BTreeSet::new()),
             unpacked: Condvar::new(),
-            reaper: Reaper::start()?,
+            reaper,
             registry: Registry::new(config.registry.clone()),
             transfers: Transfers::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
@@ -188,11 +194,15 @@ impl Images {
         let image = state.assemble(new);
         let chains = image.config.chain_ids();
         let moved = state.moved_by(references, &image.id);
+        // A layer may have come in another form before, which only other images need now.
+        for (chain, blob) in chains.iter().zip(&image.record.layers) {
+            if let Some(layer) = state.layers.get_mut(chain) {
+                layer.blob = blob.digest;
+            }
+        }
         self.0.db.write(|batch| {
-            for chain in &chains {
-                if let Some(layer) = state.layers.get(chain) {
-                    batch.put(LAYERS, &chain.to_string(), layer)?;
-                }
+            for layer in chains.iter().filter_map(|chain| Some((chain, state.layers.get(chain)?))) {
+                batch.put(LAYERS, &layer.0.to_string(), layer.1)?;
             }
             batch.put(IMAGES, &image.id.to_string(), &image.record)?;
             for reference in references {

@@ -161,3 +161,14 @@ fn what_a_killed_daemon_had_no_time_to_unmount_is_swept() {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(dir.path().to_str().unwrap()));
 }
+
+#[test]
+fn a_root_that_was_being_made_when_the_machine_stopped_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    fs::create_dir_all(dir.path().join("rootfs/c1/upper")).unwrap();
+    let images = open(dir.path());
+    images.flush();
+    assert!(images.rootfs_ids().is_empty());
+    assert_eq!(fs::read_dir(dir.path().join("rootfs")).unwrap().count(), 0);
+}
