@@ -363,7 +363,10 @@ mod tests {
             ("a___b", "invalid reference format"),
             ("http://x/y", "invalid reference format"),
             ("x.y:port/z", "invalid reference format"),
-            ("Busybox", "invalid reference format: repository name (library/Busybox) must be lowercase"),
+            (
+                "Busybox",
+                "invalid reference format: repository name (library/Busybox) must be lowercase",
+            ),
             ("x.io/Up:T", "invalid reference format: repository name (Up) must be lowercase"),
             (
                 HEX,
