@@ -354,3 +354,14 @@ async fn bad_requests_get_dockers_words() {
         "{missing}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reason_reaches_a_client_that_is_still_sending() {
+    let daemon = Daemon::start().await;
+    let file = daemon.path("noise");
+    std::fs::write(&file, vec![7u8; 64 << 20]).unwrap();
+    let refused = daemon.docker(&format!("load -i {}", file.display()));
+    assert!(refused.ends_with("archive/tar: invalid tar header"), "{refused}");
+    let refused = daemon.docker(&format!("import {} x:1", file.display()));
+    assert!(refused.ends_with("archive/tar: invalid tar header"), "{refused}");
+}
