@@ -76,11 +76,7 @@ async fn state(directory: &Path) -> ApiState {
         },
         images: engine::images::Config {
             data_root: path("data"),
-            registry: engine::registry::Config {
-                mirrors: Vec::new(),
-                insecure: Vec::new(),
-                certs_dir: None,
-            },
+            registry: engine::registry::Config::default(),
         },
     };
     for directory in ["data", "exec"] {
