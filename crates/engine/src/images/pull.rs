@@ -219,6 +219,8 @@ impl Images {
         if pulled.is_err() {
             // Threads that still write would write behind the back of the garbage collector.
             work.rest().await;
+            // Whoever called collects the garbage, and waits for it.
+            work.pins().finish();
         }
         pulled?;
 

@@ -163,10 +163,11 @@ async fn images_are_imported_named_shown_and_removed() {
     let id = String::from_utf8(id.stdout).unwrap().trim().to_owned();
     let short = id.strip_prefix("sha256:").unwrap()[..12].to_owned();
     assert_eq!(daemon.docker("tag app:1 localhost:5000/team/app:2"), "");
-    assert_eq!(
-        daemon.docker("images --format {{.Repository}}:{{.Tag}}|{{.ID}}|{{.Size}}"),
-        format!("app:1|{short}|1kB\nlocalhost:5000/team/app:2|{short}|1kB")
-    );
+    let shown = daemon.docker("images --format {{.Repository}}:{{.Tag}}|{{.ID}}|{{.Size}}");
+    let mut shown: Vec<&str> = shown.lines().collect();
+    shown.sort_unstable();
+    let expected = [format!("app:1|{short}|1kB"), format!("localhost:5000/team/app:2|{short}|1kB")];
+    assert_eq!(shown, expected);
     assert_eq!(daemon.docker("images -q --filter label=a=c"), "");
     assert_eq!(daemon.docker("images -q app"), short);
     assert_eq!(
