@@ -91,8 +91,8 @@ impl Host {
     pub fn start_with(&mut self, flags: &[&str]) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log"));
         let log = log.expect("the log opens");
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(&self.program);
+        let mut command = self.in_namespace();
+        command.arg(&self.program);
         if self.is_skep() {
             command.arg("daemon");
         }
@@ -102,6 +102,13 @@ impl Host {
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("clones")).stderr(log);
         self.daemon = Some(command.spawn().expect("the daemon starts"));
         self.until("the daemon answers", || self.docker(&["version"]).code == 0);
+    }
+
+    /// A command in the host's network namespace. `ip netns exec` would hide the control groups behind a new `/sys`.
+    fn in_namespace(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--");
+        command
     }
 
     /// Ends the daemon as an operator does.
@@ -116,7 +123,7 @@ impl Host {
 
     fn signal(&mut self, signal: &str) {
         let Some(mut daemon) = self.daemon.take() else { return };
-        // `ip netns exec` becomes the daemon, so the child's number is the daemon's.
+        // `nsenter` becomes the daemon, so the child's number is the daemon's.
         let sent = Command::new("kill").args([signal, &daemon.id().to_string()]).status();
         assert!(sent.expect("kill runs").success(), "the daemon was there to be signalled");
         daemon.wait().expect("the daemon ends");
@@ -268,8 +275,8 @@ impl Drop for Host {
             let _ = daemon.wait();
         }
         if self.is_skep() {
-            let mut purge = Command::new("ip");
-            purge.args(["netns", "exec", &self.name]).arg(&self.program).arg("purge");
+            let mut purge = self.in_namespace();
+            purge.arg(&self.program).arg("purge");
             purge
                 .arg("--data-root")
                 .arg(self.path("data"))

@@ -143,6 +143,10 @@ fn the_spec_reaches_the_container() {
         "v 67108864"
     );
     assert!(inside("cat /proc/1/cmdline").contains("init"), "the init process is the first");
+    let limit = inside(
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null; true",
+    );
+    assert_eq!(limit, "67108864", "the kernel keeps the limit");
     assert_eq!(host.ok(&["volume", "ls", "-q"]), "data");
 }
 
