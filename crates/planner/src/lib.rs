@@ -33,7 +33,9 @@ pub struct Planner {
     global_services: BTreeSet<ServiceId>,
     /// Tasks that wait for a node.
     unplaced: BTreeSet<TaskId>,
-    /// Whether something changed that may decide differently about the unplaced.
+    /// Those of them nobody has tried to place since they changed.
+    untried: BTreeSet<TaskId>,
+    /// Whether something changed that may decide differently about all the unplaced.
     placement_changed: bool,
     wakes: Wakes,
 }
@@ -80,6 +82,7 @@ impl Planner {
             dirty_nodes: BTreeSet::new(),
             global_services: BTreeSet::new(),
             unplaced: BTreeSet::new(),
+            untried: BTreeSet::new(),
             placement_changed: true,
             wakes: Wakes::default(),
         };
@@ -117,7 +120,11 @@ impl Planner {
                 self.plan_service(draft, service, random);
             } else if self.placement_changed {
                 self.placement_changed = false;
+                self.untried.clear();
                 scheduler::place(draft, &mut self.loads, &self.unplaced);
+            } else if !self.untried.is_empty() {
+                let untried = std::mem::take(&mut self.untried);
+                scheduler::place(draft, &mut self.loads, &untried);
             } else {
                 break;
             }
@@ -203,9 +210,10 @@ impl Planner {
             && task.status.state == TaskState::Pending;
         if !waits {
             self.unplaced.remove(&id);
+            self.untried.remove(&id);
         } else {
             self.unplaced.insert(id);
-            self.placement_changed = true;
+            self.untried.insert(id);
         }
     }
 }
