@@ -138,10 +138,10 @@ pub enum Error {
 
     /// The OCI runtime's or the kernel's refusal to start a process, in its own words.
     #[error(
-        "failed to create task for container: failed to create shim task: OCI runtime create failed: {reason}"
+        "failed to create task for container: failed to create shim task: OCI runtime create failed: unable to start container process: {reason}: unknown"
     )]
     Start { reason: String },
-    #[error("OCI runtime exec failed: {reason}")]
+    #[error("OCI runtime exec failed: exec failed: unable to start container process: {reason}: unknown")]
     ExecStart { reason: String },
     #[error("failed to set up container networking: {source}")]
     NetworkSetup {

@@ -28,6 +28,7 @@ async fn version(State(state): State<ApiState>) -> Answer<Version> {
         ("Arch", host.go_arch.clone()),
         ("Os", "linux".to_owned()),
         ("KernelVersion", host.kernel.clone()),
+        ("Experimental", "false".to_owned()),
     ];
     let component = Component {
         name: "Engine".to_owned(),
