@@ -1,12 +1,89 @@
-//! The server's edge: what every answer carries, whatever the route.
+//! The server's edge: what every answer carries, whatever the route. Needs root: an engine makes a bridge.
+#![allow(unsafe_code, reason = "each test moves its own thread into a new network namespace")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up fails")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use apiserver::{ApiState, Config, Listen, Server};
+use apiserver::{Answer, ApiError, ApiState, Config, Listen, Server, Swarm};
+use docker_types::swarm::{InitRequest, JoinRequest, SwarmInfo};
+use engine::Engine;
+use manager::Manager;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
+
+/// A node that is in no swarm.
+#[derive(Debug)]
+struct Alone;
+
+fn refused() -> ApiError {
+    ApiError::conflict("this node stays alone")
+}
+
+impl Swarm for Alone {
+    fn manager(&self) -> Result<Arc<Manager>, ApiError> {
+        Err(refused())
+    }
+
+    fn node_id(&self) -> Option<types::NodeId> {
+        None
+    }
+
+    fn status(&self) -> &'static str {
+        "inactive"
+    }
+
+    fn info(&self) -> SwarmInfo {
+        SwarmInfo::default()
+    }
+
+    fn init(&self, _: InitRequest) -> Answer<'_, types::NodeId> {
+        Box::pin(async { Err(refused()) })
+    }
+
+    fn join(&self, _: JoinRequest) -> Answer<'_, ()> {
+        Box::pin(async { Err(refused()) })
+    }
+
+    fn leave(&self, _: bool) -> Answer<'_, ()> {
+        Box::pin(async { Err(refused()) })
+    }
+}
+
+/// An empty engine on a host of its own.
+async fn state(directory: &Path) -> ApiState {
+    // SAFETY: the test's thread is its own; its namespace ends with it.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+    let path = |name: &str| directory.join(name);
+    let config = engine::Config {
+        data_root: path("data"),
+        exec_root: path("exec"),
+        program: path("skep"),
+        cgroup_parent: "/skep-edge-test".into(),
+        default_runtime: "native".into(),
+        runtimes: std::collections::BTreeMap::new(),
+        log: docker_types::container::LogConfig { r#type: "json-file".into(), config: None },
+        labels: Vec::new(),
+        version: "1.2.3".into(),
+        debug: false,
+        network: network::Config {
+            instance: "edge".into(),
+            bridge: "edge0".into(),
+            subnet: None,
+            run_dir: path("exec/network"),
+            state_dir: path("data/network"),
+        },
+        images: engine::images::Config {
+            data_root: path("data"),
+            registry: engine::registry::Config::default(),
+        },
+    };
+    for directory in ["data", "exec"] {
+        std::fs::create_dir_all(path(directory)).unwrap();
+    }
+    ApiState { engine: Engine::open(config).await.unwrap(), swarm: Arc::new(Alone) }
+}
 
 struct Daemon {
     socket: PathBuf,
@@ -20,7 +97,7 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("api.sock");
         let listen = vec![Listen::Unix { path: socket.clone(), group: "no-such-group".into() }];
-        let state = ApiState { engine: Arc::new(engine::Engine::default()) };
+        let state = state(dir.path()).await;
         let config = Config { listen, version: "1.2.3".into() };
         let server = Server::bind(config, state).await.unwrap();
         let shutdown = CancellationToken::new();
@@ -110,9 +187,11 @@ async fn the_socket_is_for_its_group_only_and_replaces_a_stale_one() {
     let mode = std::fs::metadata(&daemon.socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
 
-    let bind = |path: PathBuf| async move {
+    let other = tempfile::tempdir().unwrap();
+    let state = state(other.path()).await;
+    let bind = async |path: PathBuf| {
         let listen = vec![Listen::Unix { path, group: String::new() }];
-        let state = ApiState { engine: Arc::new(engine::Engine::default()) };
+        let state = state.clone();
         Server::bind(Config { listen, version: String::new() }, state).await
     };
     let taken = bind(daemon.socket.clone()).await.unwrap_err();

@@ -217,33 +217,35 @@ impl Driver {
         if entries.is_empty() {
             return;
         }
-        let mut answers = Vec::new();
+        let (mut answers, mut news) = (Vec::new(), Vec::new());
         for entry in entries {
             self.applied = entry.index;
             if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
                 continue;
             }
-            let outcome = self.apply_one(&entry);
+            let outcome = self.apply_one(&entry, &mut news);
             let number = entry.context.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
             if let Some(reply) = number.and_then(|number| self.waiting.remove(&number)) {
                 answers.push((reply, outcome));
             }
         }
-        // Published before anybody is answered: a caller reads its own write.
+        // Published before anybody hears of it or is answered: who is told of a change must find it in the state.
         self.outputs.state.store(Arc::new(self.state.clone()));
+        for applied in news {
+            // Nobody listening is no failure.
+            let _ = self.outputs.feed.send(applied);
+        }
         for (reply, outcome) in answers {
             let _ = reply.send(outcome);
         }
     }
 
-    fn apply_one(&mut self, entry: &Entry) -> Result<(), Error> {
+    fn apply_one(&mut self, entry: &Entry, news: &mut Vec<Applied>) -> Result<(), Error> {
         let set: ChangeSet = rmp_serde::from_slice(&entry.data)
             .expect("entries are written by `propose` and sealed against change");
         let (next, events) = apply(&self.state, &set)?;
         self.state = next;
-        let applied = Applied { snapshot: self.state.clone(), events: events.into() };
-        // Nobody listening is no failure.
-        let _ = self.outputs.feed.send(applied);
+        news.push(Applied { snapshot: self.state.clone(), events: events.into() });
         Ok(())
     }
 

@@ -74,6 +74,25 @@ async fn proposals_made_ahead_are_applied_in_their_order() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_told_of_a_change_finds_it_in_the_state() {
+    let directory = tempfile::tempdir().expect("dir");
+    Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
+    let consensus = Arc::new(Consensus::open(&config(directory.path())).expect("opens"));
+    let (mut feed, reader) = (consensus.subscribe(), consensus.clone());
+    let follower = tokio::spawn(async move {
+        for _ in 0..300 {
+            let told = feed.recv().await.expect("kept").snapshot.sequence();
+            assert!(reader.snapshot().sequence() >= told);
+        }
+    });
+    for number in 1..=300 {
+        let set = create(&consensus.snapshot(), number);
+        consensus.propose(&set).await.expect("agreed");
+    }
+    follower.await.expect("always found");
+}
+
 #[tokio::test]
 async fn a_stale_proposal_is_rejected_and_changes_nothing() {
     let directory = tempfile::tempdir().expect("dir");

@@ -97,6 +97,7 @@ fn the_swarm_is_there_again_after_a_crash() {
             "service",
             "create",
             "--detach",
+            "--no-resolve-image",
             "--name",
             &format!("s{number}"),
             "--replicas",

@@ -34,6 +34,11 @@ fn a_service_is_created_listed_inspected_scaled_and_removed() {
         "{{.Name}} {{.DesiredState}} {{.CurrentState}}",
     ]);
     assert_eq!(rows.lines().filter(|row| row.contains("Running Running")).count(), 3, "{rows}");
+    let before = host.running("web");
+    assert_eq!(host.ok(&["service", "scale", "--detach", "web=4"]), "web scaled to 4");
+    host.until_running("web", 4);
+    let after = host.running("web");
+    assert!(before.iter().all(|container| after.contains(container)), "scaling replaces no task");
     assert_eq!(host.ok(&["service", "scale", "--detach", "web=1"]), "web scaled to 1");
     host.until_running("web", 1);
     assert_eq!(host.ok(&["service", "rm", "web"]), "web");

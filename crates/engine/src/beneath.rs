@@ -53,7 +53,16 @@ impl Root {
         let mut done = std::path::PathBuf::from("/");
         let mut directory = self.open_at(&done, flags)?;
         for component in path.components() {
-            let Component::Normal(name) = component else { continue };
+            let name = match component {
+                Component::Normal(name) => name,
+                // As a path is cleaned before it is followed, so that `..` undoes a name and not a link's target.
+                Component::ParentDir => {
+                    done.pop();
+                    directory = self.open_at(&done, flags)?;
+                    continue;
+                }
+                _ => continue,
+            };
             done.push(name);
             directory = match self.open_at(&done, flags) {
                 Ok(next) => next,

@@ -57,6 +57,9 @@ impl Engine {
     /// Lets go of all containers, which go on, and writes what is not on disk yet.
     pub async fn close(&self) {
         self.containers.close().await;
+        let images = self.images.clone();
+        // A panic of it has been told by then, and leaves no more than a mount behind.
+        tokio::task::spawn_blocking(move || images.flush()).await.ok();
     }
 }
 

@@ -400,7 +400,7 @@ async fn stop(engine: &Engine, container: &str, grace: Duration) -> Exit {
 }
 
 async fn remove(engine: &Engine, container: &str) {
-    let options = RemoveOptions { force: true, volumes: true, ..RemoveOptions::default() };
+    let options = RemoveOptions { force: true, volumes: true };
     match engine.containers.remove(container, options).await {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             warn!(container, %error, "container not removed");

@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use apiserver::{Listen, TlsFiles};
 use clap::Parser;
 use docker_types::container::LogConfig;
+use engine::registry::proxy::{Proxies, Proxy};
 use types::resources::Generic;
 
 use crate::flags::Daemon;
@@ -225,7 +226,28 @@ fn registry_config(flags: &Daemon) -> anyhow::Result<engine::registry::Config> {
         mirrors: flags.registry_mirrors.clone(),
         insecure: insecure.collect::<Result<_, _>>()?,
         certs_dir: Some("/etc/docker/certs.d".into()),
+        proxies: Proxies {
+            http: proxy(flags.http_proxy.as_deref(), "HTTP_PROXY")?,
+            https: proxy(flags.https_proxy.as_deref(), "HTTPS_PROXY")?,
+            exempt: given(flags.no_proxy.as_deref(), "NO_PROXY")
+                .unwrap_or_default()
+                .parse()
+                .unwrap_or_else(|never| match never {}),
+        },
     })
+}
+
+fn proxy(flag: Option<&str>, variable: &str) -> anyhow::Result<Option<Proxy>> {
+    let text = given(flag, variable).filter(|text| !text.is_empty());
+    text.map(|text| text.parse().with_context(|| variable.to_owned())).transpose()
+}
+
+/// A flag, or the variable that all programs take in its place, in capitals or not.
+#[expect(clippy::disallowed_methods, reason = "this module alone reads the environment")]
+fn given(flag: Option<&str>, variable: &str) -> Option<String> {
+    let flag = flag.map(str::to_owned);
+    flag.or_else(|| std::env::var(variable).ok())
+        .or_else(|| std::env::var(variable.to_ascii_lowercase()).ok())
 }
 
 fn listeners(flags: &Daemon) -> anyhow::Result<Vec<Listen>> {

@@ -49,6 +49,6 @@ fn cpus() -> i64 {
 
 fn memory_bytes() -> i64 {
     let info = rustix::system::sysinfo();
-    let bytes = u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit));
+    let bytes = info.totalram.saturating_mul(info.mem_unit.into());
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -41,6 +41,15 @@ pub(crate) struct Daemon {
     /// Mirror of Docker Hub to ask first; may be given several times
     #[arg(long = "registry-mirror", value_name = "URL")]
     pub(crate) registry_mirrors: Vec<String>,
+    /// Proxy between this node and registries that speak plain HTTP
+    #[arg(long, value_name = "URL")]
+    pub(crate) http_proxy: Option<String>,
+    /// Proxy between this node and all other registries
+    #[arg(long, value_name = "URL")]
+    pub(crate) https_proxy: Option<String>,
+    /// Hosts, addresses and networks that are reached without a proxy, between commas
+    #[arg(long, value_name = "HOSTS")]
+    pub(crate) no_proxy: Option<String>,
     /// Resource that tasks may reserve, as gpu=2 or gpu=UUID1; may be given several times
     #[arg(long = "node-generic-resource", value_name = "KIND=AMOUNT")]
     pub(crate) node_generic_resources: Vec<String>,

@@ -17,9 +17,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Docker Swarm mode, rebuilt: one binary that turns Linux hosts into a swarm.
 #[derive(Debug, Parser)]
 #[command(name = "skep", version, about, arg_required_else_help = true)]

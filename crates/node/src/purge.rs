@@ -54,7 +54,7 @@ async fn empty(config: Config) -> anyhow::Result<()> {
     let engine = Engine::open(config.engine).await.context("open the engine")?;
     let all = ListOptions { all: true, ..ListOptions::default() };
     for container in engine.containers.list(&all).await? {
-        let force = RemoveOptions { force: true, volumes: true, ..RemoveOptions::default() };
+        let force = RemoveOptions { force: true, volumes: true };
         engine.containers.remove(&container.id, force).await?;
     }
     engine.network.close().await?;

@@ -53,7 +53,7 @@ pub(super) fn from_api(spec: api::ContainerSpec) -> Result<container::ContainerS
         }),
         secrets: spec.secrets.into_iter().map(secret_from_api).collect::<Result<_, _>>()?,
         configs: spec.configs.into_iter().map(config_from_api).collect::<Result<_, _>>()?,
-        isolation: spec.isolation,
+        isolation: if spec.isolation == "default" { String::new() } else { spec.isolation },
         sysctls: spec.sysctls,
         cap_add: spec.capability_add,
         cap_drop: spec.capability_drop,

@@ -139,7 +139,8 @@ fn task_from_api(task: api::TaskSpec) -> Result<types::TaskSpec, Error> {
         networks: task.networks.into_iter().map(attachment_from_api).collect(),
         log_driver: task.log_driver.map(container::driver_from_api),
         force_update: task.force_update,
-        runtime: task.runtime,
+        // The one runtime there is goes by two names; one is kept, so that what is shown can be sent back unchanged.
+        runtime: if task.runtime == "container" { String::new() } else { task.runtime },
     })
 }
 
@@ -406,5 +407,47 @@ pub fn port_to_api(port: &endpoint::PortConfig) -> api::PortConfig {
         target_port: port.target,
         published_port: port.published,
         publish_mode: word_for(&port.mode, PUBLISH_MODES),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// `docker service scale` sends back what it read: nothing but the replicas may differ then.
+    #[test]
+    fn what_is_shown_can_be_sent_back_and_changes_nothing() {
+        for body in [
+            json!({"Name": "a", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}),
+            json!({
+                "Name": "b", "Labels": {"k": "v"},
+                "TaskTemplate": {
+                    "ContainerSpec": {
+                        "Image": "x:y@sha256:00", "Args": ["a"], "Init": false, "DNSConfig": {}, "Isolation": "default",
+                        "StopGracePeriod": 10_000_000_000_i64, "Privileges": {"NoNewPrivileges": true, "SELinuxContext": null},
+                        "Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {}}],
+                        "Healthcheck": {"Test": ["CMD", "x"], "Interval": 5}, "Ulimits": [{"Name": "nofile", "Hard": 2, "Soft": 1}],
+                    },
+                    "Resources": {"Limits": {"NanoCPUs": 5_000_000}, "Reservations": {"GenericResources": [
+                        {"NamedResourceSpec": {"Kind": "gpu", "Value": "one"}}, {"DiscreteResourceSpec": {"Kind": "ssd", "Value": 3}}]}},
+                    "RestartPolicy": {"Condition": "any", "Delay": 5_000_000_000_i64, "MaxAttempts": 0},
+                    "Placement": {"Constraints": ["node.role==manager"], "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.z"}}],
+                        "Platforms": [{"Architecture": "amd64", "OS": "linux"}]},
+                    "LogDriver": {"Name": "json-file", "Options": {"max-size": "1m"}},
+                    "ForceUpdate": 3, "Runtime": "container",
+                },
+                "Mode": {"Replicated": {"Replicas": 2}},
+                "UpdateConfig": {"Parallelism": 1, "FailureAction": "pause", "Monitor": 5_000_000_000_i64, "Order": "stop-first"},
+                "EndpointSpec": {"Mode": "vip", "Ports": [{"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8080, "PublishMode": "ingress"}]},
+            }),
+            json!({"Name": "c", "TaskTemplate": {"ContainerSpec": {"Image": "i"}}, "Mode": {"Global": {}}}),
+        ] {
+            let spec = spec_from_api(serde_json::from_value(body).unwrap(), "").unwrap();
+            let shown = serde_json::to_string(&spec_to_api(&spec)).unwrap();
+            let sent_back = spec_from_api(serde_json::from_str(&shown).unwrap(), "").unwrap();
+            assert_eq!(sent_back, spec, "{shown}");
+        }
     }
 }

@@ -28,6 +28,7 @@ use crate::beneath::Root;
 use crate::error::{Attempt, Error};
 use crate::images::Image;
 use crate::images::config::RunConfig;
+use crate::images::rootfs::RootfsOptions;
 use crate::names;
 
 /// How long a written change may stay in the kernel's cache before it is on disk.
@@ -239,7 +240,9 @@ impl Shared {
             .mode(0o710)
             .create(directory)
             .attempt(|| format!("create directory {}", directory.display()))?;
-        let rootfs = self.images.prepare_rootfs(&record.id, image)?;
+        // A task's container is replaced after a crash of the machine and never started again.
+        let options = RootfsOptions { is_volatile: super::list::is_task(record) };
+        let rootfs = self.images.prepare_rootfs_with(&record.id, image, options)?;
         self.make_volumes(record, &rootfs)?;
         make_working_dir(record, &rootfs)?;
         record.save(directory)

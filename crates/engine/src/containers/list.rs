@@ -262,7 +262,8 @@ fn health_word(record: &Record, status: &Status) -> &'static str {
     status.health.map_or("unhealthy", HealthState::name)
 }
 
-fn is_task(record: &Record) -> bool {
+/// Whether the swarm made this container.
+pub(super) fn is_task(record: &Record) -> bool {
     record.labels().contains_key("com.docker.swarm.task.id")
 }
 

@@ -83,6 +83,14 @@ pub enum Error {
     Registry(#[from] registry::Error),
     #[error(transparent)]
     Db(#[from] db::Error),
+    #[error(
+        "mount overlay {path}: {source}: the data root must lie on a file system that overlayfs can write to, such as ext4, xfs or btrfs"
+    )]
+    Overlay {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{what} {path}: {source}")]
     Io {
         what: &'static str,

@@ -24,6 +24,7 @@ pub mod list;
 pub mod load;
 pub mod pull;
 pub mod push;
+mod reaper;
 pub mod remove;
 pub mod resolve;
 pub mod rootfs;

@@ -156,7 +156,7 @@ impl Images {
         platform: Option<&Platform>,
     ) -> Option<(Arc<Image>, Digest)> {
         let image = self.find(&reference.to_string()).ok()?;
-        if platform.is_some_and(|wanted| !wanted.accepts(&image.platform())) {
+        if !platform.unwrap_or(&Platform::host()).accepts(&image.platform()) {
             return None;
         }
         let digest = match reference.digest() {
@@ -219,6 +219,8 @@ impl Images {
         if pulled.is_err() {
             // Threads that still write would write behind the back of the garbage collector.
             work.rest().await;
+            // Whoever called collects the garbage, and waits for it.
+            work.pins().finish();
         }
         pulled?;
 

@@ -204,17 +204,15 @@ impl FromStr for Reference {
             Some((path, tag)) => (path, Some(tag)),
             None => (rest, None),
         };
+        let is_official = domain == DEFAULT_DOMAIN && !path.contains('/') && !path.is_empty();
+        let namespace = if is_official { OFFICIAL_NAMESPACE } else { "" };
+        let path = format!("{namespace}{path}");
         if path.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(ParseError::Uppercase(path.to_owned()));
+            return Err(ParseError::Uppercase(path));
         }
-        if !is_domain(&domain) || !is_path(path) || tag.is_some_and(|tag| !is_tag(tag)) {
+        if !is_domain(&domain) || !is_path(&path) || tag.is_some_and(|tag| !is_tag(tag)) {
             return Err(ParseError::Format);
         }
-        let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
-            format!("{OFFICIAL_NAMESPACE}{path}")
-        } else {
-            path.to_owned()
-        };
         if path.len() > PATH_BYTES_MAX {
             return Err(ParseError::TooLong);
         }
@@ -365,7 +363,10 @@ mod tests {
             ("a___b", "invalid reference format"),
             ("http://x/y", "invalid reference format"),
             ("x.y:port/z", "invalid reference format"),
-            ("Busybox", "invalid reference format: repository name (Busybox) must be lowercase"),
+            (
+                "Busybox",
+                "invalid reference format: repository name (library/Busybox) must be lowercase",
+            ),
             ("x.io/Up:T", "invalid reference format: repository name (Up) must be lowercase"),
             (
                 HEX,

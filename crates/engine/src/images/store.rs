@@ -15,6 +15,7 @@ use super::digest::Digest;
 use super::error::{Error, io_error, json_error};
 use super::event::{EVENTS_MAX, ImageAction, ImageEvent};
 use super::manifest::Descriptor;
+use super::reaper::Reaper;
 use super::reference::{AnyReference, Reference};
 use super::state::{Garbage, ImageRecord, Layer, State};
 use super::transfer::Transfers;
@@ -60,6 +61,7 @@ pub(super) struct Inner {
     /// Layers that a thread is unpacking now, by chain id.
     pub(super) unpacking: Mutex<BTreeSet<Digest>>,
     pub(super) unpacked: Condvar,
+    pub(super) reaper: Reaper,
     pub(super) registry: Registry,
     /// Turns of those who transfer; see `transfer.rs`.
     pub(super) transfers: Transfers,
@@ -96,7 +98,13 @@ impl Images {
         let boot = boot.trim().to_owned();
         let mut state = read_state(&db, &blobs)?;
         let stray = layers::check_directories(&layers_dir, &boot, &mut state.layers)?;
-        state.holds = rootfs::read_holds(&rootfs_dir)?;
+        let reaper = Reaper::start()?;
+        state.holds = rootfs::read_holds(&rootfs_dir, |dir| {
+            let aside = blobs.temporary_path();
+            fs::rename(dir, &aside).map_err(io_error("remove", dir))?;
+            reaper.remove(aside);
+            Ok(())
+        })?;
         let images = Self(Arc::new(Inner {
             db,
             blobs,
@@ -106,6 +114,7 @@ impl Images {
             state: Mutex::new(state),
             unpacking: Mutex::new(BTreeSet::new()),
             unpacked: Condvar::new(),
+            reaper,
             registry: Registry::new(config.registry.clone()),
             transfers: Transfers::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
@@ -185,11 +194,15 @@ impl Images {
         let image = state.assemble(new);
         let chains = image.config.chain_ids();
         let moved = state.moved_by(references, &image.id);
+        // A layer may have come in another form before, which only other images need now.
+        for (chain, blob) in chains.iter().zip(&image.record.layers) {
+            if let Some(layer) = state.layers.get_mut(chain) {
+                layer.blob = blob.digest;
+            }
+        }
         self.0.db.write(|batch| {
-            for chain in &chains {
-                if let Some(layer) = state.layers.get(chain) {
-                    batch.put(LAYERS, &chain.to_string(), layer)?;
-                }
+            for layer in chains.iter().filter_map(|chain| Some((chain, state.layers.get(chain)?))) {
+                batch.put(LAYERS, &layer.0.to_string(), layer.1)?;
             }
             batch.put(IMAGES, &image.id.to_string(), &image.record)?;
             for reference in references {
@@ -456,23 +469,35 @@ fn sweep_temporary(root: &Path) -> Result<(), Error> {
     let result = match fs::rename(&tmp, &old) {
         // An earlier sweep was cut short; finish it now.
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            fs::remove_dir_all(&old).and_then(|()| fs::rename(&tmp, &old))
+            remove_unmounted(&old)?;
+            fs::rename(&tmp, &old)
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     };
     result.map_err(io_error("sweep", &tmp))?;
-    let remove = move || match fs::remove_dir_all(&old) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+    let remove = move || {
+        if let Err(error) = remove_unmounted(&old) {
             tracing::warn!(path = %old.display(), %error, "temporary files stay");
         }
-        _ => {}
     };
     std::thread::Builder::new()
         .name("sweep-images".to_owned())
         .spawn(remove)
         .map_err(io_error("start a thread to sweep", &tmp))?;
     Ok(())
+}
+
+/// Root file systems that were about to be removed may still be mounted.
+fn remove_unmounted(dir: &Path) -> Result<(), Error> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(io_error("read directory", dir))?,
+    };
+    for entry in entries.flatten() {
+        rootfs::unmount(&entry.path().join("merged"))?;
+    }
+    fs::remove_dir_all(dir).map_err(io_error("remove", dir))
 }
 
 #[cfg(test)]

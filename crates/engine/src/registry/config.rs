@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::error::Error;
+use super::proxy::Proxies;
 use crate::images::reference::DEFAULT_DOMAIN;
 
 /// Where Docker Hub's registry is.
@@ -22,6 +23,8 @@ pub struct Config {
     /// Directories of a certificate authority and client certificate for each host, as Docker's
     /// `/etc/docker/certs.d`.
     pub certs_dir: Option<PathBuf>,
+    /// What stands between us and the registries.
+    pub proxies: Proxies,
 }
 
 /// An entry of `--insecure-registry`.

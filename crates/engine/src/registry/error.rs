@@ -111,6 +111,9 @@ pub enum Transport {
     Tls(#[source] io::Error),
     #[error("net/http: request canceled (no answer for {seconds} seconds)")]
     Stalled { seconds: u64 },
+    /// The proxy did not reach the registry.
+    #[error("proxyconnect tcp: {0}")]
+    Proxy(String),
     #[error("too many redirects")]
     Redirects,
     #[error("{0}")]

@@ -10,6 +10,7 @@ pub mod config;
 mod error;
 mod login;
 pub mod manifest;
+pub mod proxy;
 mod session;
 mod tls;
 mod transport;

@@ -142,7 +142,7 @@ impl Registry {
         if clients.len() >= CLIENTS_MAX {
             clients.clear();
         }
-        let client = Http::new(config);
+        let client = Http::new(config, self.0.config.proxies.clone());
         clients.insert(key, client.clone());
         Ok(client)
     }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, header};
 use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::{Error, Transport};
+use super::proxy::{Proxies, Proxy};
 
 /// Time to reach one address of a host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -39,30 +40,59 @@ pub(crate) type Body = BoxBody<Bytes, io::Error>;
 
 /// An HTTP client for endpoints that share a TLS configuration.
 #[derive(Clone, Debug)]
-pub(super) struct Http(Client<Connector, Body>);
+pub(super) struct Http {
+    client: Client<Connector, Body>,
+    proxies: Arc<Proxies>,
+}
 
 impl Http {
-    pub(super) fn new(tls: ClientConfig) -> Self {
-        let connector = Connector { tls: TlsConnector::from(Arc::new(tls)) };
-        Self(
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE_TIMEOUT)
-                .pool_max_idle_per_host(IDLE_MAX)
-                .build(connector),
-        )
+    pub(super) fn new(tls: ClientConfig, proxies: Proxies) -> Self {
+        let proxies = Arc::new(proxies);
+        let tls = TlsConnector::from(Arc::new(tls));
+        let connector = Connector { tls, proxies: Arc::clone(&proxies) };
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_MAX)
+            .build(connector);
+        Self { client, proxies }
     }
 
     /// Sends one request and waits for the head of the answer.
-    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+    pub(super) async fn send(
+        &self,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, Error> {
+        self.authorize_at_proxy(&mut request);
         let (method, url) = (request.method().clone(), request.uri().to_string());
         let failed = |source| Error::Transport { method, url, source };
-        match tokio::time::timeout(ANSWER_TIMEOUT, self.0.request(request)).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(failed(transport_error(error.into()))),
             Err(_) => Err(failed(Transport::Stalled { seconds: ANSWER_TIMEOUT.as_secs() })),
         }
     }
+}
+
+impl Http {
+    /// A proxy that makes the request itself, in the clear, is told who asks with each.
+    fn authorize_at_proxy(&self, request: &mut Request<Body>) {
+        let uri = request.uri();
+        if uri.scheme_str() != Some("http") {
+            return;
+        }
+        let (host, port) = host_and_port(uri);
+        let authorization = self.proxies.choose(false, &host, port).and_then(Proxy::authorization);
+        if let Some(value) = authorization.and_then(|a| HeaderValue::from_str(&a).ok()) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, value);
+        }
+    }
+}
+
+fn host_and_port(uri: &Uri) -> (String, u16) {
+    let host = uri.host().unwrap_or("").trim_matches(['[', ']']).to_owned();
+    let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    (host, uri.port_u16().unwrap_or(default))
 }
 
 /// Finds our own error among those of the layers between.
@@ -106,6 +136,7 @@ impl Transport {
             Self::NotTls => Self::NotTls,
             Self::Tls(source) => Self::Tls(io(source)),
             Self::Stalled { seconds } => Self::Stalled { seconds: *seconds },
+            Self::Proxy(reason) => Self::Proxy(reason.clone()),
             Self::Redirects => Self::Redirects,
             Self::Http(source) => Self::Http(source.to_string().into()),
         }
@@ -116,6 +147,7 @@ impl Transport {
 #[derive(Clone)]
 struct Connector {
     tls: TlsConnector,
+    proxies: Arc<Proxies>,
 }
 
 impl std::fmt::Debug for Connector {
@@ -134,15 +166,26 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let tls = self.tls.clone();
+        let (tls, proxies) = (self.tls.clone(), Arc::clone(&self.proxies));
         Box::pin(async move {
             let is_tls = uri.scheme_str() == Some("https");
-            let host = uri.host().unwrap_or("").trim_matches(['[', ']']).to_owned();
-            let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-            let tcp = connect(&host, port).await?;
+            let (host, port) = host_and_port(&uri);
+            let proxy = proxies.choose(is_tls, &host, port);
+            let tcp = match proxy {
+                Some(proxy) => connect(&proxy.host, proxy.port).await?,
+                None => connect(&host, port).await?,
+            };
             if !is_tls {
-                return Ok(Stream::Plain(TokioIo::new(tcp)));
+                return Ok(Stream::Plain { io: TokioIo::new(tcp), is_proxied: proxy.is_some() });
             }
+            let tcp = match proxy {
+                Some(proxy) => {
+                    let tunnel = proxy.tunnel(tcp, &host, port);
+                    let late = |_| Transport::ConnectTimeout { address: format!("{host}:{port}") };
+                    tokio::time::timeout(HANDSHAKE_TIMEOUT, tunnel).await.map_err(late)??
+                }
+                None => tcp,
+            };
             let name = ServerName::try_from(host.clone())
                 .map_err(|_| Transport::Lookup { host: host.clone() })?;
             let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.connect(name, tcp)).await;
@@ -186,13 +229,14 @@ fn handshake_error(error: io::Error) -> Transport {
 
 /// A connection with or without TLS.
 enum Stream {
-    Plain(TokioIo<TcpStream>),
+    Plain { io: TokioIo<TcpStream>, is_proxied: bool },
     Tls(Box<TokioIo<TlsStream<TcpStream>>>),
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        // A proxy needs the whole address in the request line.
+        Connected::new().proxy(matches!(self, Self::Plain { is_proxied: true, .. }))
     }
 }
 
@@ -203,7 +247,7 @@ impl Read for Stream {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Plain { io, .. } => Pin::new(io).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
@@ -216,21 +260,21 @@ impl Write for Stream {
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buffer),
+            Self::Plain { io, .. } => Pin::new(io).poll_write(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buffer),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain { io, .. } => Pin::new(io).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain { io, .. } => Pin::new(io).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -385,3 +385,35 @@ async fn certificates_lie_where_docker_looks_for_them() {
     let node = Node::with(registry::Config { certs_dir, ..registry::Config::default() });
     node.pull(&name).await.1.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registries_are_reached_through_a_proxy() {
+    let stored = Arc::new(Stored::of(vec![layer("x", 1000)]));
+    let proxy = {
+        let stored = Arc::clone(&stored);
+        Fake::start(move |seen| {
+            let is_known =
+                seen.headers.get("proxy-authorization").is_some_and(|a| a == "Basic dTpw");
+            match seen.path.strip_prefix("http://registry.invalid:5000") {
+                Some(path) if is_known => {
+                    stored.answer(&Seen { path: path.to_owned(), ..seen.clone() })
+                }
+                _ => respond(403, ""),
+            }
+        })
+        .await
+    };
+    let address = format!("http://u:p@{}", proxy.address);
+    let proxies = registry::proxy::Proxies {
+        http: Some(address.parse().unwrap()),
+        https: Some(address.parse().unwrap()),
+        exempt: registry::proxy::Exempt::default(),
+    };
+    let insecure = vec!["registry.invalid:5000".parse().unwrap()];
+    let node = Node::with(registry::Config { proxies, insecure, ..registry::Config::default() });
+    node.pull("registry.invalid:5000/app:1").await.1.unwrap();
+    let connects = proxy.paths("CONNECT");
+    assert_eq!(connects, ["registry.invalid:5000"], "TLS was tried first, through a tunnel");
+    let error = node.pull("secure.invalid/app:1").await.1.unwrap_err().to_string();
+    assert!(error.ends_with("proxyconnect tcp: 403 Forbidden"), "{error}");
+}

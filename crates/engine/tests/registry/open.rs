@@ -89,7 +89,7 @@ async fn layers_that_are_there_already_are_neither_sent_nor_fetched() {
     let address = &registry.address;
     let node = Node::new();
     let (base, top) = (layer("base", 5000), layer("top", 5000));
-    let image = node.load(&format!("{address}/a:1"), &[base.clone()]);
+    let image = node.load(&format!("{address}/a:1"), std::slice::from_ref(&base));
     let app = node.load(&format!("{address}/b:1"), &[base.clone(), top.clone()]);
     node.push(&format!("{address}/a:1")).await.1.unwrap();
     let diff_ids = &app.config.rootfs.diff_ids;
@@ -218,7 +218,7 @@ async fn an_image_may_be_removed_and_compressed_while_another_shares_its_layers(
     let node = Node::new();
     let shared = layer("shared", 10_000);
     let name = format!("{}/one:1", registry.address);
-    node.load(&name, &[shared.clone()]);
+    node.load(&name, std::slice::from_ref(&shared));
     let other = node.load("other:1", &[shared.clone(), layer("own", 10)]);
     node.push(&name).await.1.unwrap();
     node.remove(&name);

@@ -65,7 +65,7 @@ impl Drop for DockerRegistry {
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) method: String,
-    /// With query.
+    /// With query; the whole address when a proxy is asked.
     pub(crate) path: String,
     pub(crate) headers: http::HeaderMap,
     pub(crate) body: Bytes,
@@ -147,7 +147,7 @@ async fn serve(
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-    let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let path = parts.uri.to_string();
     let one = Seen { method: parts.method.to_string(), path, headers: parts.headers, body };
     seen.lock().unwrap().push(one.clone());
     answer(&one)

@@ -31,6 +31,8 @@ use crate::stream;
 pub(crate) const REGISTRY_AUTH: &str = "x-registry-auth";
 /// Pieces of a saved archive between the disk and the client.
 const PIECES_MAX: usize = 8;
+/// Bytes of a refused upload that are taken nevertheless.
+const DRAIN_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 * 1024;
 
@@ -79,8 +81,13 @@ async fn import(
     let message = query.get("message").unwrap_or("Imported from -").to_owned();
     let changes = query.all("changes").map(str::to_owned).collect();
     let import = ImportRequest { reference, changes, message, platform };
-    let body = reader(request.into_body());
-    let image = blocking(move || images.import(&import, body)).await?;
+    let mut body = reader(request.into_body());
+    let image = blocking(move || {
+        let image = images.import(&import, &mut body);
+        drain_after(&image, body);
+        image
+    });
+    let image = image.await?;
     let line = ProgressLine { status: Some(image.id.to_string()), ..ProgressLine::default() };
     Ok(stream::json_lines(futures::stream::iter([line])))
 }
@@ -111,12 +118,13 @@ pub(super) async fn load(
 ) -> Result<Response, ApiError> {
     let platform = platform(query.text("platform"))?;
     let is_quiet = query.flag_or("quiet", true);
-    let body = reader(request.into_body());
+    let mut body = reader(request.into_body());
     let (reporter, rx) = progress::channel();
-    let work = async move {
-        blocking(move || load_all(&state.images, body, platform.as_ref(), is_quiet, &reporter))
-            .await
-    };
+    let work = blocking(move || {
+        let loaded = load_all(&state.images, &mut body, platform.as_ref(), is_quiet, &reporter);
+        drain_after(&loaded, body);
+        loaded
+    });
     stream::progress(lines(work, rx)).await
 }
 
@@ -198,6 +206,15 @@ impl Write for Pieces {
 fn reader(body: Body) -> impl Read + Send {
     let stream = body.into_data_stream().map_err(io::Error::other);
     SyncIoBridge::new(StreamReader::new(stream))
+}
+
+/// Takes what a client still sends after a failure: one that finds its connection closed while it
+/// writes does not read the reason.
+fn drain_after<T>(result: &Result<T, Error>, body: impl Read) {
+    if result.is_err() {
+        // A client that goes away has read enough.
+        io::copy(&mut body.take(DRAIN_BYTES_MAX), &mut io::sink()).ok();
+    }
 }
 
 /// Who asks, by the request's header.

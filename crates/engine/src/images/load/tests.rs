@@ -177,7 +177,7 @@ fn bad_archives_are_refused_and_leave_nothing() {
         ),
         (
             with_manifest(r#"[{"Config":"c.json","RepoTags":["UP:x"],"Layers":[]}]"#),
-            "invalid reference format: repository name (UP) must be lowercase",
+            "invalid reference format: repository name (library/UP) must be lowercase",
         ),
         (loop_archive, "invalid image: a file that manifest.json names is not in the archive"),
         (

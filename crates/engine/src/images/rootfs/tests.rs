@@ -55,6 +55,8 @@ fn a_container_sees_all_layers_and_writes_to_none() {
     for container in ["c1", "c2", "c1"] {
         images.remove_rootfs(container).unwrap();
     }
+    images.flush();
+    assert_eq!(fs::read_dir(dir.path().join("images/tmp")).unwrap().count(), 0);
     assert!(images.rootfs_ids().is_empty());
     assert_eq!(fs::read_dir(dir.path().join("rootfs")).unwrap().count(), 0);
     assert_eq!(
@@ -117,4 +119,56 @@ fn an_image_without_layers_gives_an_empty_root() {
     let root = images.prepare_rootfs("c1", &image).unwrap();
     assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
     fs::write(root.join("a"), "x").unwrap();
+}
+
+#[test]
+fn a_volatile_root_is_mounted_again_with_its_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = open(dir.path());
+    let _mounted = Mounted(&images);
+    let image = load(&images, &[Tar::default().file("a", b"1").finish()], &["app:1"]);
+    let options = RootfsOptions { is_volatile: true };
+    let root = images.prepare_rootfs_with("c1", &image, options).unwrap();
+    let is_volatile = || {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let line = mounts.lines().find(|l| l.contains(root.to_str().unwrap())).unwrap();
+        // Newer kernels write `fsync=volatile`.
+        line.contains("volatile")
+    };
+    assert!(is_volatile());
+    fs::write(root.join("b"), "2").unwrap();
+    images.unmount_rootfs("c1").unwrap();
+    images.mount_rootfs("c1").unwrap();
+    assert!(is_volatile());
+    assert_eq!(fs::read(root.join("b")).unwrap(), b"2");
+}
+
+#[test]
+fn what_a_killed_daemon_had_no_time_to_unmount_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = open(dir.path());
+    let image = load(&images, &[Tar::default().file("a", b"1").finish()], &["app:1"]);
+    images.prepare_rootfs("c1", &image).unwrap();
+    let aside = dir.path().join("images/tmp/aside");
+    fs::rename(dir.path().join("rootfs/c1"), &aside).unwrap();
+    drop((images, image));
+    let images = open(dir.path());
+    let old = dir.path().join("images/tmp.old");
+    while old.exists() {
+        std::thread::yield_now();
+    }
+    assert!(images.rootfs_ids().is_empty());
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(dir.path().to_str().unwrap()));
+}
+
+#[test]
+fn a_root_that_was_being_made_when_the_machine_stopped_is_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    fs::create_dir_all(dir.path().join("rootfs/c1/upper")).unwrap();
+    let images = open(dir.path());
+    images.flush();
+    assert!(images.rootfs_ids().is_empty());
+    assert_eq!(fs::read_dir(dir.path().join("rootfs")).unwrap().count(), 0);
 }

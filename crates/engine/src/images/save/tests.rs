@@ -63,7 +63,7 @@ fn unknown_names_are_refused() {
     for (name, message) in [
         ("nothing", "reference does not exist"),
         ("nothing:1", "reference does not exist"),
-        ("UP", "invalid reference format: repository name (UP) must be lowercase"),
+        ("UP", "invalid reference format: repository name (library/UP) must be lowercase"),
     ] {
         let error = images.select_saved(&[name.to_owned()]).unwrap_err();
         assert_eq!(error.to_string(), message);

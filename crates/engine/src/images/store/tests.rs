@@ -33,7 +33,7 @@ fn an_image_is_found_by_reference_id_and_prefix() {
         ("app", "No such image: app:latest"),
         ("docker.io/library/app", "No such image: app:latest"),
         ("zz", "No such image: zz:latest"),
-        ("App", "invalid reference format: repository name (App) must be lowercase"),
+        ("App", "invalid reference format: repository name (library/App) must be lowercase"),
         ("a b", "invalid reference format"),
     ] {
         assert_eq!(images.find(name).unwrap_err().to_string(), message);
