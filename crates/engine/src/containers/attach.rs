@@ -196,9 +196,10 @@ fn pipes(container: &Container, options: &AttachOptions) -> Result<(Attachment, 
     open().attempt(|| "make pipes for a client".to_owned())
 }
 
-/// A pipe whose ends do not block.
+/// A pipe. The ends the shim or a process gets must block: processes expect it of their streams, and the
+/// client's ends are set not to when tokio takes them.
 pub(super) fn pipe_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?)
+    Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?)
 }
 
 /// The bytes of `ctrl-a,ctrl-b,x`.
