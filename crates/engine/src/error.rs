@@ -141,13 +141,9 @@ pub enum Error {
         "failed to create task for container: failed to create shim task: OCI runtime create failed: unable to start container process: {reason}: unknown"
     )]
     Start { reason: String },
-<<<<<<< HEAD
     #[error(
         "OCI runtime exec failed: exec failed: unable to start container process: {reason}: unknown"
     )]
-=======
-    #[error("OCI runtime exec failed: exec failed: unable to start container process: {reason}: unknown")]
->>>>>>> h3
     ExecStart { reason: String },
     #[error("failed to set up container networking: {source}")]
     NetworkSetup {
