@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::{get, post};
-use docker_types::container::ContainerWaitResponse;
+use docker_types::container::{ContainerWaitResponse, WaitError};
 use engine::containers::WaitCondition;
 use engine::containers::attach::AttachOptions;
 use engine::containers::stats::StatsMode;
