@@ -110,7 +110,7 @@ impl Manager {
         let interval = spec.raft.snapshot_interval;
         let writer: &Writer = &self.writer;
         writer.write(|draft| write_update(draft, version, spec, rotation)).await?;
-        writer.consensus().set_snapshot_interval(interval);
+        writer.consensus().set_snapshot_interval(interval, 0);
         Ok(())
     }
 }
