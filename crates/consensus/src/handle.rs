@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 
@@ -71,7 +71,7 @@ pub struct Consensus {
     leadership: watch::Receiver<Leadership>,
     peers: watch::Receiver<Peers>,
     is_disk_full: watch::Receiver<bool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Resolves when what was asked for is applied, which is after a majority has it on disk.
@@ -151,7 +151,7 @@ impl Consensus {
                 path: config.directory.clone(),
                 source,
             })?;
-        Ok(Self { commands, state, feed, leadership, peers, is_disk_full, thread: Some(thread) })
+        Ok(Self { commands, state, feed, leadership, peers, is_disk_full, thread: Mutex::new(Some(thread)) })
     }
 
     /// The newest applied state.
@@ -187,7 +187,17 @@ impl Consensus {
 
     /// Whether the member has ended by itself, because its log could not be kept.
     pub fn has_failed(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Ends the member after what was begun is done; blocks until it has ended.
+    pub fn stop(&self) {
+        let _ = self.commands.send(Command::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
     }
 
     /// Offers `set` for agreement. Proposals of one caller are agreed to in the order of the calls.
@@ -260,9 +270,6 @@ impl Consensus {
 
 impl Drop for Consensus {
     fn drop(&mut self) {
-        let _ = self.commands.send(Command::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
