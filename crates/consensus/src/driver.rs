@@ -220,6 +220,9 @@ impl Driver {
             // Published before anybody hears of it or is answered: who is told of a change must find it in the state.
             self.outputs.state.store(Arc::new(self.member.state().clone()));
         }
+        if output.is_membership_changed {
+            self.note_peers();
+        }
         for applied in output.applied {
             // Nobody listening is no failure.
             let _ = self.outputs.feed.send(applied);

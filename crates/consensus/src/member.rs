@@ -77,6 +77,8 @@ pub struct Output {
     pub applied: Vec<Applied>,
     pub answers: Vec<(Ticket, Result<(), Error>)>,
     pub leadership: Option<Leadership>,
+    /// Whether somebody became a member, a voter, or neither any more.
+    pub is_membership_changed: bool,
 }
 
 /// The state to be written as a snapshot. It may be written while the member goes on.
@@ -583,6 +585,7 @@ impl Member {
         log.set_applied(stored.clone());
         (self.applied, self.snapshot_index) = (stored.index, stored.index);
         self.state = stored.state;
+        output.is_membership_changed = true;
         output.applied.push(Applied {
             snapshot: self.state.clone(),
             events: Arc::from([]),
@@ -649,6 +652,7 @@ impl Member {
                 EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
                 EntryType::EntryNormal => self.apply_one(&entry, &mut output.applied),
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    output.is_membership_changed = true;
                     self.apply_membership(&entry)
                 }
             };

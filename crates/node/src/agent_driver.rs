@@ -18,7 +18,7 @@ use manager::now;
 use network::{Protocol, PublishedPort};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use types::assignment::{News, SessionMessage};
 use types::endpoint::PortConfig;
 use types::{ServiceId, Task, TaskId, TaskTemplate, Timestamp};
@@ -34,6 +34,9 @@ const SERVICE_OWNER: &str = "service:";
 
 /// Results of actions under way; each task has at most one.
 const EVENTS_MAX: usize = 1024;
+
+/// How long a node looks for a manager before it says so: longer than managers take to elect a leader.
+const ALONE_TOLD_AFTER: Duration = Duration::from_secs(5);
 
 /// Between two attempts to reach the manager.
 const RECONNECT: Duration = Duration::from_millis(200);
@@ -77,7 +80,7 @@ impl AgentDriver {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.engine.containers.changes();
         self.adopt();
-        let mut last_refusal = String::new();
+        let mut alone_since = None;
         loop {
             let info = self.info.borrow_and_update().clone();
             let link = tokio::select! {
@@ -86,16 +89,20 @@ impl AgentDriver {
             };
             match link {
                 Ok(link) => {
-                    last_refusal.clear();
+                    alone_since = None;
                     if self.serve(link, &mut changes, &stop).await.is_err() {
                         return;
                     }
                 }
-                Err(refusal) if refusal != last_refusal => {
-                    warn!(refusal, "no session with a manager; tasks run on");
-                    last_refusal = refusal;
+                Err(refusal) => {
+                    let (since, is_told) =
+                        alone_since.get_or_insert((tokio::time::Instant::now(), false));
+                    debug!(refusal, "no session with a manager");
+                    if !*is_told && since.elapsed() >= ALONE_TOLD_AFTER {
+                        warn!(refusal, "no manager is reached; tasks run on");
+                        *is_told = true;
+                    }
                 }
-                Err(_) => {}
             }
             let pause = RECONNECT.mul_f64(rand::random_range(0.5..1.5));
             tokio::select! {

@@ -50,6 +50,8 @@ struct Active {
     identity: SharedIdentity,
     upstream: Arc<Upstream>,
     manager: Option<Arc<Manager>>,
+    /// Tells `docker events` of the manager's changes.
+    events: Option<JoinHandle<()>>,
     info: watch::Sender<NodeInfo>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -128,6 +130,7 @@ impl Membership {
             identity: shared,
             upstream,
             manager: None,
+            events: None,
             info,
             stop: stop.clone(),
             tasks: Vec::new(),
@@ -177,7 +180,7 @@ impl Membership {
         let active = active.as_mut().ok_or_else(|| anyhow::anyhow!(NOT_IN_SWARM))?;
         active.upstream.set_manager(Some(manager.clone()));
         active.manager = Some(manager.clone());
-        active.tasks.push(tokio::spawn(events));
+        active.events = Some(tokio::spawn(events));
         Ok(manager)
     }
 
@@ -187,6 +190,7 @@ impl Membership {
             let mut active = self.lock();
             let Some(active) = active.as_mut() else { return Ok(()) };
             active.upstream.set_manager(None);
+            active.events.take().inspect(JoinHandle::abort);
             active.state.raft_id = None;
             self.files.save(&active.state)?;
             active.manager.take()
@@ -433,11 +437,11 @@ impl Membership {
 impl Active {
     async fn end(self) {
         self.stop.cancel();
+        self.events.inspect(JoinHandle::abort);
         if let Some(manager) = self.manager {
             manager.close().await;
         }
         for task in self.tasks {
-            // The events' follower ends with the manager, which others may still hold for a request.
             if tokio::time::timeout(LEAVE_PATIENCE, task).await.is_err() {
                 warn!("a part of the node does not stop in time");
             }
