@@ -172,7 +172,7 @@ impl Member {
         let mut output = Output::default();
         for entry in entries {
             member.applied = entry.index;
-            if entry.get_entry_type() == EntryType::EntryNormal {
+            if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
                 let _ = member.apply_one(&entry, &mut output.applied);
             }
         }

@@ -291,6 +291,9 @@ fn a_survivor_of_a_lost_quorum_goes_on_alone_with_everything_it_knew() {
     for number in 1..=5 {
         cluster.write(number).expect("answered").expect("agreed");
     }
+    // A second leader, so that the log holds entries that are nobody's write.
+    cluster.members.remove(&1);
+    cluster.ticks(LONG);
     cluster.members.clear();
     Member::force_alone(&config(cluster.directory.path(), 2)).expect("forced");
     cluster.start(2);

@@ -37,7 +37,7 @@ pub fn new_id() -> String {
 }
 
 /// A name of two words, with a number when `attempt` shows that plain ones were taken.
-pub(crate) fn invented(attempt: u32) -> String {
+pub fn invented(attempt: u32) -> String {
     let mut random = rand::rng();
     let (left, right) =
         (LEFT[random.random_range(..LEFT.len())], RIGHT[random.random_range(..RIGHT.len())]);

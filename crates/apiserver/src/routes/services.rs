@@ -66,8 +66,11 @@ async fn create(
     LenientJson(spec): LenientJson<ServiceSpec>,
 ) -> Result<(StatusCode, Answer<ServiceCreateResponse>), ApiError> {
     let manager = state.swarm.manager()?;
-    let spec = spec_from_api(spec, registry_auth(&headers))?;
+    let mut spec = spec_from_api(spec, registry_auth(&headers))?;
     check_networks(&spec)?;
+    if spec.annotations.name.is_empty() {
+        spec.annotations.name = engine::names::invented(0);
+    }
     let created = manager.create_service(spec).await?;
     let answer = ServiceCreateResponse { id: created.id.to_string(), warnings: Vec::new() };
     Ok((StatusCode::CREATED, Answer(answer)))
