@@ -68,6 +68,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_IMPLEMENTED, message)
     }
 
+    /// 500, with all its causes in one line.
+    pub fn internal(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{:#}", error.into()))
+    }
+
     /// The answer to a route nobody serves.
     pub(crate) fn page_not_found() -> Self {
         Self::not_found("page not found")
@@ -85,7 +90,9 @@ impl From<manager::Error> for ApiError {
             manager::Code::AlreadyExists => StatusCode::CONFLICT,
             manager::Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             manager::Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            manager::Code::Unknown | manager::Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            manager::Code::Unknown | manager::Code::Internal | manager::Code::NotLeader => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         Self::new(status, error.to_string())
     }

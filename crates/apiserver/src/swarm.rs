@@ -33,11 +33,11 @@ pub trait Swarm: Debug + Send + Sync {
     fn info(&self) -> SwarmInfo;
 
     /// Makes a new swarm with this node as its manager; answers with the node's identifier.
-    fn init(&self, request: InitRequest) -> Answer<'_, NodeId>;
+    fn init(self: Arc<Self>, request: InitRequest) -> Answer<'static, NodeId>;
 
     /// Joins a swarm.
-    fn join(&self, request: JoinRequest) -> Answer<'_, ()>;
+    fn join(self: Arc<Self>, request: JoinRequest) -> Answer<'static, ()>;
 
     /// Leaves the swarm and forgets it.
-    fn leave(&self, force: bool) -> Answer<'_, ()>;
+    fn leave(self: Arc<Self>, force: bool) -> Answer<'static, ()>;
 }

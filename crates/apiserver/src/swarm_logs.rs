@@ -52,11 +52,11 @@ pub(crate) fn of_service(
 /// The logs of one task's container.
 pub(crate) fn of_task(
     state: &ApiState,
+    snapshot: &store::Snapshot,
     task: &Arc<Task>,
     query: &Query,
     request: &Request,
 ) -> Result<Response, ApiError> {
-    let snapshot = state.swarm.manager()?.snapshot();
     let template = snapshot.template_of(task);
     let is_tty = template.is_some_and(|template| template.task.container.tty);
     let label = (TASK_LABEL, task.id.to_string());

@@ -38,15 +38,15 @@ impl Swarm for Alone {
         SwarmInfo::default()
     }
 
-    fn init(&self, _: InitRequest) -> Answer<'_, types::NodeId> {
+    fn init(self: Arc<Self>, _: InitRequest) -> Answer<'static, types::NodeId> {
         Box::pin(async { Err(refused()) })
     }
 
-    fn join(&self, _: JoinRequest) -> Answer<'_, ()> {
+    fn join(self: Arc<Self>, _: JoinRequest) -> Answer<'static, ()> {
         Box::pin(async { Err(refused()) })
     }
 
-    fn leave(&self, _: bool) -> Answer<'_, ()> {
+    fn leave(self: Arc<Self>, _: bool) -> Answer<'static, ()> {
         Box::pin(async { Err(refused()) })
     }
 }

@@ -37,6 +37,16 @@ pub fn generate(now: i64) -> Result<RootCa, Error> {
     })
 }
 
+/// The digest of a root, as join tokens carry it.
+///
+/// # Errors
+/// [`Error::Parse`] for what is no certificate.
+pub fn digest_of(root: &str) -> Result<String, Error> {
+    let (_, pem) = parse_x509_pem(root.as_bytes()).map_err(|_| Error::Parse)?;
+    pem.parse_x509().map_err(|_| Error::Parse)?;
+    Ok(digest(&pem.contents))
+}
+
 /// What nodes and `swarm inspect` say about the root they trust.
 pub fn tls_info(root: &RootCa) -> Result<TlsInfo, Error> {
     let (_, pem) = parse_x509_pem(root.certificate.as_bytes()).map_err(|_| Error::Parse)?;
@@ -46,6 +56,39 @@ pub fn tls_info(root: &RootCa) -> Result<TlsInfo, Error> {
         issuer_subject: certificate.subject().as_raw().to_vec(),
         issuer_public_key: certificate.public_key().raw.to_vec(),
     })
+}
+
+/// What a node says of its certificate and the roots it trusts; both PEM.
+///
+/// # Errors
+/// [`Error::Parse`] for what is no certificate.
+pub fn node_tls_info(roots: &str, certificate: &str) -> Result<TlsInfo, Error> {
+    let node = crate::NodeCertificate::from_pem(certificate)?;
+    let issuer = roots_in(roots)?.into_iter().find(|root| root.subject == node.issuer_subject);
+    let issuer = issuer.ok_or(Error::Parse)?;
+    Ok(TlsInfo {
+        trust_root: roots.to_owned(),
+        issuer_subject: issuer.subject,
+        issuer_public_key: issuer.public_key,
+    })
+}
+
+struct Root {
+    subject: Vec<u8>,
+    public_key: Vec<u8>,
+}
+
+fn roots_in(pem: &str) -> Result<Vec<Root>, Error> {
+    let mut roots = Vec::new();
+    for pem in x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()) {
+        let pem = pem.map_err(|_| Error::Parse)?;
+        let certificate = pem.parse_x509().map_err(|_| Error::Parse)?;
+        roots.push(Root {
+            subject: certificate.subject().as_raw().to_vec(),
+            public_key: certificate.public_key().raw.to_vec(),
+        });
+    }
+    Ok(roots)
 }
 
 #[cfg(test)]

@@ -1,23 +1,25 @@
 //! What the rest of a manager holds of the consensus.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use store::{ChangeSet, Event, Snapshot};
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use types::limits::{ENTRY_BYTES_MAX, FEED_EVENTS_MAX, PROPOSALS_MAX};
 
+use crate::Error;
 use crate::cipher::DataKey;
-use crate::driver::{Command, Driver};
-use crate::snapshot_file::{self, StoredSnapshot};
-use crate::wal::{Wal, file_error};
-use crate::{Error, log::Log};
+use crate::disk::Folder;
+use crate::driver::{Command, Driver, Outputs, Reply};
+use crate::member::{Member, MemberConfig, MembershipChange};
+use crate::message::{Message, Outgoing, StateTransfer};
 
 /// Where the consensus keeps its state, and who it is.
 #[derive(Clone, Debug)]
@@ -32,10 +34,22 @@ pub struct Config {
 /// Whether this member leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
+    /// Whether it leads and has applied all that was agreed before.
     pub is_leader: bool,
     /// 0 while there is none.
     pub leader: u64,
     pub term: u64,
+}
+
+/// Who is in, by raft identifiers. What is reachable and caught up only the leader knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peers {
+    pub voters: BTreeSet<u64>,
+    pub learners: BTreeSet<u64>,
+    /// Those heard of lately.
+    pub reachable: BTreeSet<u64>,
+    /// Learners that could vote at once.
+    pub caught_up: BTreeSet<u64>,
 }
 
 /// One change set that became part of the state.
@@ -44,6 +58,8 @@ pub struct Applied {
     /// The state with it.
     pub snapshot: Snapshot,
     pub events: Arc<[Event]>,
+    /// The state was replaced as a whole: what changed is not told.
+    pub is_reset: bool,
 }
 
 /// A running member. Dropping it stops its thread after what was begun is done.
@@ -53,10 +69,12 @@ pub struct Consensus {
     state: Arc<ArcSwap<Snapshot>>,
     feed: broadcast::Sender<Applied>,
     leadership: watch::Receiver<Leadership>,
-    thread: Option<JoinHandle<()>>,
+    peers: watch::Receiver<Peers>,
+    is_disk_full: watch::Receiver<bool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Resolves when the change set is applied, which is after a majority has it on disk.
+/// Resolves when what was asked for is applied, which is after a majority has it on disk.
 #[derive(Debug)]
 pub struct Proposal(oneshot::Receiver<Result<(), Error>>);
 
@@ -69,61 +87,84 @@ impl Future for Proposal {
     }
 }
 
+fn member_config(config: &Config) -> Result<MemberConfig, Error> {
+    let folder = Folder::new(&config.directory).map_err(|source| Error::File {
+        action: "create",
+        path: config.directory.clone(),
+        source,
+    })?;
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).expect("the kernel gives random bytes");
+    Ok(MemberConfig {
+        disk: Arc::new(folder),
+        raft_id: config.raft_id,
+        key: config.key.clone(),
+        seed: u64::from_le_bytes(seed),
+    })
+}
+
 impl Consensus {
     /// Makes the state of a new cluster with this one member.
     pub fn bootstrap(config: &Config) -> Result<(), Error> {
-        let directory = &config.directory;
-        std::fs::create_dir_all(directory).map_err(file_error("create", directory))?;
-        let first = StoredSnapshot {
-            index: 0,
-            term: 0,
-            voters: vec![config.raft_id],
-            learners: Vec::new(),
-            state: Snapshot::default(),
-        };
-        snapshot_file::save(directory, &config.key, &first, 0)
+        Member::bootstrap(&member_config(config)?)
     }
 
-    /// Reads log and snapshot and starts the member. Everything once committed is applied when this returns
-    /// on a member that is alone.
+    /// Makes the empty state of a member that a leader is going to fill.
+    pub fn prepare_join(config: &Config) -> Result<(), Error> {
+        Member::prepare_join(&member_config(config)?)
+    }
+
+    /// Makes this member the only one of its cluster, with everything it knows.
+    pub fn force_alone(config: &Config) -> Result<(), Error> {
+        Member::force_alone(&member_config(config)?)
+    }
+
+    /// Reads log and snapshot and starts the member. Everything known to be agreed is applied when this returns.
+    /// What it has to say to other members goes to `outgoing`; what does not fit there is lost.
     ///
     /// # Errors
     /// [`Error::Damaged`] and [`Error::DamagedSnapshot`] where the files are not as they were written.
-    pub fn open(config: &Config) -> Result<Self, Error> {
-        let directory = &config.directory;
-        let stored = snapshot_file::load(directory, &config.key)?
-            .ok_or_else(|| Error::NotBootstrapped { path: directory.clone() })?;
-        let (wal, batches) = Wal::open(directory, &config.key)?;
-        let conf_state = (stored.voters.clone(), stored.learners.clone()).into();
-        let mut log = Log::new(stored.index, stored.term, conf_state);
-        log.replay(batches);
-        let state = Arc::new(ArcSwap::from_pointee(stored.state.clone()));
+    pub fn open(config: &Config, outgoing: mpsc::Sender<Outgoing>) -> Result<Self, Error> {
+        let member = Member::open(&member_config(config)?)?;
+        let state = Arc::new(ArcSwap::from_pointee(member.state().clone()));
         let (feed, _) = broadcast::channel(FEED_EVENTS_MAX);
         let (leadership_tx, leadership) = watch::channel(Leadership::default());
+        let (peers_tx, peers) = watch::channel(Peers::default());
+        let (full_tx, is_disk_full) = watch::channel(false);
         let (commands, inbox) = sync_channel(PROPOSALS_MAX);
-        let mut driver = Driver::new(
-            config,
-            stored,
-            log,
-            wal,
-            crate::driver::Outputs {
-                state: state.clone(),
-                feed: feed.clone(),
-                leadership: leadership_tx,
-                snapshot_done: commands.clone(),
-            },
-        )?;
+        let outputs = Outputs {
+            state: state.clone(),
+            feed: feed.clone(),
+            leadership: leadership_tx,
+            peers: peers_tx,
+            is_disk_full: full_tx,
+            outgoing,
+            snapshot_done: commands.clone(),
+        };
+        let mut driver = Driver::new(member, outputs);
         driver.start()?;
         let thread = std::thread::Builder::new()
             .name("consensus".into())
             .spawn(move || driver.run(&inbox))
-            .map_err(file_error("start a thread for", directory))?;
-        Ok(Self { commands, state, feed, leadership, thread: Some(thread) })
+            .map_err(|source| Error::File {
+                action: "start a thread for",
+                path: config.directory.clone(),
+                source,
+            })?;
+        Ok(Self { commands, state, feed, leadership, peers, is_disk_full, thread: Mutex::new(Some(thread)) })
     }
 
     /// The newest applied state.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.state.load_full()
+    }
+
+    /// Waits until [`Consensus::snapshot`] holds every write that was answered anywhere before this call.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`] when no majority says so in time.
+    pub fn caught_up(&self) -> Proposal {
+        self.request(|reply| Command::Read { reply })
     }
 
     /// Change sets from now on. A receiver that lags begins again from [`Consensus::snapshot`].
@@ -135,38 +176,100 @@ impl Consensus {
         self.leadership.clone()
     }
 
+    pub fn peers(&self) -> watch::Receiver<Peers> {
+        self.peers.clone()
+    }
+
+    /// Whether writes are refused because the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        *self.is_disk_full.borrow()
+    }
+
+    /// Whether the member has ended by itself, because its log could not be kept.
+    pub fn has_failed(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Ends the member after what was begun is done; blocks until it has ended.
+    pub fn stop(&self) {
+        let _ = self.commands.send(Command::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
     /// Offers `set` for agreement. Proposals of one caller are agreed to in the order of the calls.
     pub fn propose(&self, set: &ChangeSet) -> Proposal {
-        let (reply, answer) = oneshot::channel();
         let data = rmp_serde::to_vec_named(set).expect("a change set is plain data");
         if data.len() > ENTRY_BYTES_MAX {
+            let (reply, answer) = oneshot::channel();
             let _ =
                 reply.send(Err(Error::EntryTooLarge { bytes: data.len(), limit: ENTRY_BYTES_MAX }));
             return Proposal(answer);
         }
-        if let Err(refused) = self.commands.try_send(Command::Propose { data, reply }) {
+        self.request(|reply| Command::Propose { data, reply })
+    }
+
+    /// Adds, promotes or removes a member.
+    ///
+    /// # Errors
+    /// Those of [`Member::change_membership`].
+    pub fn change_membership(&self, change: MembershipChange) -> Proposal {
+        self.request(|reply| Command::ChangeMembership { change, reply })
+    }
+
+    fn request(&self, command: impl FnOnce(Reply) -> Command) -> Proposal {
+        let (reply, answer) = oneshot::channel();
+        if let Err(refused) = self.commands.try_send(command(reply)) {
             let (command, error) = match refused {
                 TrySendError::Full(command) => (command, Error::Busy(PROPOSALS_MAX)),
                 TrySendError::Disconnected(command) => (command, Error::Stopped),
             };
-            if let Command::Propose { reply, .. } = command {
+            if let Command::Propose { reply, .. }
+            | Command::Read { reply }
+            | Command::ChangeMembership { reply, .. } = command
+            {
                 let _ = reply.send(Err(error));
             }
         }
         Proposal(answer)
     }
 
-    /// How many log entries may follow the newest snapshot before the next is taken.
-    pub fn set_snapshot_interval(&self, entries: u64) {
-        let _ = self.commands.try_send(Command::SnapshotInterval(entries));
+    /// Hands leadership to another member, if this one leads and there is one that can.
+    pub fn transfer_leadership(&self) {
+        let _ = self.commands.try_send(Command::TransferLeadership);
+    }
+
+    /// Takes another member's message. What does not fit is lost: raft sends it again.
+    pub fn step(&self, message: Message) {
+        let _ = self.commands.try_send(Command::Step(message));
+    }
+
+    /// Takes the leader's whole state.
+    pub fn step_snapshot(&self, message: Message, state: StateTransfer) {
+        let _ = self.commands.try_send(Command::StepSnapshot(message, state));
+    }
+
+    /// A message to `raft_id` could not be delivered.
+    pub fn report_unreachable(&self, raft_id: u64) {
+        let _ = self.commands.try_send(Command::Unreachable(raft_id));
+    }
+
+    /// A state was delivered to `to`, or not.
+    pub fn report_snapshot(&self, to: u64, is_delivered: bool) {
+        let _ = self.commands.try_send(Command::SnapshotSent { to, is_delivered });
+    }
+
+    /// How many log entries may follow the newest snapshot before the next is taken, and how many older ones are kept.
+    pub fn set_snapshot_interval(&self, entries: u64, kept_old: usize) {
+        let _ = self.commands.try_send(Command::SnapshotInterval { entries, kept_old });
     }
 }
 
 impl Drop for Consensus {
     fn drop(&mut self) {
-        let _ = self.commands.send(Command::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }

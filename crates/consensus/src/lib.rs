@@ -6,9 +6,14 @@
 //! Nothing is acknowledged before it is on disk. What was applied can be read at any time as a [`store::Snapshot`].
 
 mod cipher;
+mod disk;
 mod driver;
 mod handle;
 mod log;
+mod member;
+mod message;
+mod random;
+mod reads;
 mod snapshot_file;
 mod wal;
 
@@ -16,7 +21,12 @@ use std::io;
 use std::path::PathBuf;
 
 pub use cipher::DataKey;
-pub use handle::{Applied, Config, Consensus, Leadership, Proposal};
+pub use disk::{Disk, DiskFile, Folder};
+pub use handle::{Applied, Config, Consensus, Leadership, Peers, Proposal};
+pub use member::{
+    ELECTION_TICKS, Member, MemberConfig, MembershipChange, Output, SnapshotJob, Ticket,
+};
+pub use message::{Message, NotAMessage, Outgoing, StateTransfer};
 pub use wal::Corruption;
 
 /// Why the log could not be opened or a proposal was not agreed to.
@@ -46,8 +56,35 @@ pub enum Error {
         "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online."
     )]
     NoLeader,
+    /// Requests go to the member with this raft identifier.
+    #[error("member {leader:x} leads")]
+    NotLeader { leader: u64 },
+    /// The words are Docker's. What was asked for may still come about.
+    #[error("raft: failed to process the request: node lost leader status")]
+    LostLeadership,
+    #[error("another change of the managers is under way: try again in a moment")]
+    MembershipBusy,
+    /// The words are Docker's.
+    #[error("can't remove member from the raft: this would result in a loss of quorum")]
+    QuorumLoss,
+    #[error("no member {0:x} in the cluster")]
+    UnknownMember(u64),
+    #[error("the disk of this manager is full and nothing can be written: free some space and try again")]
+    DiskFull,
     #[error("the log is full: {0} proposals wait")]
     Busy(usize),
     #[error("consensus has stopped")]
     Stopped,
+}
+
+impl Error {
+    /// Whether the log can go on once there is room on the disk.
+    pub fn is_disk_full(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        match self {
+            Self::DiskFull => true,
+            Self::File { source, .. } => full.contains(&source.kind()),
+            _ => false,
+        }
+    }
 }

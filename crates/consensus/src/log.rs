@@ -1,11 +1,16 @@
 //! The log as raft reads it: entries in memory, behind them the snapshot they follow.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use crate::snapshot_file::StoredSnapshot;
 use crate::wal::{Batch, StoredEntry, StoredHardState};
+
+/// States kept for followers that are being sent one. They share most of their memory.
+const OFFERED_MAX: usize = 8;
 
 /// Everything raft may ask for. The WAL holds the same, durably.
 #[derive(Debug, Default)]
@@ -16,17 +21,24 @@ pub(crate) struct Log {
     base_index: u64,
     base_term: u64,
     entries: VecDeque<Entry>,
+    /// The newest applied state, for followers whose next entry is compacted.
+    applied: Option<StoredSnapshot>,
+    /// States that raft has been offered, by their index. Raft's own messages carry only the index.
+    offered: RefCell<BTreeMap<u64, StoredSnapshot>>,
 }
 
 impl Log {
     pub(crate) fn new(base_index: u64, base_term: u64, conf_state: ConfState) -> Self {
         let hard_state = HardState { term: base_term, commit: base_index, ..HardState::default() };
-        Self { hard_state, conf_state, base_index, base_term, entries: VecDeque::new() }
+        Self { hard_state, conf_state, base_index, base_term, ..Self::default() }
     }
 
     /// Takes what was read from the WAL, oldest first. What the snapshot already holds is skipped.
     pub(crate) fn replay(&mut self, batches: Vec<Batch>) {
         for batch in batches {
+            if batch.replaced_by.is_some_and(|index| index <= self.base_index) {
+                self.entries.clear();
+            }
             for stored in batch.entries {
                 if stored.index > self.base_index {
                     self.append(&[to_entry(stored)]);
@@ -56,6 +68,28 @@ impl Log {
                 (self.base_index, self.base_term) = (entry.index, entry.term);
             }
         }
+    }
+
+    /// Says what the state is now, which a follower that is far behind may be sent.
+    pub(crate) fn set_applied(&mut self, applied: StoredSnapshot) {
+        self.applied = Some(applied);
+    }
+
+    /// The state that a message about a snapshot of this index speaks of.
+    pub(crate) fn offered(&self, index: u64) -> Option<StoredSnapshot> {
+        self.offered.borrow().get(&index).cloned()
+    }
+
+    /// Begins anew behind a snapshot.
+    pub(crate) fn reset(&mut self, base_index: u64, base_term: u64, conf_state: ConfState) {
+        self.entries.clear();
+        (self.base_index, self.base_term, self.conf_state) = (base_index, base_term, conf_state);
+        self.hard_state.commit = self.hard_state.commit.max(base_index);
+    }
+
+    /// All entries behind `index`.
+    pub(crate) fn after(&self, index: u64) -> Vec<Entry> {
+        self.entries.iter().filter(|entry| entry.index > index).cloned().collect()
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -110,9 +144,26 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        let unavailable = || raft::Error::from(StorageError::SnapshotTemporarilyUnavailable);
+        let applied = self.applied.as_ref().filter(|applied| applied.index >= request_index);
+        let applied = applied.ok_or_else(unavailable)?;
+        let mut offered = self.offered.borrow_mut();
+        offered.insert(applied.index, applied.clone());
+        while offered.len() > OFFERED_MAX {
+            offered.pop_first();
+        }
+        Ok(to_snapshot(applied))
     }
+}
+
+/// What raft is told of a state: everything but its content.
+pub(crate) fn to_snapshot(stored: &StoredSnapshot) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let metadata = snapshot.mut_metadata();
+    (metadata.index, metadata.term) = (stored.index, stored.term);
+    metadata.set_conf_state((stored.voters.clone(), stored.learners.clone()).into());
+    snapshot
 }
 
 /// What must be durable before raft goes on.
@@ -129,7 +180,7 @@ pub(crate) fn to_batch(hard_state: Option<&HardState>, entries: &[Entry]) -> Bat
         data: entry.data.to_vec(),
         context: entry.context.to_vec(),
     });
-    Batch { hard_state, entries: entries.collect() }
+    Batch { hard_state, entries: entries.collect(), replaced_by: None }
 }
 
 fn to_entry(stored: StoredEntry) -> Entry {

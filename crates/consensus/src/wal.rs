@@ -10,15 +10,14 @@
 //! told of it. Anywhere else it is damage, and the log refuses to open.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::cipher::{Cipher, DataKey, TAG_BYTES, random_base};
+use crate::disk::{Disk, DiskFile};
 
 const MAGIC: &[u8; 8] = b"SKEPLOG1";
 const HEADER_BYTES: usize = 40;
@@ -79,6 +78,10 @@ pub(crate) struct StoredHardState {
 pub(crate) struct Batch {
     pub(crate) hard_state: Option<StoredHardState>,
     pub(crate) entries: Vec<StoredEntry>,
+    /// A snapshot of this index is about to replace everything before this batch. It counts only where that
+    /// snapshot is found.
+    #[serde(default)]
+    pub(crate) replaced_by: Option<u64>,
 }
 
 /// A segment on disk and the greatest index in it.
@@ -91,36 +94,37 @@ struct Segment {
 /// An open log.
 #[derive(Debug)]
 pub(crate) struct Wal {
-    directory: PathBuf,
+    disk: Arc<dyn Disk>,
     key: DataKey,
     segments: Vec<Segment>,
-    file: File,
+    file: Box<dyn DiskFile>,
     cipher: Cipher,
+    /// Bytes the newest segment holds before it has to grow.
+    capacity: u64,
     offset: u64,
     counter: u64,
     buffer: Vec<u8>,
 }
 
 impl Wal {
-    /// Opens the log in `directory`, which may be empty, and reads every batch in it.
+    /// Opens the log on `disk`, which may be empty, and reads every batch in it.
     ///
     /// # Errors
     /// [`Error::Damaged`] where the log is not as it was written; it is left untouched then.
-    pub(crate) fn open(directory: &Path, key: &DataKey) -> Result<(Self, Vec<Batch>), Error> {
-        let mut ids = segment_ids(directory)?;
+    pub(crate) fn open(disk: Arc<dyn Disk>, key: &DataKey) -> Result<(Self, Vec<Batch>), Error> {
+        let mut ids = segment_ids(&*disk)?;
         ids.sort_unstable();
         let mut batches = Vec::new();
         let mut segments = Vec::new();
         let mut valid_bytes = 0;
         for (position, id) in ids.iter().enumerate() {
             let next = ids.get(position + 1);
-            let sealed_at = next.map(|next| header_of(directory, *next)).transpose()?;
+            let sealed_at = next.map(|next| header_of(&*disk, *next)).transpose()?;
             let gap = next.is_some_and(|next| *next != id + 1);
             if gap {
-                let path = segment_path(directory, id + 2);
-                return Err(damaged(&path, 0, Corruption::MissingSegment));
+                return Err(damaged(&*disk, id + 2, 0, Corruption::MissingSegment));
             }
-            let read = read_segment(directory, *id, key, sealed_at.map(|header| header.before))?;
+            let read = read_segment(&*disk, *id, key, sealed_at.map(|header| header.before))?;
             valid_bytes = read.valid_bytes;
             let last =
                 read.batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.index);
@@ -129,15 +133,16 @@ impl Wal {
             batches.extend(read.batches);
         }
         let id = ids.last().map_or(1, |last| last + 1);
-        let (file, cipher) = create_segment(directory, id, valid_bytes, key)?;
+        let (file, cipher) = create_segment(&*disk, id, valid_bytes, key)?;
         segments
             .push(Segment { id, last_index: segments.last().map_or(0, |last| last.last_index) });
         let wal = Self {
-            directory: directory.to_owned(),
+            disk,
             key: key.clone(),
             segments,
             file,
             cipher,
+            capacity: SEGMENT_BYTES,
             offset: HEADER_BYTES as u64,
             counter: 0,
             buffer: Vec::new(),
@@ -145,16 +150,17 @@ impl Wal {
         Ok((wal, batches))
     }
 
-    /// Makes `batch` durable: when this returns, it survives a loss of power.
+    /// Makes `batch` durable: when this returns, it survives a loss of power. After an error nothing of it counts,
+    /// and the same batch may be offered again.
     pub(crate) fn append(&mut self, batch: &Batch) -> Result<(), Error> {
         self.seal(batch);
-        if self.offset + self.buffer.len() as u64 > SEGMENT_BYTES.max(self.file_bytes()?) {
+        if self.offset + self.buffer.len() as u64 > self.capacity {
             self.roll()?;
             self.seal(batch);
         }
         let action = "append to";
-        self.file.write_all_at(&self.buffer, self.offset).map_err(|e| self.failed(action, e))?;
-        self.file.sync_data().map_err(|e| self.failed(action, e))?;
+        self.file.write_at(&self.buffer, self.offset).map_err(|e| self.failed(action, e))?;
+        self.file.sync().map_err(|e| self.failed(action, e))?;
         self.offset += self.buffer.len() as u64;
         self.counter += 1;
         if let (Some(last), Some(segment)) =
@@ -168,8 +174,8 @@ impl Wal {
     /// Deletes the segments that hold nothing beyond `index`. The newest always stays.
     pub(crate) fn compact(&mut self, index: u64) -> Result<(), Error> {
         while self.segments.len() > 1 && self.segments[0].last_index <= index {
-            let path = segment_path(&self.directory, self.segments[0].id);
-            std::fs::remove_file(&path).map_err(file_error("remove", &path))?;
+            let name = segment_name(self.segments[0].id);
+            self.disk.remove(&name).map_err(file_error("remove", &*self.disk, &name))?;
             self.segments.remove(0);
         }
         Ok(())
@@ -196,52 +202,45 @@ impl Wal {
 
     fn roll(&mut self) -> Result<(), Error> {
         let id = self.segments.last().map_or(1, |last| last.id + 1);
-        let (file, cipher) = create_segment(&self.directory, id, self.offset, &self.key)?;
+        let (file, cipher) = create_segment(&*self.disk, id, self.offset, &self.key)?;
         let last_index = self.segments.last().map_or(0, |last| last.last_index);
         self.segments.push(Segment { id, last_index });
         (self.file, self.cipher, self.counter) = (file, cipher, 0);
         self.offset = HEADER_BYTES as u64;
-        let needed = self.offset + self.buffer.len() as u64;
-        if needed > SEGMENT_BYTES {
-            self.file.set_len(needed).map_err(|e| self.failed("extend", e))?;
-        }
+        // A batch larger than a segment makes its file grow.
+        self.capacity = SEGMENT_BYTES.max(self.offset + self.buffer.len() as u64);
         Ok(())
-    }
-
-    fn file_bytes(&self) -> Result<u64, Error> {
-        Ok(self.file.metadata().map_err(|e| self.failed("inspect", e))?.len())
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> Error {
         let id = self.segments.last().map_or(0, |segment| segment.id);
-        Error::File { action, path: segment_path(&self.directory, id), source }
+        Error::File { action, path: self.disk.path(&segment_name(id)), source }
     }
 }
 
 pub(crate) fn file_error<'a>(
     action: &'static str,
-    path: &'a Path,
+    disk: &'a dyn Disk,
+    name: &'a str,
 ) -> impl FnOnce(io::Error) -> Error + use<'a> {
-    move |source| Error::File { action, path: path.to_owned(), source }
+    move |source| Error::File { action, path: disk.path(name), source }
 }
 
-fn damaged(path: &Path, offset: usize, damage: Corruption) -> Error {
-    Error::Damaged { path: path.to_owned(), offset: offset as u64, damage }
+fn damaged(disk: &dyn Disk, segment: u64, offset: usize, damage: Corruption) -> Error {
+    Error::Damaged { path: disk.path(&segment_name(segment)), offset: offset as u64, damage }
 }
 
-fn segment_path(directory: &Path, id: u64) -> PathBuf {
-    directory.join(format!("{id:016x}.log"))
+fn segment_name(id: u64) -> String {
+    format!("{id:016x}.log")
 }
 
-fn segment_ids(directory: &Path) -> Result<Vec<u64>, Error> {
-    let mut ids = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(file_error("list", directory))? {
-        let name = entry.map_err(file_error("list", directory))?.file_name();
-        let name = name.to_string_lossy();
-        let id = name.strip_suffix(".log").filter(|digits| digits.len() == 16);
-        ids.extend(id.and_then(|digits| u64::from_str_radix(digits, 16).ok()));
-    }
-    Ok(ids)
+fn segment_ids(disk: &dyn Disk) -> Result<Vec<u64>, Error> {
+    let names = disk.list().map_err(file_error("list", disk, ""))?;
+    let ids = names.iter().filter_map(|name| {
+        let digits = name.strip_suffix(".log").filter(|digits| digits.len() == 16)?;
+        u64::from_str_radix(digits, 16).ok()
+    });
+    Ok(ids.collect())
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -251,12 +250,12 @@ struct Header {
     base: [u8; 12],
 }
 
-fn header_of(directory: &Path, id: u64) -> Result<Header, Error> {
-    let path = segment_path(directory, id);
-    let file = File::open(&path).map_err(file_error("open", &path))?;
+fn header_of(disk: &dyn Disk, id: u64) -> Result<Header, Error> {
+    let name = segment_name(id);
+    let mut file = disk.open(&name).map_err(file_error("open", disk, &name))?;
     let mut bytes = [0; HEADER_BYTES];
-    file.read_exact_at(&mut bytes, 0).map_err(|_| damaged(&path, 0, Corruption::Header))?;
-    parse_header(&bytes, id).ok_or_else(|| damaged(&path, 0, Corruption::Header))
+    file.read_exact(&mut bytes).map_err(|_| damaged(disk, id, 0, Corruption::Header))?;
+    parse_header(&bytes, id).ok_or_else(|| damaged(disk, id, 0, Corruption::Header))
 }
 
 fn parse_header(bytes: &[u8], id: u64) -> Option<Header> {
@@ -272,12 +271,12 @@ fn parse_header(bytes: &[u8], id: u64) -> Option<Header> {
 
 /// Makes a segment of zeros with its header, durable together with its directory entry.
 fn create_segment(
-    directory: &Path,
+    disk: &dyn Disk,
     id: u64,
     before: u64,
     key: &DataKey,
-) -> Result<(File, Cipher), Error> {
-    let path = segment_path(directory, id);
+) -> Result<(Box<dyn DiskFile>, Cipher), Error> {
+    let name = segment_name(id);
     let base = random_base();
     let mut segment = vec![0; usize::try_from(SEGMENT_BYTES).expect("4 MiB fit")];
     segment[..8].copy_from_slice(MAGIC);
@@ -287,18 +286,14 @@ fn create_segment(
     let crc = crc32fast::hash(&segment[..36]);
     segment[36..40].copy_from_slice(&crc.to_le_bytes());
     // Written beside and renamed: a segment either exists with its header or not at all.
-    let temporary = directory.join("segment.tmp");
-    let make = || -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(&temporary)?;
-        file.write_all_at(&segment, 0)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        File::open(directory)?.sync_all()?;
+    let make = || -> io::Result<Box<dyn DiskFile>> {
+        let mut file = disk.create("segment.tmp")?;
+        file.write_at(&segment, 0)?;
+        file.sync()?;
+        disk.rename("segment.tmp", &name)?;
         Ok(file)
     };
-    let file = make().map_err(file_error("create", &path))?;
+    let file = make().map_err(file_error("create", disk, &name))?;
     Ok((file, Cipher::new(key, base)))
 }
 
@@ -309,14 +304,17 @@ struct ReadSegment {
 
 /// Reads one segment: up to `sealed_at` where a successor says how much of it is valid, else up to its last whole batch.
 fn read_segment(
-    directory: &Path,
+    disk: &dyn Disk,
     id: u64,
     key: &DataKey,
     sealed_at: Option<u64>,
 ) -> Result<ReadSegment, Error> {
-    let path = segment_path(directory, id);
-    let mut bytes = std::fs::read(&path).map_err(file_error("read", &path))?;
-    let header = parse_header(&bytes, id).ok_or_else(|| damaged(&path, 0, Corruption::Header))?;
+    let name = segment_name(id);
+    let mut bytes = Vec::new();
+    let mut file = disk.open(&name).map_err(file_error("open", disk, &name))?;
+    file.read_to_end(&mut bytes).map_err(file_error("read", disk, &name))?;
+    let damaged = |offset, damage| damaged(disk, id, offset, damage);
+    let header = parse_header(&bytes, id).ok_or_else(|| damaged(0, Corruption::Header))?;
     let cipher = Cipher::new(key, header.base);
     let end = sealed_at.map(|end| usize::try_from(end).unwrap_or(usize::MAX));
     let mut batches = Vec::new();
@@ -324,7 +322,7 @@ fn read_segment(
     while end.is_none_or(|end| offset < end) {
         let Some(range) = whole_payload(&bytes, offset) else {
             if end.is_some() || has_whole_batch_after(&bytes, offset) {
-                return Err(damaged(&path, offset, Corruption::Checksum));
+                return Err(damaged(offset, Corruption::Checksum));
             }
             break;
         };
@@ -332,9 +330,9 @@ fn read_segment(
         let next = range.end.next_multiple_of(ALIGNMENT);
         let payload = cipher
             .open(counter, &counter.to_le_bytes(), &mut bytes[range])
-            .ok_or_else(|| damaged(&path, offset, Corruption::Key))?;
-        let batch = rmp_serde::from_slice(payload)
-            .map_err(|_| damaged(&path, offset, Corruption::Content))?;
+            .ok_or_else(|| damaged(offset, Corruption::Key))?;
+        let batch =
+            rmp_serde::from_slice(payload).map_err(|_| damaged(offset, Corruption::Content))?;
         batches.push(batch);
         offset = next;
     }
@@ -365,24 +363,37 @@ fn has_whole_batch_after(bytes: &[u8], broken: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::FileExt;
+    use std::path::{Path, PathBuf};
+
     use super::*;
+    use crate::disk::Folder;
+
+    fn open(directory: &Path, key: &DataKey) -> Result<(Wal, Vec<Batch>), Error> {
+        Wal::open(Arc::new(Folder::new(directory).expect("folder")), key)
+    }
+
+    fn segment_path(directory: &Path, id: u64) -> PathBuf {
+        directory.join(segment_name(id))
+    }
 
     fn batch(index: u64) -> Batch {
         let data = vec![7; 40 + usize::try_from(index % 50).expect("small")];
         let entry = StoredEntry { kind: 0, term: 1, index, data, context: vec![1, 2] };
         let hard_state = StoredHardState { term: 1, vote: 1, commit: index - 1 };
-        Batch { hard_state: Some(hard_state), entries: vec![entry] }
+        Batch { hard_state: Some(hard_state), entries: vec![entry], replaced_by: None }
     }
 
     fn written(directory: &Path, key: &DataKey, range: std::ops::Range<u64>) {
-        let (mut wal, _) = Wal::open(directory, key).expect("opens");
+        let (mut wal, _) = open(directory, key).expect("opens");
         for index in range {
             wal.append(&batch(index)).expect("appends");
         }
     }
 
     fn reread(directory: &Path, key: &DataKey) -> Result<Vec<Batch>, Error> {
-        Wal::open(directory, key).map(|(_, batches)| batches)
+        open(directory, key).map(|(_, batches)| batches)
     }
 
     fn key() -> DataKey {
@@ -412,7 +423,7 @@ mod tests {
     #[test]
     fn a_log_longer_than_a_segment_goes_on_in_the_next() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let (mut wal, _) = Wal::open(directory.path(), &key()).expect("opens");
+        let (mut wal, _) = open(directory.path(), &key()).expect("opens");
         let mut big = batch(1);
         big.entries[0].data = vec![1; 3 << 20];
         for index in 1..=4 {
@@ -484,7 +495,7 @@ mod tests {
         for start in [1, 11, 21] {
             written(directory.path(), &key(), start..start + 10);
         }
-        let (mut wal, _) = Wal::open(directory.path(), &key()).expect("opens");
+        let (mut wal, _) = open(directory.path(), &key()).expect("opens");
         wal.compact(15).expect("compacts");
         drop(wal);
         assert_eq!(reread(directory.path(), &key()).expect("opens"), expected(11..31));
@@ -493,7 +504,7 @@ mod tests {
     #[test]
     fn nothing_of_an_entry_is_readable_at_rest() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let (mut wal, _) = Wal::open(directory.path(), &key()).expect("opens");
+        let (mut wal, _) = open(directory.path(), &key()).expect("opens");
         let mut secret = batch(1);
         secret.entries[0].data = b"correct horse battery staple".to_vec();
         wal.append(&secret).expect("appends");

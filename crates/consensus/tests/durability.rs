@@ -11,6 +11,12 @@ fn config(directory: &Path) -> Config {
     Config { directory: directory.to_owned(), raft_id: 1, key: DataKey::new([3; 32]) }
 }
 
+fn open(config: &Config) -> Result<Consensus, Error> {
+    // Nobody to talk to: what is said may be lost.
+    let (outgoing, _) = tokio::sync::mpsc::channel(1);
+    Consensus::open(config, outgoing)
+}
+
 fn create(snapshot: &Snapshot, number: u128) -> ChangeSet {
     let mut spec = ServiceSpec::default();
     spec.annotations.name = format!("s{number}");
@@ -39,14 +45,14 @@ fn copy(from: &Path, to: &Path) {
 async fn what_was_acknowledged_is_there_after_a_crash() {
     let (live, crashed) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
     Consensus::bootstrap(&config(live.path())).expect("bootstraps");
-    let consensus = Consensus::open(&config(live.path())).expect("opens");
+    let consensus = open(&config(live.path())).expect("opens");
     for number in 1..=20 {
         let set = create(&consensus.snapshot(), number);
         consensus.propose(&set).await.expect("agreed");
     }
     // The files as they are while the member still runs: what a loss of power would leave.
     copy(live.path(), crashed.path());
-    let reopened = Consensus::open(&config(crashed.path())).expect("opens");
+    let reopened = open(&config(crashed.path())).expect("opens");
     assert_eq!(*reopened.snapshot(), *consensus.snapshot());
     assert_eq!(reopened.snapshot().service_count(), 20);
 }
@@ -55,7 +61,7 @@ async fn what_was_acknowledged_is_there_after_a_crash() {
 async fn proposals_made_ahead_are_applied_in_their_order() {
     let directory = tempfile::tempdir().expect("dir");
     Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
-    let consensus = Consensus::open(&config(directory.path())).expect("opens");
+    let consensus = open(&config(directory.path())).expect("opens");
     let mut head = (*consensus.snapshot()).clone();
     let mut feed = consensus.subscribe();
     let mut proposals = Vec::new();
@@ -78,7 +84,7 @@ async fn proposals_made_ahead_are_applied_in_their_order() {
 async fn who_is_told_of_a_change_finds_it_in_the_state() {
     let directory = tempfile::tempdir().expect("dir");
     Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
-    let consensus = Arc::new(Consensus::open(&config(directory.path())).expect("opens"));
+    let consensus = Arc::new(open(&config(directory.path())).expect("opens"));
     let (mut feed, reader) = (consensus.subscribe(), consensus.clone());
     let follower = tokio::spawn(async move {
         for _ in 0..300 {
@@ -97,7 +103,7 @@ async fn who_is_told_of_a_change_finds_it_in_the_state() {
 async fn a_stale_proposal_is_rejected_and_changes_nothing() {
     let directory = tempfile::tempdir().expect("dir");
     Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
-    let consensus = Consensus::open(&config(directory.path())).expect("opens");
+    let consensus = open(&config(directory.path())).expect("opens");
     let set = create(&consensus.snapshot(), 1);
     consensus.propose(&set).await.expect("agreed");
     let error = consensus.propose(&set).await.expect_err("the object exists");
@@ -109,8 +115,8 @@ async fn a_stale_proposal_is_rejected_and_changes_nothing() {
 async fn a_snapshot_takes_the_place_of_the_log_before_it() {
     let directory = tempfile::tempdir().expect("dir");
     Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
-    let consensus = Consensus::open(&config(directory.path())).expect("opens");
-    consensus.set_snapshot_interval(50);
+    let consensus = open(&config(directory.path())).expect("opens");
+    consensus.set_snapshot_interval(50, 0);
     // Several segments of log, and many snapshots.
     for number in 1..=3_000 {
         let set = create(&consensus.snapshot(), number);
@@ -126,13 +132,13 @@ async fn a_snapshot_takes_the_place_of_the_log_before_it() {
     };
     assert_eq!(names(".snap").len(), 1, "older snapshots are removed");
     assert!(names(".log").len() <= 2, "older segments are removed: {:?}", names(".log"));
-    let reopened = Consensus::open(&config(directory.path())).expect("opens");
+    let reopened = open(&config(directory.path())).expect("opens");
     assert_eq!(*reopened.snapshot(), before);
 }
 
 #[test]
 fn an_empty_directory_is_no_cluster() {
     let directory = tempfile::tempdir().expect("dir");
-    let error = Consensus::open(&config(directory.path())).expect_err("nothing there");
+    let error = open(&config(directory.path())).expect_err("nothing there");
     assert!(matches!(error, Error::NotBootstrapped { .. }), "{error}");
 }

@@ -2,17 +2,37 @@
 //!
 //! Pure: [`Dispatcher`] takes events and the time, and returns what to send and what to write. A driver does it.
 
+mod news;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use store::{Draft, Event, Key, Object, Snapshot};
-use types::assignment::{AssignmentSet, ServiceEndpoint, StatusReport};
+use types::assignment::{AssignmentSet, ServiceEndpoint, SessionMessage, StatusReport};
 use types::endpoint::PublishMode;
 use types::node::{Description, NodeState};
 use types::{NodeId, ServiceId, Task, TaskId, TaskState, Timestamp};
 
-/// Heartbeats a node may miss. Fewer flaps on a loaded network, more keeps dead nodes too long.
-pub const HEARTBEATS_MISSED_MAX: u32 = 3;
+use news::Shared;
+use types::assignment::News;
+
+/// How often a node speaks, for a heartbeat period set to `period`.
+///
+/// The period is Docker's setting (5 s by default) and says how long a silence an operator accepts. Docker speaks once
+/// in a period and waits for three; here a node speaks ten times in one, so that a dead node is seen in half of it.
+pub fn heartbeat_interval(period: Duration) -> Duration {
+    period / 10
+}
+
+/// How long a node may be silent before it counts as down: five heartbeats and half of one.
+pub fn silence_max(period: Duration) -> Duration {
+    period * 11 / 20
+}
+
+/// How long a new leader waits for nodes that have yet to find it.
+fn adoption_max(period: Duration) -> Duration {
+    silence_max(period) * 2
+}
 
 /// Tells one connection of a node from the next.
 pub type SessionId = u64;
@@ -30,7 +50,7 @@ pub struct UnknownSession {
 pub struct Send {
     pub node: NodeId,
     pub session: SessionId,
-    pub set: AssignmentSet,
+    pub message: SessionMessage,
 }
 
 /// What one node was told.
@@ -41,40 +61,73 @@ struct Session {
     tasks: BTreeMap<TaskId, TaskState>,
     templates: BTreeSet<(ServiceId, u64)>,
     endpoints: BTreeMap<ServiceId, ServiceEndpoint>,
+    news: Option<News>,
 }
 
 /// All sessions of this leader.
 #[derive(Debug, Default)]
 pub struct Dispatcher {
     sessions: BTreeMap<NodeId, Session>,
+    /// Nodes that an earlier leader saw and that have not come to this one yet, with the time they are given up.
+    expected: BTreeMap<NodeId, Timestamp>,
     next_session: SessionId,
 }
 
 impl Dispatcher {
-    /// Opens a session, which ends any older one of the node; the answer carries the node's whole work.
+    /// Sessions of a new leader. Nodes that are up by `snapshot` are given time to come. `first_session` must differ
+    /// from one leader's term to the next, so that no session of an earlier one is taken for a current one.
+    pub fn new(
+        snapshot: &Snapshot,
+        first_session: SessionId,
+        period: Duration,
+        now: Timestamp,
+    ) -> Self {
+        let up = snapshot.nodes().filter(|node| node.status.state == NodeState::Ready);
+        let expected = up.map(|node| (node.id, now + adoption_max(period))).collect();
+        Self { sessions: BTreeMap::new(), expected, next_session: first_session }
+    }
+
+    /// Gives everybody `by` more time: the manager itself was held up and could not have heard them.
+    pub fn postpone(&mut self, by: Duration) {
+        for session in self.sessions.values_mut() {
+            session.expires_at = session.expires_at + by;
+        }
+        for at in self.expected.values_mut() {
+            *at = *at + by;
+        }
+    }
+
+    /// Opens a session, which ends any older one of the node; the answer carries what it must know of the swarm and
+    /// its whole work.
     pub fn register(
         &mut self,
         snapshot: &Snapshot,
         node: NodeId,
         period: Duration,
         now: Timestamp,
-    ) -> Send {
+    ) -> (SessionId, Vec<SessionMessage>) {
         self.next_session += 1;
         let mut session = Session {
             id: self.next_session,
-            expires_at: now + period * HEARTBEATS_MISSED_MAX,
+            expires_at: now + silence_max(period),
             tasks: BTreeMap::new(),
             templates: BTreeSet::new(),
             endpoints: BTreeMap::new(),
+            news: None,
         };
+        let mut messages = Vec::new();
+        let news = Shared::new(snapshot).and_then(|shared| shared.news_of(snapshot, node));
+        messages.extend(session.news_difference(news));
         let tasks: Vec<_> = snapshot.tasks_on(node).map(|task| task.id).collect();
         let set = AssignmentSet { is_full: true, ..session.difference(snapshot, node, tasks) };
+        messages.push(SessionMessage::Assignments(set));
         let id = session.id;
+        self.expected.remove(&node);
         self.sessions.insert(node, session);
-        Send { node, session: id, set }
+        (id, messages)
     }
 
-    /// Keeps a session alive for another [`HEARTBEATS_MISSED_MAX`] periods.
+    /// Keeps a session alive for another [`silence_max`].
     ///
     /// # Errors
     /// [`UnknownSession`] when the node has registered again or was given up.
@@ -87,7 +140,7 @@ impl Dispatcher {
     ) -> Result<(), UnknownSession> {
         let current = self.sessions.get_mut(&node).filter(|current| current.id == session);
         let current = current.ok_or(UnknownSession { node, session })?;
-        current.expires_at = now + period * HEARTBEATS_MISSED_MAX;
+        current.expires_at = now + silence_max(period);
         Ok(())
     }
 
@@ -96,36 +149,44 @@ impl Dispatcher {
         self.sessions.get(&node).is_some_and(|current| current.id == session)
     }
 
-    /// Ends a session; nothing happens when it is not the current one.
-    pub fn disconnect(&mut self, node: NodeId, session: SessionId) {
+    /// The node said that it goes; nothing happens when this is not its current session. A connection that breaks is
+    /// no reason to call this: it may be back before the node counts as down.
+    pub fn disconnect(&mut self, node: NodeId, session: SessionId, now: Timestamp) {
         if self.is_current(node, session) {
             self.sessions.remove(&node);
+            self.expected.insert(node, now);
         }
     }
 
-    /// Ends the sessions whose heartbeats stayed out; answers with their nodes.
+    /// Forgets a node that was removed from the cluster.
+    pub fn forget(&mut self, node: NodeId) {
+        self.sessions.remove(&node);
+        self.expected.remove(&node);
+    }
+
+    /// Ends the sessions that were silent for too long; answers with their nodes, and with those that never came.
     pub fn expire(&mut self, now: Timestamp) -> Vec<NodeId> {
-        let expired: Vec<_> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.expires_at <= now)
-            .map(|(node, _)| *node)
-            .collect();
+        let silent = self.sessions.iter().filter(|(_, session)| session.expires_at <= now);
+        let missing = self.expected.iter().filter(|(_, at)| **at <= now);
+        let expired: Vec<_> =
+            silent.map(|(node, _)| *node).chain(missing.map(|(node, _)| *node)).collect();
         for node in &expired {
-            self.sessions.remove(node);
+            self.forget(*node);
         }
         expired
     }
 
-    /// When the next session would expire.
+    /// When the next node would count as down.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.sessions.values().map(|session| session.expires_at).min()
+        let sessions = self.sessions.values().map(|session| session.expires_at);
+        sessions.chain(self.expected.values().copied()).min()
     }
 
     /// What the nodes must hear of these changes. `snapshot` holds them already.
     pub fn changed(&mut self, snapshot: &Snapshot, events: &[Event]) -> Vec<Send> {
         let mut touched: BTreeMap<NodeId, BTreeSet<TaskId>> = BTreeMap::new();
         let mut services = BTreeSet::new();
+        let mut sends = self.changed_news(snapshot, events);
         for event in events {
             match event.key {
                 Key::Task(id) => {
@@ -145,13 +206,37 @@ impl Dispatcher {
                 touched.entry(*node).or_default();
             }
         }
-        let mut sends = Vec::new();
         for (node, tasks) in touched {
             let Some(session) = self.sessions.get_mut(&node) else { continue };
             let set = session.difference(snapshot, node, tasks);
             if !set.is_empty() {
-                sends.push(Send { node, session: session.id, set });
+                let message = SessionMessage::Assignments(set);
+                sends.push(Send { node, session: session.id, message });
             }
+        }
+        sends
+    }
+
+    /// What nodes must hear of the swarm itself. Most changes of nodes concern nobody but the node.
+    fn changed_news(&mut self, snapshot: &Snapshot, events: &[Event]) -> Vec<Send> {
+        let concerns_all = events.iter().any(news::concerns_all);
+        let concerned = events.iter().filter_map(|event| match event.key {
+            Key::Node(node) => Some(node),
+            _ => None,
+        });
+        let nodes: BTreeSet<_> = match concerns_all {
+            true => self.sessions.keys().copied().collect(),
+            false => concerned.collect(),
+        };
+        if nodes.is_empty() {
+            return Vec::new();
+        }
+        let Some(shared) = Shared::new(snapshot) else { return Vec::new() };
+        let mut sends = Vec::new();
+        for node in nodes {
+            let Some(session) = self.sessions.get_mut(&node) else { continue };
+            let news = session.news_difference(shared.news_of(snapshot, node));
+            sends.extend(news.map(|message| Send { node, session: session.id, message }));
         }
         sends
     }
@@ -165,6 +250,14 @@ fn node_of(object: &Option<Object>) -> Option<NodeId> {
 }
 
 impl Session {
+    fn news_difference(&mut self, news: Option<News>) -> Option<SessionMessage> {
+        if news.is_none() || news == self.news {
+            return None;
+        }
+        self.news.clone_from(&news);
+        news.map(SessionMessage::News)
+    }
+
     /// What the node does not know yet of these tasks, and of the ports of all its services.
     fn difference(
         &mut self,
@@ -249,6 +342,7 @@ pub fn write_ready(draft: &mut Draft, node: NodeId, description: &Description, a
     draft.update_node(&known, |node| {
         node.description = description.clone();
         node.status.state = NodeState::Ready;
+        node.status.down_since = None;
         node.status.message.clear();
         node.status.address = address.to_owned();
     });
@@ -257,8 +351,10 @@ pub fn write_ready(draft: &mut Draft, node: NodeId, description: &Description, a
 /// Writes that a node's heartbeats stayed out.
 pub fn write_down(draft: &mut Draft, node: NodeId, message: &str) {
     let Some(known) = draft.node(node).cloned() else { return };
+    let now = draft.now();
     draft.update_node(&known, |node| {
         node.status.state = NodeState::Down;
+        node.status.down_since = Some(now);
         node.status.message = message.to_owned();
     });
 }

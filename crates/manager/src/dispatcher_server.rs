@@ -9,28 +9,37 @@ use tokio::sync::{Notify, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use types::NodeId;
-use types::assignment::{AssignmentSet, StatusReport};
+use types::assignment::{SessionMessage, StatusReport};
 use types::node::Description;
 
 use crate::clock::now;
 use crate::error::{Code, Error};
 use crate::writer::Writer;
 
-/// Assignment sets waiting for a node. One that does not take them begins again with a full set.
-const ASSIGNMENTS_WAITING_MAX: usize = 256;
+/// Messages waiting for a node. One that does not take them begins again with a full set.
+const MESSAGES_WAITING_MAX: usize = 256;
+
+/// How late the look at the heartbeats may be before it counts as a stall of this process, which then has not heard
+/// what it should have.
+const STALL: Duration = Duration::from_millis(300);
+
+/// Longest sleep between two looks: a stall is noticed only by a sleep that took too long.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 struct Sessions {
     dispatcher: Dispatcher,
-    streams: HashMap<NodeId, (SessionId, mpsc::Sender<AssignmentSet>)>,
+    streams: HashMap<NodeId, (SessionId, mpsc::Sender<SessionMessage>)>,
+    /// Whether this manager leads: only then there are sessions.
+    is_open: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct DispatcherServer {
     writer: Arc<Writer>,
     sessions: Mutex<Sessions>,
-    /// A session was opened, so the next expiry may be sooner.
-    opened: Notify,
+    /// The next expiry may be sooner than it was.
+    changed: Notify,
 }
 
 /// A node's connection to its manager. Dropping it ends the session.
@@ -39,13 +48,18 @@ pub struct Session {
     server: Arc<DispatcherServer>,
     node: NodeId,
     id: SessionId,
-    assignments: mpsc::Receiver<AssignmentSet>,
+    messages: mpsc::Receiver<SessionMessage>,
 }
 
 impl Session {
-    /// The next work for the node; `None` when the session has ended and another must be opened.
-    pub async fn next(&mut self) -> Option<AssignmentSet> {
-        self.assignments.recv().await
+    /// Tells this session from others of the node.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The next thing for the node; `None` when the session has ended and another must be opened.
+    pub async fn next(&mut self) -> Option<SessionMessage> {
+        self.messages.recv().await
     }
 
     /// What reports and heartbeats go through while [`Session::next`] is awaited.
@@ -55,9 +69,9 @@ impl Session {
 }
 
 impl Drop for Session {
+    /// The node itself is given time to come back: a lost connection is no proof that it is gone.
     fn drop(&mut self) {
         let mut sessions = self.server.lock();
-        sessions.dispatcher.disconnect(self.node, self.id);
         sessions.streams.retain(|_, (id, _)| *id != self.id);
     }
 }
@@ -73,27 +87,40 @@ pub struct Reporter {
 impl Reporter {
     /// Writes the reports; they are durable when this returns.
     pub async fn report(&self, reports: &[StatusReport]) -> Result<(), Error> {
-        self.server.check(self.node, self.id)?;
-        let write = |draft: &mut store::Draft| {
-            write_reports(draft, self.node, reports);
-            Ok(())
-        };
-        self.server.writer.write(write).await
+        self.server.report(self.node, self.id, reports).await
     }
 
     /// Says that the node lives; answers with the time until the next heartbeat.
     pub fn heartbeat(&self) -> Result<Duration, Error> {
-        let period = self.server.heartbeat_period();
-        let mut sessions = self.server.lock();
-        let beat = sessions.dispatcher.heartbeat(self.node, self.id, period, now());
-        beat.map_err(|error| Error::new(Code::NotFound, error.to_string()))?;
-        Ok(period)
+        self.server.heartbeat(self.node, self.id)
+    }
+
+    /// Says that the node goes for good or for long.
+    pub fn goodbye(&self) {
+        self.server.goodbye(self.node, self.id);
     }
 }
 
 impl DispatcherServer {
     pub(crate) fn new(writer: Arc<Writer>) -> Self {
-        Self { writer, sessions: Mutex::default(), opened: Notify::new() }
+        Self { writer, sessions: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Begins to take sessions: this manager leads now.
+    pub(crate) fn begin(&self, term: u64) {
+        let snapshot = self.writer.consensus().snapshot();
+        // Identifiers of a leader's sessions begin where no other term's do.
+        let first = term << 32;
+        let mut sessions = self.lock();
+        sessions.dispatcher = Dispatcher::new(&snapshot, first, self.heartbeat_period(), now());
+        sessions.is_open = true;
+        drop(sessions);
+        self.changed.notify_one();
+    }
+
+    /// Ends all sessions: another manager leads.
+    pub(crate) fn end(&self) {
+        *self.lock() = Sessions::default();
     }
 
     pub(crate) async fn open_session(
@@ -102,23 +129,10 @@ impl DispatcherServer {
         description: Description,
         address: String,
     ) -> Result<Session, Error> {
-        let known = self.writer.consensus().snapshot().node(node).is_some();
-        if !known {
-            return Err(Error::new(Code::NotFound, format!("node {node} is not in the cluster")));
-        }
-        let (stream, assignments) = mpsc::channel(ASSIGNMENTS_WAITING_MAX);
-        let id = {
-            let mut sessions = self.lock();
-            let snapshot = self.writer.consensus().snapshot();
-            let send =
-                sessions.dispatcher.register(&snapshot, node, self.heartbeat_period(), now());
-            let sent = stream.try_send(send.set);
-            sent.expect("a new stream has room");
-            sessions.streams.insert(node, (send.session, stream));
-            send.session
-        };
-        self.opened.notify_one();
-        let session = Session { server: self.clone(), node, id, assignments };
+        let (stream, messages) = mpsc::channel(MESSAGES_WAITING_MAX);
+        let id = self.register(node, stream)?;
+        self.changed.notify_one();
+        let session = Session { server: self.clone(), node, id, messages };
         let write = |draft: &mut store::Draft| {
             write_ready(draft, node, &description, &address);
             Ok(())
@@ -126,6 +140,55 @@ impl DispatcherServer {
         self.writer.write(write).await?;
         info!(node.id = %node, session = id, "node is ready");
         Ok(session)
+    }
+
+    fn register(
+        &self,
+        node: NodeId,
+        stream: mpsc::Sender<SessionMessage>,
+    ) -> Result<SessionId, Error> {
+        let period = self.heartbeat_period();
+        let mut sessions = self.lock();
+        if !sessions.is_open {
+            return Err(Error::not_leader());
+        }
+        let snapshot = self.writer.consensus().snapshot();
+        if snapshot.node(node).is_none() {
+            return Err(Error::new(Code::NotFound, format!("node {node} is not in the cluster")));
+        }
+        let (id, first) = sessions.dispatcher.register(&snapshot, node, period, now());
+        for message in first {
+            stream.try_send(message).expect("a new stream has room");
+        }
+        sessions.streams.insert(node, (id, stream));
+        Ok(id)
+    }
+
+    pub(crate) async fn report(
+        &self,
+        node: NodeId,
+        session: SessionId,
+        reports: &[StatusReport],
+    ) -> Result<(), Error> {
+        self.check(node, session)?;
+        let write = |draft: &mut store::Draft| {
+            write_reports(draft, node, reports);
+            Ok(())
+        };
+        self.writer.write(write).await
+    }
+
+    pub(crate) fn heartbeat(&self, node: NodeId, session: SessionId) -> Result<Duration, Error> {
+        let period = self.heartbeat_period();
+        let mut sessions = self.lock();
+        let beat = sessions.dispatcher.heartbeat(node, session, period, now());
+        beat.map_err(|error| Error::new(Code::NotFound, error.to_string()))?;
+        Ok(dispatcher::heartbeat_interval(period))
+    }
+
+    pub(crate) fn goodbye(&self, node: NodeId, session: SessionId) {
+        self.lock().dispatcher.disconnect(node, session, now());
+        self.changed.notify_one();
     }
 
     /// Sends nodes what they must hear of each change.
@@ -149,15 +212,20 @@ impl DispatcherServer {
 
     fn send_changes(&self, events: &[store::Event]) {
         let mut sessions = self.lock();
+        for event in events {
+            if let (store::Key::Node(node), None) = (event.key, &event.after) {
+                sessions.dispatcher.forget(node);
+                sessions.streams.remove(&node);
+            }
+        }
         // The newest state, not that of the events: what a session was told is never older than before.
         let snapshot = self.writer.consensus().snapshot();
         let sends = sessions.dispatcher.changed(&snapshot, events);
-        for Send { node, session, set } in sends {
+        for Send { node, session, message } in sends {
             let Some((_, stream)) = sessions.streams.get(&node) else { continue };
-            if stream.try_send(set).is_err() {
-                warn!(node.id = %node, session, "node does not take its assignments; session ended");
+            if stream.try_send(message).is_err() {
+                warn!(node.id = %node, session, "node does not take its assignments; stream ended");
                 sessions.streams.remove(&node);
-                sessions.dispatcher.disconnect(node, session);
             }
         }
     }
@@ -166,16 +234,18 @@ impl DispatcherServer {
     pub(crate) async fn expire_sessions(self: Arc<Self>, stop: CancellationToken) {
         loop {
             let next = self.lock().dispatcher.next_expiry();
-            let pause = async {
-                match next {
-                    Some(at) => tokio::time::sleep(at.since(now())).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let planned = next.map_or(LOOK_INTERVAL, |at| at.since(now()).min(LOOK_INTERVAL));
+            let begun = tokio::time::Instant::now();
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.opened.notified() => continue,
-                () = pause => {}
+                () = self.changed.notified() => continue,
+                () = tokio::time::sleep(planned) => {}
+            }
+            let late = begun.elapsed().saturating_sub(planned);
+            if late > STALL {
+                warn!(?late, "this manager was held up; nodes are given that much more time");
+                self.lock().dispatcher.postpone(late);
+                continue;
             }
             let expired = self.lock().dispatcher.expire(now());
             for node in expired {

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// gRPC's status codes, as far as the control API uses them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Code {
     Unknown,
     InvalidArgument,
@@ -13,6 +15,8 @@ pub enum Code {
     Unimplemented,
     Unavailable,
     Internal,
+    /// The request is for the leader, which this manager is not. Managers pass it on; no user sees it.
+    NotLeader,
 }
 
 impl fmt::Display for Code {
@@ -22,7 +26,7 @@ impl fmt::Display for Code {
 }
 
 /// A refusal of the control API.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Error {
     pub code: Code,
     pub desc: String,
@@ -48,6 +52,19 @@ impl Error {
         Self::new(Code::Unknown, "update out of sequence")
     }
 
+    pub(crate) fn not_leader() -> Self {
+        Self::new(Code::NotLeader, "this manager does not lead")
+    }
+
+    /// Whether the request was not looked at, because another manager leads.
+    pub fn is_not_leader(&self) -> bool {
+        self.code == Code::NotLeader
+    }
+
+    pub(crate) fn unexpected_answer() -> Self {
+        Self::new(Code::Internal, "the leader answered another question: are all managers of one version?")
+    }
+
     pub(crate) fn stopped() -> Self {
         Self::new(Code::Unavailable, "the manager is stopping")
     }
@@ -68,7 +85,16 @@ impl From<consensus::Error> for Error {
     fn from(error: consensus::Error) -> Self {
         match error {
             consensus::Error::Rejected(_) => Self::out_of_sequence(),
-            consensus::Error::NoLeader => Self::new(Code::Unknown, error.to_string()),
+            consensus::Error::NotLeader { .. } => Self::not_leader(),
+            consensus::Error::NoLeader | consensus::Error::LostLeadership => {
+                Self::new(Code::Unknown, error.to_string())
+            }
+            consensus::Error::QuorumLoss
+            | consensus::Error::MembershipBusy
+            | consensus::Error::UnknownMember(_)
+            | consensus::Error::DiskFull => {
+                Self::new(Code::FailedPrecondition, error.to_string())
+            }
             consensus::Error::Busy(_) | consensus::Error::Stopped => {
                 Self::new(Code::Unavailable, error.to_string())
             }

@@ -4,9 +4,9 @@
 //! wait for each other's flush, and none can conflict with another of the same leader. When a proposal fails, the head
 //! falls back to the agreed state, and what was built on the failed one is rejected by its versions.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use consensus::Consensus;
+use consensus::{Consensus, Leadership};
 use planner::Planner;
 use store::{Draft, Snapshot, apply};
 use tokio::sync::{Semaphore, watch};
@@ -18,44 +18,48 @@ use crate::error::Error;
 
 #[derive(Debug)]
 struct Head {
+    /// The term of leadership it was made in. In another one it may lack what others have written.
+    term: u64,
     snapshot: Snapshot,
     planner: Planner,
 }
 
 #[derive(Debug)]
 pub(crate) struct Writer {
-    consensus: Consensus,
-    head: Mutex<Head>,
+    consensus: Arc<Consensus>,
+    leadership: watch::Receiver<Leadership>,
+    head: Mutex<Option<Head>>,
     /// Keeps callers waiting here instead of filling the log's queue.
     permits: Semaphore,
     wake_at: watch::Sender<Option<Timestamp>>,
 }
 
 impl Writer {
-    pub(crate) fn new(consensus: Consensus) -> Self {
-        let snapshot = (*consensus.snapshot()).clone();
-        let planner = Planner::new(&snapshot);
+    pub(crate) fn new(consensus: Arc<Consensus>) -> Self {
         Self {
+            leadership: consensus.leadership(),
             consensus,
-            head: Mutex::new(Head { snapshot, planner }),
+            head: Mutex::new(None),
             permits: Semaphore::new(PROPOSALS_MAX / 2),
             wake_at: watch::Sender::new(Some(Timestamp::ZERO)),
         }
     }
 
-    pub(crate) fn consensus(&self) -> &Consensus {
+    pub(crate) fn consensus(&self) -> &Arc<Consensus> {
         &self.consensus
     }
 
-    /// When the planner wants to look again.
-    pub(crate) fn wake_at(&self) -> watch::Receiver<Option<Timestamp>> {
+    /// When the planner wants to look again, beginning with now.
+    pub(crate) fn wake_now(&self) -> watch::Receiver<Option<Timestamp>> {
+        self.wake_at.send_replace(Some(Timestamp::ZERO));
         self.wake_at.subscribe()
     }
 
     /// Lets `change` write into a draft, plans what follows, and waits until a majority has it on disk.
     ///
     /// # Errors
-    /// What `change` refuses, or why the change was not agreed to; nothing is changed then.
+    /// What `change` refuses, or why the change was not agreed to; nothing is changed then. Only the leader writes:
+    /// elsewhere the error is [`Error::is_not_leader`].
     pub(crate) async fn write<T>(
         &self,
         change: impl FnOnce(&mut Draft) -> Result<T, Error>,
@@ -78,6 +82,7 @@ impl Writer {
         change: impl FnOnce(&mut Draft) -> Result<T, Error>,
     ) -> Result<Option<(T, Option<consensus::Proposal>)>, Error> {
         let mut head = self.lock();
+        let head = self.current(&mut head)?;
         let mut draft = Draft::new(head.snapshot.clone(), now());
         let value = change(&mut draft)?;
         let wake_at = head.planner.plan(&mut draft, &mut rand::random::<u128>);
@@ -91,14 +96,27 @@ impl Writer {
         Ok(Some((value, Some(self.consensus.propose(&set)))))
     }
 
+    /// The head of the present term; a new one begins at the agreed state.
+    fn current<'a>(&self, head: &'a mut Option<Head>) -> Result<&'a mut Head, Error> {
+        let Leadership { is_leader, term, .. } = *self.leadership.borrow();
+        if !is_leader {
+            *head = None;
+            return Err(Error::not_leader());
+        }
+        if head.as_ref().is_none_or(|head| head.term != term) {
+            let snapshot = (*self.consensus.snapshot()).clone();
+            let planner = Planner::new(&snapshot);
+            *head = Some(Head { term, snapshot, planner });
+        }
+        Ok(head.as_mut().expect("made just now where it was missing"))
+    }
+
     fn fall_back(&self) {
-        let mut head = self.lock();
-        head.snapshot = (*self.consensus.snapshot()).clone();
-        head.planner = Planner::new(&head.snapshot);
+        *self.lock() = None;
         self.wake_at.send_replace(Some(Timestamp::ZERO));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Head> {
+    fn lock(&self) -> MutexGuard<'_, Option<Head>> {
         self.head.lock().expect("planning does not panic")
     }
 }

@@ -9,21 +9,22 @@ use docker_types::convert::task::{container_config, container_name};
 use engine::containers::{
     Change, HealthState, NewContainer, Phase, RemoveOptions, Status, StopOptions,
 };
-use engine::images::progress::Reporter;
+use engine::images::progress::Reporter as Progress;
 use engine::images::pull::PullRequest;
 use engine::images::reference::Reference;
 use engine::registry::auth::Credentials;
 use engine::{Engine, ErrorKind};
-use manager::{Manager, Session, now};
+use manager::now;
 use network::{Protocol, PublishedPort};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
+use types::assignment::{News, SessionMessage};
 use types::endpoint::PortConfig;
-use types::node::Description;
-use types::{NodeId, ServiceId, Task, TaskId, TaskTemplate, Timestamp};
+use types::{ServiceId, Task, TaskId, TaskTemplate, Timestamp};
 
 use crate::daemon::SharedEngine;
+use crate::session::{Link, NodeInfo, Reporter, Upstream};
 use crate::templating::Values;
 
 const TASK_LABEL: &str = "com.docker.swarm.task.id";
@@ -34,21 +35,17 @@ const SERVICE_OWNER: &str = "service:";
 /// Results of actions under way; each task has at most one.
 const EVENTS_MAX: usize = 1024;
 
+/// How long a node looks for a manager before it says so: longer than managers take to elect a leader.
+const ALONE_TOLD_AFTER: Duration = Duration::from_secs(5);
+
 /// Between two attempts to reach the manager.
 const RECONNECT: Duration = Duration::from_millis(200);
 
-/// Who this node is.
-#[derive(Clone, Debug)]
-pub(crate) struct Identity {
-    pub(crate) node: NodeId,
-    pub(crate) address: String,
-    pub(crate) description: Description,
-}
-
 pub(crate) struct AgentDriver {
     engine: SharedEngine,
-    manager: Arc<Manager>,
-    identity: Identity,
+    upstream: Arc<Upstream>,
+    info: watch::Receiver<NodeInfo>,
+    news: watch::Sender<Option<News>>,
     agent: Agent,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
@@ -58,12 +55,19 @@ pub(crate) struct AgentDriver {
 }
 
 impl AgentDriver {
-    pub(crate) fn new(engine: SharedEngine, manager: Arc<Manager>, identity: Identity) -> Self {
+    /// `news` gets what managers tell of the swarm itself. A change of `info` begins a new session.
+    pub(crate) fn new(
+        engine: SharedEngine,
+        upstream: Arc<Upstream>,
+        info: watch::Receiver<NodeInfo>,
+        news: watch::Sender<Option<News>>,
+    ) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         Self {
             engine,
-            manager,
-            identity,
+            upstream,
+            info,
+            news,
             agent: Agent::default(),
             events,
             inbox,
@@ -76,27 +80,34 @@ impl AgentDriver {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.engine.containers.changes();
         self.adopt();
+        let mut alone_since = None;
         loop {
-            let opened = self.manager.open_session(
-                self.identity.node,
-                self.identity.description.clone(),
-                self.identity.address.clone(),
-            );
-            let session = tokio::select! {
+            let info = self.info.borrow_and_update().clone();
+            let link = tokio::select! {
                 () = stop.cancelled() => return,
-                session = opened => session,
+                link = self.upstream.open(&info) => link,
             };
-            match session {
-                Ok(session) => {
-                    if self.serve(session, &mut changes, &stop).await.is_err() {
+            match link {
+                Ok(link) => {
+                    alone_since = None;
+                    if self.serve(link, &mut changes, &stop).await.is_err() {
                         return;
                     }
                 }
-                Err(error) => warn!(%error, "no session with the manager"),
+                Err(refusal) => {
+                    let (since, is_told) =
+                        alone_since.get_or_insert((tokio::time::Instant::now(), false));
+                    debug!(refusal, "no session with a manager");
+                    if !*is_told && since.elapsed() >= ALONE_TOLD_AFTER {
+                        warn!(refusal, "no manager is reached; tasks run on");
+                        *is_told = true;
+                    }
+                }
             }
+            let pause = RECONNECT.mul_f64(rand::random_range(0.5..1.5));
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(RECONNECT) => {}
+                () = self.without_manager(&mut changes, pause) => {}
             }
         }
     }
@@ -104,45 +115,93 @@ impl AgentDriver {
     /// Works within one session; an error means that it is time to stop.
     async fn serve(
         &mut self,
-        mut session: Session,
+        mut link: Link,
         changes: &mut broadcast::Receiver<Change>,
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
-        let reporter = session.reporter();
-        self.handle(Event::Connected, &reporter).await;
-        let mut heartbeat = tokio::time::interval(Duration::from_secs(1));
-        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        let reporter = link.reporter();
+        self.handle(Event::Connected, Some(&reporter)).await;
+        let speaker = reporter.clone();
+        // On a task of its own: nothing that is done here may hold up a heartbeat.
+        let mut heart = tokio::spawn(async move { speaker.keep_alive().await });
+        let ended = loop {
             let event = tokio::select! {
-                () = stop.cancelled() => return Err(Stopped),
-                set = session.next() => match set {
-                    Some(set) => Event::Assigned(set),
-                    None => break,
+                () = stop.cancelled() => {
+                    reporter.goodbye().await;
+                    break Err(Stopped);
+                }
+                message = link.next() => match message {
+                    Some(SessionMessage::Assignments(set)) => Event::Assigned(set),
+                    Some(SessionMessage::News(news)) => {
+                        self.news.send_replace(Some(news));
+                        continue;
+                    }
+                    None => break Ok(()),
                 },
                 event = self.inbox.recv() => event.expect("we hold a sender ourselves"),
-                change = changes.recv() => match change {
-                    Ok(change) => match self.observe(&change.labels, &change.status) {
-                        Some(event) => event,
-                        None => continue,
-                    },
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
-                        self.look_again(&reporter).await;
+                change = changes.recv() => match self.noticed(change) {
+                    Ok(events) => {
+                        for event in events {
+                            self.handle(event, Some(&reporter)).await;
+                        }
                         continue;
                     }
-                    Err(broadcast::error::RecvError::Closed) => return Err(Stopped),
+                    Err(stopped) => break Err(stopped),
                 },
-                _ = heartbeat.tick() => match reporter.heartbeat() {
-                    Ok(period) => {
-                        heartbeat.reset_after(period);
-                        continue;
-                    }
-                    Err(_) => break,
+                changed = self.info.changed() => match changed {
+                    Ok(()) => break Ok(()),
+                    Err(_) => break Err(Stopped),
                 },
+                reason = &mut heart => {
+                    warn!(reason = reason.unwrap_or_default(), "the manager does not hear this node");
+                    break Ok(());
+                }
             };
-            self.handle(event, &reporter).await;
-        }
+            self.handle(event, Some(&reporter)).await;
+        };
+        heart.abort();
         self.agent.handle(Event::Disconnected, now());
-        Ok(())
+        ended
+    }
+
+    /// Keeps up with the containers while there is no manager.
+    async fn without_manager(
+        &mut self,
+        changes: &mut broadcast::Receiver<Change>,
+        pause: Duration,
+    ) {
+        let until = tokio::time::Instant::now() + pause;
+        loop {
+            let event = tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                event = self.inbox.recv() => event.expect("we hold a sender ourselves"),
+                change = changes.recv() => {
+                    let Ok(events) = self.noticed(change) else { return };
+                    for event in events {
+                        self.handle(event, None).await;
+                    }
+                    continue;
+                }
+            };
+            self.handle(event, None).await;
+        }
+    }
+
+    /// What a change of a container means to the agent.
+    fn noticed(
+        &self,
+        change: Result<Change, broadcast::error::RecvError>,
+    ) -> Result<Vec<Event>, Stopped> {
+        match change {
+            Ok(change) => Ok(self.observe(&change.labels, &change.status).into_iter().collect()),
+            // After missed changes every container's state is told again; what is known already changes nothing.
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                let found = self.engine.containers.find(&[(TASK_LABEL, None)]);
+                let events = found.iter().filter_map(|found| self.observe(&found.labels, &found.status));
+                Ok(events.collect())
+            }
+            Err(broadcast::error::RecvError::Closed) => Err(Stopped),
+        }
     }
 
     /// Tells the agent of the containers that outlived the last daemon.
@@ -156,15 +215,6 @@ impl AgentDriver {
         }
     }
 
-    /// After missed changes: every container's state is told again; what is known already changes nothing.
-    async fn look_again(&mut self, reporter: &manager::Reporter) {
-        for found in self.engine.containers.find(&[(TASK_LABEL, None)]) {
-            if let Some(event) = self.observe(&found.labels, &found.status) {
-                self.handle(event, reporter).await;
-            }
-        }
-    }
-
     fn observe(&self, labels: &BTreeMap<String, String>, status: &Status) -> Option<Event> {
         let task = task_of(labels)?;
         match (status.phase, status.health) {
@@ -175,7 +225,7 @@ impl AgentDriver {
         }
     }
 
-    async fn handle(&mut self, event: Event, reporter: &manager::Reporter) {
+    async fn handle(&mut self, event: Event, reporter: Option<&Reporter>) {
         let is_first_work = matches!(&event, Event::Assigned(set) if set.is_full)
             && !std::mem::replace(&mut self.has_work, true);
         for action in self.agent.handle(event, now()) {
@@ -190,13 +240,13 @@ impl AgentDriver {
         }
     }
 
-    async fn act(&mut self, action: Action, reporter: &manager::Reporter) {
+    async fn act(&mut self, action: Action, reporter: Option<&Reporter>) {
         let (engine, events) = (self.engine.clone(), self.events.clone());
         match action {
             Action::Prepare { task, template } => {
-                let identity = self.identity.clone();
+                let info = self.info.borrow().clone();
                 tokio::spawn(async move {
-                    let result = prepare(&engine, &task, &template, &identity).await;
+                    let result = prepare(&engine, &task, &template, &info).await;
                     send(&events, Event::Prepared { task: task.id, result }).await;
                 });
             }
@@ -219,12 +269,13 @@ impl AgentDriver {
                 });
             }
             Action::Report(reports) => {
-                let reporter = reporter.clone();
+                // Reports are only made while there is a session.
+                let Some(reporter) = reporter.cloned() else { return };
                 tokio::spawn(async move {
                     match reporter.report(&reports).await {
                         Ok(()) => send(&events, Event::Reported(reports)).await,
                         // The session has ended; the next one begins with what was not told.
-                        Err(error) => warn!(%error, "status not reported"),
+                        Err(reason) => warn!(reason, "status not reported"),
                     }
                 });
             }
@@ -321,7 +372,7 @@ async fn prepare(
     engine: &Engine,
     task: &Task,
     template: &TaskTemplate,
-    identity: &Identity,
+    identity: &NodeInfo,
 ) -> Result<String, Refusal> {
     let template = expanded(task, template, identity).map_err(refusal)?;
     fetch_image(engine, &template).await?;
@@ -347,7 +398,7 @@ async fn prepare(
 fn expanded(
     task: &Task,
     template: &TaskTemplate,
-    identity: &Identity,
+    identity: &NodeInfo,
 ) -> Result<TaskTemplate, String> {
     let values = Values::new(task, template, identity.node, &identity.description.hostname);
     let mut template = template.clone();
@@ -372,7 +423,7 @@ async fn fetch_image(engine: &Engine, template: &TaskTemplate) -> Result<(), Ref
     let reference = spec.image.parse::<Reference>().map_err(refusal)?.or_latest();
     let credentials = Credentials::from_header(&spec.registry_auth).map_err(refusal)?;
     let request = PullRequest { reference: reference.clone(), platform: None, credentials };
-    match engine.images.pull(&request, &Reporter::silent()).await {
+    match engine.images.pull(&request, &Progress::silent()).await {
         Ok(_) => Ok(()),
         Err(error) => {
             warn!(image = spec.image, %error, "image not pulled");

@@ -303,10 +303,13 @@ fn inherited() -> anyhow::Result<Vec<Listen>> {
     Ok(descriptors.map(Listen::Inherited).collect())
 }
 
+/// Everything of ours; the libraries beneath tell every frame and ping, which nobody reads.
+const DEBUG: &str = "debug,h2=info,hyper=info,hyper_util=info,rustls=info";
+
 fn log_filter(flags: &Daemon) -> anyhow::Result<String> {
     let level = match flags.log_level.as_str() {
-        _ if flags.debug => "debug",
-        "debug" => "debug",
+        _ if flags.debug => DEBUG,
+        "debug" => DEBUG,
         "info" => "info",
         "warn" => "warn",
         "error" | "fatal" => "error",

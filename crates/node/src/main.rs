@@ -1,13 +1,17 @@
 //! The `skep` binary: the daemon of a node, and the shims of its containers.
 
+mod address;
 mod agent_driver;
 mod config;
 mod daemon;
 mod describe;
 mod flags;
+mod join;
 mod membership;
 mod purge;
+mod session;
 mod state;
+mod steward;
 mod swarm_events;
 mod templating;
 

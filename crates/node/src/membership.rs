@@ -1,34 +1,45 @@
-//! This node's place in its swarm: none, or a manager that also runs tasks.
+//! A node's place in a swarm: init, join, leave, and what the daemon runs meanwhile.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use apiserver::{Answer, ApiError, Swarm};
 use docker_types::convert;
 use docker_types::swarm::{InitRequest, JoinRequest, Peer, SwarmInfo};
 use http::StatusCode;
 use manager::{Bootstrap, Manager};
+use rpc::SharedIdentity;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use types::NodeId;
-use types::node::{Availability, Role};
+use types::assignment::ManagerPeer;
+use types::node::{Availability, Reachability, Role};
 use types::resources::Generic;
 
+use crate::address::{self, Addresses};
 use crate::agent_driver::{self, AgentDriver};
 use crate::config::Config;
 use crate::daemon::SharedEngine;
+use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
-use crate::{describe, swarm_events};
+use crate::{describe, join, steward, swarm_events};
 
 const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
+const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
 const ALREADY_IN_SWARM: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.";
 const NOT_IN_SWARM: &str = "This node is not part of a swarm";
-const LAST_MANAGER: &str = "You are attempting to leave the swarm on a node that is participating as a manager. Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
+const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the \"docker info\" command to see the current swarm status of your node.";
 
-/// Port of the cluster service where none is named.
-const CLUSTER_PORT: u16 = 2377;
+/// How long `swarm join` waits for the node to have its place.
+const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a leaving node waits for the others to take note.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
+
 /// UDP port of the overlay where none is named.
 const DATA_PATH_PORT: u32 = 4789;
 
@@ -36,7 +47,12 @@ const DATA_PATH_PORT: u32 = 4789;
 #[derive(Debug)]
 struct Active {
     state: State,
-    manager: Arc<Manager>,
+    identity: SharedIdentity,
+    upstream: Arc<Upstream>,
+    manager: Option<Arc<Manager>>,
+    /// Tells `docker events` of the manager's changes.
+    events: Option<JoinHandle<()>>,
+    info: watch::Sender<NodeInfo>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -44,12 +60,14 @@ struct Active {
 #[derive(Debug)]
 pub(crate) struct Membership {
     engine: SharedEngine,
-    files: Files,
+    pub(crate) files: Files,
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
     active: Mutex<Option<Active>>,
     /// One init, join or leave at a time.
     changing: tokio::sync::Mutex<()>,
+    /// One at a time starts or stops the manager.
+    pub(crate) seating: tokio::sync::Mutex<()>,
 }
 
 impl Membership {
@@ -65,9 +83,10 @@ impl Membership {
             generic: config.generic_resources.clone(),
             active: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
+            seating: tokio::sync::Mutex::new(()),
         });
         match membership.files.load()? {
-            Some(state) => membership.activate(state).await?,
+            Some(state) => membership.activate(state, None).await?,
             // A swarm that was left while no daemon ran leaves no tasks behind.
             None => agent_driver::clear(&membership.engine).await,
         }
@@ -82,27 +101,142 @@ impl Membership {
         }
     }
 
-    async fn activate(&self, state: State) -> anyhow::Result<()> {
-        let config = self.files.consensus(state.raft_id)?;
-        let manager = Arc::new(Manager::open(&config).await?);
-        let tls = ca::tls_info(&manager.cluster()?.root_ca)?;
-        let description = describe::describe(&self.labels, &self.generic, tls);
+    /// Takes the node's place in the swarm that `state` speaks of. A listener may be bound already.
+    async fn activate(
+        self: &Arc<Self>,
+        state: State,
+        listener: Option<TcpListener>,
+    ) -> anyhow::Result<()> {
+        let identity = self.files.load_identity()?;
+        let shared = SharedIdentity::new(&identity)?;
+        let upstream = Arc::new(Upstream::new(
+            state.node,
+            shared.clone(),
+            None,
+            state.managers.clone(),
+        ));
+        let info = NodeInfo {
+            node: state.node,
+            address: state.address.clone(),
+            description: self.description(&identity)?,
+        };
+        let (info, described) = watch::channel(info);
+        let (news, heard) = watch::channel(None);
         let stop = CancellationToken::new();
-        let driver = AgentDriver::new(
-            self.engine.clone(),
-            manager.clone(),
-            agent_driver::Identity {
-                node: state.node,
-                address: state.address.clone(),
-                description,
-            },
-        );
-        let tasks = vec![
+        let driver = AgentDriver::new(self.engine.clone(), upstream.clone(), described, news);
+        let raft_id = state.raft_id;
+        *self.lock() = Some(Active {
+            state,
+            identity: shared,
+            upstream,
+            manager: None,
+            events: None,
+            info,
+            stop: stop.clone(),
+            tasks: Vec::new(),
+        });
+        if let Some(raft_id) = raft_id
+            && let Err(error) = self.start_manager(raft_id, listener).await
+        {
+            self.close().await;
+            return Err(error);
+        }
+        let tasks = [
             tokio::spawn(driver.run(stop.clone())),
-            tokio::spawn(swarm_events::follow(manager.changes(), self.engine.events.clone())),
+            tokio::spawn(steward::follow(Arc::downgrade(self), heard, stop)),
         ];
-        *self.lock() = Some(Active { state, manager, stop, tasks });
+        if let Some(active) = self.lock().as_mut() {
+            active.tasks.extend(tasks);
+        }
         Ok(())
+    }
+
+    fn description(&self, identity: &rpc::Identity) -> anyhow::Result<types::node::Description> {
+        let tls = ca::node_tls_info(&identity.roots, &identity.certificate)?;
+        Ok(describe::describe(&self.labels, &self.generic, tls))
+    }
+
+    /// Opens the consensus' state and manages.
+    pub(crate) async fn start_manager(
+        &self,
+        raft_id: u64,
+        listener: Option<TcpListener>,
+    ) -> anyhow::Result<Arc<Manager>> {
+        let (identity, listen, others) = {
+            let active = self.lock();
+            let active = active.as_ref().ok_or_else(|| anyhow::anyhow!(NOT_IN_SWARM))?;
+            let State { listen, managers, .. } = active.state.clone();
+            (active.identity.clone(), listen, managers)
+        };
+        let listener = match listener {
+            Some(listener) => listener,
+            None => bind(&listen).await?,
+        };
+        let config = self.files.consensus(raft_id)?;
+        let manager = Manager::open(&config, identity, &others).await?;
+        manager.serve(listener);
+        let events = swarm_events::follow(manager.changes(), self.engine.events.clone());
+        let mut active = self.lock();
+        let active = active.as_mut().ok_or_else(|| anyhow::anyhow!(NOT_IN_SWARM))?;
+        active.upstream.set_manager(Some(manager.clone()));
+        active.manager = Some(manager.clone());
+        active.events = Some(tokio::spawn(events));
+        Ok(manager)
+    }
+
+    /// Stops managing and forgets the seat; the node goes on as a worker.
+    pub(crate) async fn stop_manager(&self) -> anyhow::Result<()> {
+        let manager = {
+            let mut active = self.lock();
+            let Some(active) = active.as_mut() else { return Ok(()) };
+            active.upstream.set_manager(None);
+            active.events.take().inspect(JoinHandle::abort);
+            active.state.raft_id = None;
+            self.files.save(&active.state)?;
+            active.manager.take()
+        };
+        if let Some(manager) = manager {
+            manager.close().await;
+        }
+        self.files.remove_seat()
+    }
+
+    /// Puts a new certificate into use and tells the managers of it.
+    pub(crate) fn use_identity(&self, identity: &rpc::Identity) -> anyhow::Result<()> {
+        self.files.save_identity(identity)?;
+        let description = self.description(identity)?;
+        if let Some(active) = self.lock().as_ref() {
+            active.identity.replace(identity)?;
+            active.upstream.reconnect(active.identity.clone());
+            active.info.send_modify(|info| info.description = description);
+        }
+        Ok(())
+    }
+
+    /// Remembers what has changed of the node's state.
+    pub(crate) fn change_state(&self, change: impl FnOnce(&mut State)) -> anyhow::Result<()> {
+        let mut active = self.lock();
+        let Some(active) = active.as_mut() else { return Ok(()) };
+        let mut next = active.state.clone();
+        change(&mut next);
+        if next != active.state {
+            self.files.save(&next)?;
+            active.upstream.set_managers(next.managers.clone());
+            active.state = next;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn upstream(&self) -> Option<Arc<Upstream>> {
+        Some(self.lock().as_ref()?.upstream.clone())
+    }
+
+    pub(crate) fn state(&self) -> Option<State> {
+        Some(self.lock().as_ref()?.state.clone())
+    }
+
+    pub(crate) fn running_manager(&self) -> Option<Arc<Manager>> {
+        self.lock().as_ref()?.manager.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Active>> {
@@ -113,31 +247,50 @@ impl Membership {
         self.lock().is_some()
     }
 
-    async fn init_now(&self, request: InitRequest) -> Result<NodeId, ApiError> {
+    async fn init_now(self: &Arc<Self>, request: InitRequest) -> Result<NodeId, ApiError> {
         let _changing = self.changing.lock().await;
         if self.is_active() && !request.force_new_cluster {
             return Err(unavailable(ALREADY_IN_SWARM));
         }
         if request.force_new_cluster {
-            return self.force_new_cluster();
+            return self.force_new_cluster().await;
         }
-        let (state, bootstrap) = self.plan_init(request)?;
-        self.files.remove().map_err(internal)?;
-        let config = self.files.consensus(state.raft_id).map_err(internal)?;
-        Manager::bootstrap(&config, bootstrap).await?;
-        self.files.save(&state).map_err(internal)?;
+        let (mut state, bootstrap, key) = self.plan_init(request)?;
+        let raft_id = bootstrap.raft_id;
+        let listener = bind(&state.listen).await.map_err(ApiError::internal)?;
+        self.files.remove().map_err(ApiError::internal)?;
+        let config = self.files.consensus(raft_id).map_err(ApiError::internal)?;
+        let made = Manager::bootstrap(&config, bootstrap).await?;
+        let (certificate, roots) = (made.certificate, made.roots);
+        let identity = rpc::Identity { certificate, key, roots };
+        self.files.save_identity(&identity).map_err(ApiError::internal)?;
+        state.raft_id = Some(raft_id);
+        self.files.save(&state).map_err(ApiError::internal)?;
         let node = state.node;
-        self.activate(state).await.map_err(internal)?;
+        self.activate(state, Some(listener)).await.map_err(ApiError::internal)?;
         Ok(node)
     }
 
-    /// A single manager is the whole quorum already, so there is nothing to be forced.
-    fn force_new_cluster(&self) -> Result<NodeId, ApiError> {
-        self.node_id().ok_or_else(|| unavailable(NOT_IN_SWARM))
+    /// Goes on as the only manager, with everything this one knows.
+    async fn force_new_cluster(self: &Arc<Self>) -> Result<NodeId, ApiError> {
+        let state = self.state().ok_or_else(|| unavailable(NOT_IN_SWARM))?;
+        let raft_id = state.raft_id.ok_or_else(|| unavailable(WORKER))?;
+        self.close().await;
+        let config = self.files.consensus(raft_id).map_err(ApiError::internal)?;
+        let force = move || consensus::Consensus::force_alone(&config);
+        let forced = tokio::task::spawn_blocking(force).await;
+        let forced = forced.map_err(ApiError::internal)?;
+        forced.map_err(ApiError::internal)?;
+        let node = state.node;
+        self.activate(state, None).await.map_err(ApiError::internal)?;
+        let manager = self.running_manager().ok_or_else(|| unavailable(NOT_A_MANAGER))?;
+        manager.dismiss_others(node).await?;
+        Ok(node)
     }
 
-    fn plan_init(&self, request: InitRequest) -> Result<(State, Bootstrap), ApiError> {
-        let address = self.advertised(&request)?;
+    fn plan_init(&self, request: InitRequest) -> Result<(State, Bootstrap, String), ApiError> {
+        let bridge = self.engine.network.bridge();
+        let addresses = address::resolve(&request.advertise_addr, &request.listen_addr, bridge)?;
         let data_path_port = match request.data_path_port {
             0 => DATA_PATH_PORT,
             port => port,
@@ -154,119 +307,144 @@ impl Membership {
                 "autolock is not supported yet: initialize without --autolock",
             ));
         }
-        let pools = match request.default_addr_pool.is_empty() {
-            true => vec!["10.0.0.0/8".to_owned()],
-            false => request.default_addr_pool,
-        };
-        for pool in &pools {
-            pool.parse::<ipnet::Ipv4Net>()
-                .map_err(|_| ApiError::bad_request(format!("invalid CIDR address: {pool}")))?;
-        }
-        let subnet_size = match request.subnet_size {
-            0 => 24,
-            size @ 8..=29 => u8::try_from(size).expect("29 and less fit"),
-            size => {
-                return Err(ApiError::bad_request(format!(
-                    "invalid subnet size {size}: expected 8 to 29"
-                )));
-            }
-        };
+        let (default_address_pools, subnet_size) =
+            address_pools(request.default_addr_pool, request.subnet_size)?;
+        let (key, certificate_request) =
+            ca::new_request().map_err(ApiError::internal)?;
+        let Addresses { host, advertised, listen } = addresses;
         let state = State {
             node: NodeId::from_random(rand::random()),
-            raft_id: rand::random_range(1..=u64::MAX),
-            address,
+            raft_id: None,
+            address: host,
+            advertised: advertised.clone(),
+            listen,
+            managers: Vec::new(),
         };
         let bootstrap = Bootstrap {
             node: state.node,
-            raft_id: state.raft_id,
-            address: format!(
-                "{}:{}",
-                bracketed(&state.address),
-                port_of(&request.advertise_addr, &request.listen_addr)
-            ),
+            raft_id: rand::random_range(1..=u64::MAX),
+            address: advertised,
+            request: certificate_request,
             availability: availability(&request.availability)?,
             spec,
             data_path_port: u16::try_from(data_path_port).expect("checked to be within range"),
-            default_address_pools: pools,
+            default_address_pools,
             subnet_size,
         };
-        Ok((state, bootstrap))
+        Ok((state, bootstrap, key))
     }
 
-    /// The address named by the request, by an interface it names, or the host's only one.
-    fn advertised(&self, request: &InitRequest) -> Result<String, ApiError> {
-        let named = host_of(&request.advertise_addr);
-        let addresses = network::host_addresses().map_err(|error| internal(error.into()))?;
-        if !named.is_empty() {
-            if named.parse::<IpAddr>().is_ok() {
-                return Ok(named);
+    async fn join_now(self: &Arc<Self>, request: JoinRequest) -> Result<(), ApiError> {
+        let _changing = self.changing.lock().await;
+        if self.is_active() {
+            return Err(unavailable(ALREADY_IN_SWARM));
+        }
+        let bridge = self.engine.network.bridge();
+        let addresses = address::resolve(&request.advertise_addr, &request.listen_addr, bridge)?;
+        let availability = availability(&request.availability)?;
+        let remotes: Vec<_> =
+            request.remote_addrs.iter().map(|remote| address::with_port(remote)).collect();
+        let listener = bind(&addresses.listen).await.map_err(ApiError::internal)?;
+        let mut refusal = ApiError::bad_request("at least 1 RemoteAddr is required to join");
+        for remote in &remotes {
+            match join::admit(remote, &request.join_token, availability).await {
+                Ok(admission) => return self.enter(admission, addresses, listener).await,
+                Err(error) => refusal = error,
             }
-            let found = addresses.iter().find(|(link, _)| *link == named);
-            return found.map(|(_, address)| address.to_string()).ok_or_else(|| {
-                ApiError::bad_request(format!("advertise address must be a non-zero IP address or network interface (with optional port number): {named}"))
-            });
         }
-        let listen = host_of(&request.listen_addr);
-        if listen.parse::<IpAddr>().is_ok_and(|address| !address.is_unspecified()) {
-            return Ok(listen);
-        }
-        let own = self.engine.network.bridge();
-        let virtual_link = |link: &str| {
-            link == "lo"
-                || link == own
-                || link.starts_with("docker")
-                || link.starts_with("br-")
-                || link.starts_with("sk")
+        Err(refusal)
+    }
+
+    /// Takes the place the swarm has given.
+    async fn enter(
+        self: &Arc<Self>,
+        admission: join::Admission,
+        addresses: Addresses,
+        listener: TcpListener,
+    ) -> Result<(), ApiError> {
+        let join::Admission { issued, identity } = admission;
+        self.files.remove().map_err(ApiError::internal)?;
+        self.files.save_identity(&identity).map_err(ApiError::internal)?;
+        let Addresses { host, advertised, listen } = addresses;
+        let state = State {
+            node: issued.node,
+            raft_id: None,
+            address: host,
+            advertised,
+            listen,
+            managers: issued.managers,
         };
-        let candidates: Vec<_> = addresses.iter().filter(|(link, _)| !virtual_link(link)).collect();
-        match candidates[..] {
-            [(_, address)] => Ok(address.to_string()),
-            [] => Err(ApiError::bad_request(
-                "could not find the system's IP address - specify one with --advertise-addr",
-            )),
-            [(one, first), (other, second), ..] => {
-                let place = match one == other {
-                    true => format!("on interface {one} ({first} and {second})"),
-                    false => format!(
-                        "on different interfaces ({first} on {one} and {second} on {other})"
-                    ),
-                };
-                Err(ApiError::bad_request(format!(
-                    "could not choose an IP address to advertise since this system has multiple addresses {place} - specify one with --advertise-addr"
-                )))
-            }
+        self.files.save(&state).map_err(ApiError::internal)?;
+        let role = ca::NodeCertificate::from_pem(&identity.certificate)
+            .map_err(ApiError::internal)?
+            .subject
+            .role;
+        self.activate(state, None).await.map_err(ApiError::internal)?;
+        if role == Role::Worker {
+            return Ok(());
+        }
+        let seated = steward::take_seat(self, Some(listener));
+        match tokio::time::timeout(JOIN_PATIENCE, seated).await {
+            Ok(seated) => seated.map_err(ApiError::internal),
+            // The steward goes on trying.
+            Err(_) => Err(unavailable(JOIN_TIMEOUT)),
         }
     }
 
     async fn leave_now(&self, force: bool) -> Result<(), ApiError> {
         let _changing = self.changing.lock().await;
-        if !self.is_active() {
-            return Err(unavailable(NOT_IN_SWARM));
+        let Some(state) = self.state() else { return Err(unavailable(NOT_IN_SWARM)) };
+        let manager = self.running_manager();
+        if let Some(manager) = manager.as_ref().filter(|_| !force) {
+            return Err(unavailable(&leave_warning(manager)));
         }
-        if !force {
-            return Err(unavailable(LAST_MANAGER));
+        let told = self.tell_of_leaving(&state, manager.as_ref());
+        if tokio::time::timeout(LEAVE_PATIENCE, told).await.is_err() {
+            warn!("the swarm did not take note of this node's leaving in time");
         }
+        drop(manager);
         let active = self.lock().take();
         if let Some(active) = active {
             active.end().await;
         }
-        self.files.remove().map_err(internal)?;
+        self.files.remove().map_err(ApiError::internal)?;
         agent_driver::clear(&self.engine).await;
         Ok(())
+    }
+
+    /// Lets the others go on without this node, as far as they can.
+    async fn tell_of_leaving(&self, state: &State, manager: Option<&Arc<Manager>>) {
+        let Some(manager) = manager else {
+            for channel in self.upstream().map(|upstream| upstream.channels()).unwrap_or_default() {
+                let told: Result<Result<(), manager::Error>, _> =
+                    channel.call(manager::methods::LEAVE, &(), LEAVE_PATIENCE).await;
+                if matches!(told, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            return;
+        };
+        if manager.peers().voters.len() < 2 {
+            return;
+        }
+        match manager.leave(state.node).await {
+            Ok(()) => manager.seat_is_gone().await,
+            Err(error) => warn!(%error, "this manager's seat is left to be removed by hand"),
+        }
     }
 }
 
 impl Active {
     async fn end(self) {
         self.stop.cancel();
-        // The events' follower ends with the manager, which others may still hold for a request.
-        for task in self.tasks.into_iter().rev() {
-            task.abort();
-            let _ = task.await;
+        self.events.inspect(JoinHandle::abort);
+        if let Some(manager) = self.manager {
+            manager.close().await;
         }
-        match Arc::try_unwrap(self.manager) {
-            Ok(manager) => manager.close().await,
-            Err(_) => warn!("a request still holds the manager; it closes with it"),
+        for task in self.tasks {
+            if tokio::time::timeout(LEAVE_PATIENCE, task).await.is_err() {
+                warn!("a part of the node does not stop in time");
+            }
         }
     }
 }
@@ -274,10 +452,11 @@ impl Active {
 impl Swarm for Membership {
     fn manager(&self) -> Result<Arc<Manager>, ApiError> {
         let active = self.lock();
-        active
-            .as_ref()
-            .map(|active| active.manager.clone())
-            .ok_or_else(|| unavailable(NOT_A_MANAGER))
+        match active.as_ref() {
+            Some(Active { manager: Some(manager), .. }) => Ok(manager.clone()),
+            Some(_) => Err(unavailable(WORKER)),
+            None => Err(unavailable(NOT_A_MANAGER)),
+        }
     }
 
     fn node_id(&self) -> Option<NodeId> {
@@ -285,7 +464,11 @@ impl Swarm for Membership {
     }
 
     fn status(&self) -> &'static str {
-        if self.is_active() { "active/manager" } else { "inactive" }
+        match self.lock().as_ref() {
+            Some(Active { manager: Some(_), .. }) => "active/manager",
+            Some(_) => "active/worker",
+            None => "inactive",
+        }
     }
 
     fn info(&self) -> SwarmInfo {
@@ -293,56 +476,110 @@ impl Swarm for Membership {
         let Some(active) = active.as_ref() else {
             return SwarmInfo { local_node_state: "inactive".into(), ..SwarmInfo::default() };
         };
-        let snapshot = active.manager.snapshot();
-        let managers = snapshot.nodes().filter(|node| node.spec.role == Role::Manager);
-        let peers = managers.filter_map(|node| {
-            let address = node.manager.as_ref()?.address.clone();
-            Some(Peer { node_id: node.id.to_string(), addr: address })
-        });
-        let peers: Vec<_> = peers.collect();
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let cluster = active.manager.cluster().ok();
-        let shown = cluster.and_then(|cluster| {
-            let tls = ca::tls_info(&cluster.root_ca).ok()?;
-            let mut shown = convert::swarm::swarm_to_api(&cluster, &tls);
-            shown.join_tokens = None;
-            Some(shown)
-        });
-        SwarmInfo {
+        let info = SwarmInfo {
             node_id: active.state.node.to_string(),
             node_addr: active.state.address.clone(),
             local_node_state: "active".into(),
-            control_available: true,
-            error: String::new(),
-            nodes: count(snapshot.nodes().count()),
-            managers: count(peers.len()),
-            remote_managers: Some(peers),
-            cluster: shown,
-            warnings: Vec::new(),
+            ..SwarmInfo::default()
+        };
+        match &active.manager {
+            Some(manager) => manager_info(info, manager),
+            None => SwarmInfo { remote_managers: Some(peers(active.upstream.managers())), ..info },
         }
     }
 
-    fn init(&self, request: InitRequest) -> Answer<'_, NodeId> {
-        Box::pin(self.init_now(request))
+    fn init(self: Arc<Self>, request: InitRequest) -> Answer<'static, NodeId> {
+        Box::pin(async move { self.init_now(request).await })
     }
 
-    fn join(&self, request: JoinRequest) -> Answer<'_, ()> {
-        Box::pin(async move {
-            if self.is_active() {
-                return Err(unavailable(ALREADY_IN_SWARM));
-            }
-            request
-                .join_token
-                .parse::<ca::JoinToken>()
-                .map_err(|error| ApiError::bad_request(error.to_string()))?;
-            Err(ApiError::not_implemented(
-                "joining other nodes is not supported yet: use \"docker swarm init\"",
-            ))
-        })
+    fn join(self: Arc<Self>, request: JoinRequest) -> Answer<'static, ()> {
+        Box::pin(async move { self.join_now(request).await })
     }
 
-    fn leave(&self, force: bool) -> Answer<'_, ()> {
-        Box::pin(self.leave_now(force))
+    fn leave(self: Arc<Self>, force: bool) -> Answer<'static, ()> {
+        Box::pin(async move { self.leave_now(force).await })
+    }
+}
+
+fn manager_info(info: SwarmInfo, manager: &Manager) -> SwarmInfo {
+    let snapshot = manager.snapshot();
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let managers = manager.manager_peers();
+    let shown = manager.cluster().ok().and_then(|cluster| {
+        let tls = ca::tls_info(&cluster.root_ca).ok()?;
+        let mut shown = convert::swarm::swarm_to_api(&cluster, &tls);
+        shown.join_tokens = None;
+        Some(shown)
+    });
+    let error = match manager.trouble() {
+        Some(trouble) => format!("rpc error: code = Unknown desc = {trouble}"),
+        None => String::new(),
+    };
+    SwarmInfo {
+        control_available: true,
+        error,
+        nodes: count(snapshot.nodes().count()),
+        managers: count(managers.len()),
+        remote_managers: Some(peers(managers)),
+        cluster: shown,
+        ..info
+    }
+}
+
+fn peers(managers: Vec<ManagerPeer>) -> Vec<Peer> {
+    managers
+        .into_iter()
+        .map(|peer| Peer { node_id: peer.node.to_string(), addr: peer.address })
+        .collect()
+}
+
+/// What stands in the way of a manager that leaves without force, in Docker's words.
+fn leave_warning(manager: &Manager) -> String {
+    let snapshot = manager.snapshot();
+    let seats: Vec<_> = snapshot.nodes().filter_map(|node| node.manager.as_ref()).collect();
+    let is_reachable = |seat: &&&types::node::ManagerStatus| {
+        seat.reachability == Reachability::Reachable
+    };
+    let reachable = seats.iter().filter(is_reachable).count();
+    let mut warning = "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
+    if seats.len() == 1 {
+        warning += "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
+        return warning;
+    }
+    if reachable.saturating_sub(1) <= seats.len() / 2 {
+        warning += &format!(
+            "Removing this node leaves {} managers out of {}. Without a Raft quorum your swarm will be inaccessible. ",
+            reachable.saturating_sub(1),
+            seats.len()
+        );
+    } else {
+        warning += "Doing so may lose the consensus of your cluster. ";
+    }
+    warning + "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message."
+}
+
+/// Docker's words for an address that is taken.
+async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen).await.map_err(|error| {
+        let reason = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "address already in use".to_owned(),
+            std::io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
+            _ => error.to_string(),
+        };
+        anyhow::anyhow!("failed to listen on remote API address: listen tcp {listen}: bind: {reason}")
+    })
+}
+
+fn address_pools(pools: Vec<String>, size: u32) -> Result<(Vec<String>, u8), ApiError> {
+    let pools = if pools.is_empty() { vec!["10.0.0.0/8".to_owned()] } else { pools };
+    for pool in &pools {
+        pool.parse::<ipnet::Ipv4Net>()
+            .map_err(|_| ApiError::bad_request(format!("invalid CIDR address: {pool}")))?;
+    }
+    match size {
+        0 => Ok((pools, 24)),
+        size @ 8..=29 => Ok((pools, u8::try_from(size).expect("29 and less fit"))),
+        size => Err(ApiError::bad_request(format!("invalid subnet size {size}: expected 8 to 29"))),
     }
 }
 
@@ -352,53 +589,4 @@ fn availability(text: &str) -> Result<Availability, ApiError> {
 
 fn unavailable(message: &str) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
-}
-
-fn internal(error: anyhow::Error) -> ApiError {
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"))
-}
-
-/// The host of `host`, `host:port` or `[host]:port`.
-fn host_of(address: &str) -> String {
-    if let Some((host, _)) = address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return host.to_owned();
-    }
-    match address.rsplit_once(':') {
-        Some((host, _)) if !host.contains(':') => host.to_owned(),
-        _ => address.to_owned(),
-    }
-}
-
-/// The port of the first address that names one.
-fn port_of(advertised: &str, listened: &str) -> u16 {
-    let port = |address: &str| {
-        let (host, port) = address.rsplit_once(':')?;
-        let is_address = !host.contains(':') || host.ends_with(']');
-        port.parse().ok().filter(|_| is_address)
-    };
-    port(advertised).or_else(|| port(listened)).unwrap_or(CLUSTER_PORT)
-}
-
-fn bracketed(address: &str) -> String {
-    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_taken_apart() {
-        for (text, host, port) in [
-            ("10.0.0.1", "10.0.0.1", 2377),
-            ("10.0.0.1:4000", "10.0.0.1", 4000),
-            ("eth0", "eth0", 2377),
-            ("eth0:4000", "eth0", 4000),
-            ("[fd00::1]:4000", "fd00::1", 4000),
-            ("fd00::1", "fd00::1", 2377),
-            ("", "", 2377),
-        ] {
-            assert_eq!((host_of(text).as_str(), port_of(text, "")), (host, port), "{text}");
-        }
-    }
 }

@@ -6,16 +6,33 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use consensus::DataKey;
+use rpc::Identity;
 use serde::{Deserialize, Serialize};
 use types::NodeId;
+use types::assignment::ManagerPeer;
 
 /// A node's place in its swarm.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
     pub(crate) node: NodeId,
-    pub(crate) raft_id: u64,
+    /// Its seat in the consensus, if it is a manager.
+    pub(crate) raft_id: Option<u64>,
     /// The address other nodes know this one by, without a port.
     pub(crate) address: String,
+    /// Host and port of its cluster service, as other nodes reach it.
+    pub(crate) advertised: String,
+    /// Host and port it listens on while it is a manager.
+    pub(crate) listen: String,
+    /// Where managers were when the node last heard of them.
+    pub(crate) managers: Vec<ManagerPeer>,
+}
+
+/// A node's identity at rest: one file, so that certificate and key always belong together.
+#[derive(Serialize, Deserialize)]
+struct StoredIdentity {
+    certificate: String,
+    key: String,
+    roots: String,
 }
 
 /// The files of a node's swarm, all beneath one directory.
@@ -64,6 +81,37 @@ impl Files {
         };
         let directory = self.directory.join("raft");
         Ok(consensus::Config { directory, raft_id, key: DataKey::new(key) })
+    }
+
+    /// Forgets the seat in the consensus: its log, its snapshots and the key they are sealed with.
+    pub(crate) fn remove_seat(&self) -> anyhow::Result<()> {
+        // First the key: without it nothing that may be left can be read.
+        let key = std::fs::remove_file(self.directory.join("raft.key"));
+        let log = std::fs::remove_dir_all(self.directory.join("raft"));
+        for removed in [key, log] {
+            match removed {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).context("remove the consensus' state");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn save_identity(&self, identity: &Identity) -> anyhow::Result<()> {
+        let Identity { certificate, key, roots } = identity.clone();
+        let text = serde_json::to_vec(&StoredIdentity { certificate, key, roots })?;
+        self.write(&self.directory.join("identity.json"), &text)
+    }
+
+    pub(crate) fn load_identity(&self) -> anyhow::Result<Identity> {
+        let path = self.directory.join("identity.json");
+        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let stored: StoredIdentity =
+            serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))?;
+        let StoredIdentity { certificate, key, roots } = stored;
+        Ok(Identity { certificate, key, roots })
     }
 
     /// Forgets the swarm.

@@ -2,10 +2,44 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::PortConfig;
-use crate::{ServiceId, Task, TaskId, TaskStatus, TaskTemplate};
+use crate::node::Role;
+use crate::{NodeId, ServiceId, Task, TaskId, TaskStatus, TaskTemplate};
+
+/// What a manager says in a node's session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionMessage {
+    Assignments(AssignmentSet),
+    /// All of it each time something of it changed.
+    News(News),
+}
+
+/// What a node has to know of its swarm beside its work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct News {
+    /// What the node is to be. One that is demoted hears of it when it has lost its seat.
+    pub role: Role,
+    pub managers: Arc<Vec<ManagerPeer>>,
+    /// PEM of every root certificate to be trusted.
+    pub trust_root: Arc<str>,
+    /// The root that the node's certificate must be signed by; another one is to be asked for otherwise.
+    pub issuer_digest: Arc<str>,
+    /// How often the node has to speak.
+    pub heartbeat_interval: Duration,
+}
+
+/// Where a manager is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ManagerPeer {
+    pub node: NodeId,
+    pub raft_id: u64,
+    /// Host and port of the cluster service.
+    pub address: String,
+}
 
 /// A node's work: all of it, or what changed since the last set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -97,6 +97,18 @@ pub struct RootCa {
     pub manager_token: String,
 }
 
+impl RootCa {
+    /// PEM of every certificate that nodes have to trust.
+    pub fn trust_bundle(&self) -> &str {
+        &self.certificate
+    }
+
+    /// The digest of the root that certificates are issued under.
+    pub fn issuer_digest(&self) -> &str {
+        &self.digest
+    }
+}
+
 impl std::fmt::Debug for RootCa {
     /// Leaves key and tokens out: debug output ends in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

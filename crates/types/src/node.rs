@@ -49,6 +49,17 @@ pub struct NodeStatus {
     pub message: String,
     /// The address the node speaks from.
     pub address: String,
+    /// Since when the node is down.
+    pub down_since: Option<crate::Timestamp>,
+}
+
+/// What the leader last knew of another manager.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reachability {
+    Unknown,
+    Unreachable,
+    #[default]
+    Reachable,
 }
 
 /// What the node says of itself.
@@ -90,6 +101,7 @@ pub struct ManagerStatus {
     pub raft_id: u64,
     /// Host and port of the cluster service.
     pub address: String,
+    pub reachability: Reachability,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -31,7 +31,7 @@ async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<
     let filters = query.filters(FILTERS)?;
     check(&filters)?;
     let leader = manager.leader();
-    let snapshot = manager.snapshot();
+    let snapshot = manager.read().await?;
     let nodes = snapshot.nodes().filter(|node| matches(&filters, node));
     Ok(Answer(nodes.map(|node| node_to_api(node, leader)).collect()))
 }
@@ -61,12 +61,12 @@ fn matches(filters: &Filters, node: &types::Node) -> bool {
 }
 
 /// The node that `reference` names; `self` is the one that answers.
-fn find(
+async fn find(
     state: &ApiState,
     reference: &str,
 ) -> Result<(Arc<manager::Manager>, Arc<types::Node>), ApiError> {
     let manager = state.swarm.manager()?;
-    let snapshot = manager.snapshot();
+    let snapshot = manager.read().await?;
     let own = state.swarm.node_id().filter(|_| reference == "self");
     let node = match own.and_then(|id| snapshot.node(id)) {
         Some(node) => node.clone(),
@@ -79,7 +79,7 @@ async fn inspect(
     State(state): State<ApiState>,
     Path(reference): Path<String>,
 ) -> Result<Answer<Node>, ApiError> {
-    let (manager, node) = find(&state, &reference)?;
+    let (manager, node) = find(&state, &reference).await?;
     Ok(Answer(node_to_api(&node, manager.leader())))
 }
 
@@ -90,7 +90,7 @@ async fn update(
     Json(spec): Json<NodeSpec>,
 ) -> Result<StatusCode, ApiError> {
     let version = super::object_version(&query, "node")?;
-    let (manager, node) = find(&state, &reference)?;
+    let (manager, node) = find(&state, &reference).await?;
     manager.update_node(node.id, version, spec_from_api(spec)?).await?;
     Ok(StatusCode::OK)
 }
@@ -100,7 +100,7 @@ async fn remove(
     Path(reference): Path<String>,
     query: Query,
 ) -> Result<StatusCode, ApiError> {
-    let (manager, node) = find(&state, &reference)?;
+    let (manager, node) = find(&state, &reference).await?;
     manager.remove_node(node.id, query.flag("force")).await?;
     Ok(StatusCode::OK)
 }

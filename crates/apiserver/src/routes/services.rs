@@ -36,7 +36,7 @@ async fn list(
     let manager = state.swarm.manager()?;
     let filters = query.filters(&["name", "id", "label", "mode", "runtime"])?;
     let with_status = query.flag("status");
-    let snapshot = manager.snapshot();
+    let snapshot = manager.read().await?;
     let services = snapshot.services().filter(|service| matches(&filters, service));
     let shown = services.map(|service| {
         let mut shown = service_to_api(service);
@@ -100,7 +100,7 @@ async fn inspect(
     Path(reference): Path<String>,
     query: Query,
 ) -> Result<Answer<Service>, ApiError> {
-    let snapshot = state.swarm.manager()?.snapshot();
+    let snapshot = state.swarm.manager()?.read().await?;
     let service = lookup::service(&snapshot, &reference)?;
     if !query.flag("insertDefaults") {
         return Ok(Answer(service_to_api(&service)));
@@ -134,7 +134,7 @@ async fn update(
 ) -> Result<Answer<ServiceUpdateResponse>, ApiError> {
     let version = super::object_version(&query, "service")?;
     let manager = state.swarm.manager()?;
-    let service = lookup::service(&manager.snapshot(), &reference)?;
+    let service = lookup::service(&*manager.read().await?, &reference)?;
     let is_rollback = match query.text("rollback") {
         "" => false,
         "previous" => true,
@@ -162,7 +162,7 @@ async fn remove(
     Path(reference): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let manager = state.swarm.manager()?;
-    let service = lookup::service(&manager.snapshot(), &reference)?;
+    let service = lookup::service(&*manager.read().await?, &reference)?;
     manager.remove_service(service.id).await?;
     Ok(StatusCode::OK)
 }
@@ -174,6 +174,6 @@ async fn logs(
     request: Request,
 ) -> Result<Response, ApiError> {
     let manager = state.swarm.manager()?;
-    let service = lookup::service(&manager.snapshot(), &reference)?;
+    let service = lookup::service(&*manager.read().await?, &reference)?;
     swarm_logs::of_service(&state, &service, &query, &request)
 }

@@ -26,7 +26,9 @@ pub(crate) fn routes() -> Router<ApiState> {
 }
 
 async fn inspect(State(state): State<ApiState>) -> Result<Answer<Swarm>, ApiError> {
-    let cluster = state.swarm.manager()?.cluster()?;
+    let manager = state.swarm.manager()?;
+    manager.read().await?;
+    let cluster = manager.cluster()?;
     let tls = ca::tls_info(&cluster.root_ca).map_err(manager::Error::from)?;
     Ok(Answer(convert::swarm::swarm_to_api(&cluster, &tls)))
 }
@@ -35,19 +37,19 @@ async fn init(
     State(state): State<ApiState>,
     Json(request): Json<InitRequest>,
 ) -> Result<Answer<String>, ApiError> {
-    Ok(Answer(state.swarm.init(request).await?.to_string()))
+    Ok(Answer(state.swarm.clone().init(request).await?.to_string()))
 }
 
 async fn join(
     State(state): State<ApiState>,
     Json(request): Json<JoinRequest>,
 ) -> Result<StatusCode, ApiError> {
-    state.swarm.join(request).await?;
+    state.swarm.clone().join(request).await?;
     Ok(StatusCode::OK)
 }
 
 async fn leave(State(state): State<ApiState>, query: Query) -> Result<StatusCode, ApiError> {
-    state.swarm.leave(query.flag("force")).await?;
+    state.swarm.clone().leave(query.flag("force")).await?;
     Ok(StatusCode::OK)
 }
 

@@ -31,7 +31,7 @@ const FILTERS: &[&str] =
 async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<Task>>, ApiError> {
     let manager = state.swarm.manager()?;
     let filters = query.filters(FILTERS)?;
-    let snapshot = manager.snapshot();
+    let snapshot = manager.read().await?;
     let wanted = Wanted::new(&state, &snapshot, &filters)?;
     let shown = |task: &std::sync::Arc<types::Task>| task_to_api_with(&snapshot, task);
     // One service's tasks are found by the index.
@@ -109,7 +109,7 @@ async fn inspect(
     State(state): State<ApiState>,
     Path(reference): Path<String>,
 ) -> Result<Answer<Task>, ApiError> {
-    let snapshot = state.swarm.manager()?.snapshot();
+    let snapshot = state.swarm.manager()?.read().await?;
     let task = lookup::task(&snapshot, &reference)?;
     Ok(Answer(task_to_api_with(&snapshot, &task)))
 }
@@ -120,7 +120,7 @@ async fn logs(
     query: Query,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let manager = state.swarm.manager()?;
-    let task = lookup::task(&manager.snapshot(), &reference)?;
-    swarm_logs::of_task(&state, &task, &query, &request)
+    let snapshot = state.swarm.manager()?.read().await?;
+    let task = lookup::task(&snapshot, &reference)?;
+    swarm_logs::of_task(&state, &snapshot, &task, &query, &request)
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use types::node::{Availability, NodeSpec, NodeState, Role, TlsInfo};
+use types::node::{Availability, NodeSpec, NodeState, Reachability, Role, TlsInfo};
 use types::{Annotations, Node};
 
 use super::service::amounts_to_api;
@@ -21,6 +21,12 @@ const STATES: &[(&str, NodeState)] = &[
     ("down", NodeState::Down),
     ("ready", NodeState::Ready),
     ("disconnected", NodeState::Disconnected),
+];
+
+const REACHABILITIES: &[(&str, Reachability)] = &[
+    ("unknown", Reachability::Unknown),
+    ("unreachable", Reachability::Unreachable),
+    ("reachable", Reachability::Reachable),
 ];
 
 /// What a client asks a node to be.
@@ -88,7 +94,7 @@ pub fn node_to_api(node: &Node, leader: u64) -> api::Node {
         },
         manager_status: node.manager.as_ref().map(|manager| api::ManagerStatus {
             leader: manager.raft_id == leader,
-            reachability: "reachable".into(),
+            reachability: word_for(&manager.reachability, REACHABILITIES),
             addr: manager.address.clone(),
         }),
     }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use ca::{JoinToken, new_secret};
 use consensus::Consensus;
+use serde::{Deserialize, Serialize};
 use store::{Draft, Object};
 use types::cluster::RootCa;
 use types::limits::{CERTIFICATE_EXPIRY_MIN, HEARTBEAT_PERIOD_MIN};
-use types::node::{Availability, ManagerStatus, NodeSpec, NodeStatus, Role};
+use types::node::{Availability, ManagerStatus, NodeSpec, NodeStatus, Reachability, Role};
 use types::{Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId};
 
+use super::request::Request;
 use crate::clock::now;
 use crate::error::{Code, Error};
 use crate::{Manager, writer::Writer};
@@ -21,6 +23,8 @@ pub struct Bootstrap {
     pub raft_id: u64,
     /// Host and port where other nodes reach the cluster service.
     pub address: String,
+    /// PEM of the request for the first node's certificate.
+    pub request: String,
     pub availability: Availability,
     pub spec: ClusterSpec,
     pub data_path_port: u16,
@@ -28,22 +32,39 @@ pub struct Bootstrap {
     pub subnet_size: u8,
 }
 
+/// The first node's identity; all PEM.
+#[derive(Clone, Debug)]
+pub struct Bootstrapped {
+    pub certificate: String,
+    pub roots: String,
+}
+
 /// Which secrets `swarm update` and `join-token --rotate` replace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rotation {
     pub worker_token: bool,
     pub manager_token: bool,
 }
 
 /// Writes a new cluster's log with the cluster and its first node in it.
-pub(crate) fn bootstrap(config: &consensus::Config, request: Bootstrap) -> Result<(), Error> {
+pub(crate) fn bootstrap(config: &consensus::Config, request: Bootstrap) -> Result<Bootstrapped, Error> {
     validate(&request.spec)?;
-    let root_ca = ca::generate(now().as_nanos() / 1_000_000_000)?;
+    let seconds = now().as_nanos() / 1_000_000_000;
+    let root_ca = ca::generate(seconds)?;
+    let id = ClusterId::from_random(rand::random());
+    let subject = ca::Subject { node: request.node, role: Role::Manager, cluster: id };
+    let lifetime =
+        i64::try_from(request.spec.ca.node_cert_expiry.as_secs()).unwrap_or(i64::MAX);
+    let (root, key) = (&root_ca.certificate, &root_ca.key);
+    let certificate = ca::sign(root, key, &request.request, &subject, lifetime, seconds)?;
+    let roots = root_ca.trust_bundle().to_owned();
     Consensus::bootstrap(config)?;
-    let consensus = Consensus::open(config)?;
+    // Nobody listens yet: a member that is alone has nothing to say to others.
+    let (outgoing, _) = tokio::sync::mpsc::channel(1);
+    let consensus = Consensus::open(config, outgoing)?;
     let mut draft = Draft::new((*consensus.snapshot()).clone(), now());
     draft.put(Cluster {
-        id: ClusterId::from_random(rand::random()),
+        id,
         meta: Meta::default(),
         spec: request.spec,
         root_ca,
@@ -61,10 +82,15 @@ pub(crate) fn bootstrap(config: &consensus::Config, request: Bootstrap) -> Resul
         },
         description: types::node::Description::default(),
         status: NodeStatus::default(),
-        manager: Some(ManagerStatus { raft_id: request.raft_id, address: request.address }),
+        manager: Some(ManagerStatus {
+            raft_id: request.raft_id,
+            address: request.address,
+            reachability: Reachability::Reachable,
+        }),
     });
     let proposal = consensus.propose(&draft.finish());
-    Ok(block_on(proposal)?)
+    block_on(proposal)?;
+    Ok(Bootstrapped { certificate, roots })
 }
 
 /// Waits on a thread that is not part of the async runtime.
@@ -107,12 +133,18 @@ impl Manager {
         rotation: Rotation,
     ) -> Result<(), Error> {
         validate(&spec)?;
-        let interval = spec.raft.snapshot_interval;
-        let writer: &Writer = &self.writer;
-        writer.write(|draft| write_update(draft, version, spec, rotation)).await?;
-        writer.consensus().set_snapshot_interval(interval);
-        Ok(())
+        self.tell(Request::UpdateCluster { version, spec: Box::new(spec), rotation }).await
     }
+}
+
+pub(super) async fn update(
+    writer: &Writer,
+    version: u64,
+    spec: ClusterSpec,
+    rotation: Rotation,
+) -> Result<(), Error> {
+    validate(&spec)?;
+    writer.write(|draft| write_update(draft, version, spec, rotation)).await
 }
 
 fn write_update(

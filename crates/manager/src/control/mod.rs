@@ -3,5 +3,48 @@
 pub(crate) mod cluster;
 pub mod lookup;
 pub(crate) mod node;
+pub(crate) mod request;
 pub(crate) mod service;
 mod validate;
+
+use request::{Request, Response};
+
+use crate::authority;
+use crate::error::Error;
+use crate::members::Members;
+use crate::writer::Writer;
+
+/// Does what a request asks for, on the leader.
+///
+/// # Errors
+/// What the request's own method says, and [`Error::is_not_leader`] on other managers.
+pub(crate) async fn handle(
+    writer: &Writer,
+    members: &Members,
+    request: Request,
+) -> Result<Response, Error> {
+    match request {
+        Request::CreateService(spec) => {
+            return Ok(Response::ServiceCreated(service::create(writer, *spec).await?));
+        }
+        Request::UpdateService(update) => service::update(writer, *update).await?,
+        Request::RemoveService(id) => service::remove(writer, id).await?,
+        Request::UpdateNode { id, version, spec } => node::update(writer, id, version, spec).await?,
+        Request::RemoveNode { id, force } => node::remove(writer, id, force).await?,
+        Request::UpdateCluster { version, spec, rotation } => {
+            cluster::update(writer, version, *spec, rotation).await?;
+        }
+        Request::Issue(request) => {
+            return Ok(Response::Issued(Box::new(authority::issue(writer, request).await?)));
+        }
+        Request::Renew { node, request } => {
+            let issued = authority::renew(writer, node, &request).await?;
+            return Ok(Response::Issued(Box::new(issued)));
+        }
+        Request::Leave(node) => authority::leave(writer, node).await?,
+        Request::TakeSeat { node, raft_id, address } => {
+            members.seat(node, raft_id, address).await?;
+        }
+    }
+    Ok(Response::Done)
+}

@@ -2,23 +2,26 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use store::{Draft, Key};
 use types::endpoint::{Endpoint, PublishMode};
 use types::service::{Previous, UpdateState, UpdateStatus};
 use types::{Meta, Service, ServiceId, ServiceSpec, TaskTemplate};
 
+use super::request::{Request, Response};
 use super::validate;
 use crate::Manager;
 use crate::error::{Code, Error};
+use crate::writer::Writer;
 
 /// A service that was created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Created {
     pub id: ServiceId,
 }
 
 /// Whose registry credentials an update keeps when it brings none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RegistryAuthFrom {
     #[default]
     Spec,
@@ -26,7 +29,7 @@ pub enum RegistryAuthFrom {
 }
 
 /// What an update asks for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Update {
     pub id: ServiceId,
     /// The version the caller has read.
@@ -44,25 +47,10 @@ impl Manager {
     /// What is wrong with the spec, or with what it collides; nothing is created then.
     pub async fn create_service(&self, spec: ServiceSpec) -> Result<Created, Error> {
         validate::service_spec(&spec)?;
-        let id = ServiceId::from_random(rand::random());
-        let spec = Arc::new(spec);
-        self.writer
-            .write(|draft| {
-                check_collisions(draft, &spec, None)?;
-                let version = draft.next_version();
-                draft.put(TaskTemplate::new(id, version, &spec));
-                draft.put(Service {
-                    id,
-                    meta: Meta::default(),
-                    spec,
-                    template_version: version,
-                    previous: None,
-                    endpoint: Endpoint::default(),
-                    update_status: None,
-                });
-                Ok(Created { id })
-            })
-            .await
+        match self.ask(Request::CreateService(Box::new(spec))).await? {
+            Response::ServiceCreated(created) => Ok(created),
+            _ => Err(Error::unexpected_answer()),
+        }
     }
 
     /// Replaces a service's spec; tasks are replaced as its update configuration says.
@@ -70,18 +58,51 @@ impl Manager {
         if !update.is_rollback {
             validate::service_spec(&update.spec)?;
         }
-        self.writer.write(|draft| write_update(draft, update)).await
+        self.tell(Request::UpdateService(Box::new(update))).await
     }
 
     /// Removes a service; its tasks are stopped and forgotten.
     pub async fn remove_service(&self, id: ServiceId) -> Result<(), Error> {
-        let change = |draft: &mut Draft| {
-            draft.service(id).ok_or_else(|| not_found(id))?;
-            draft.delete(Key::Service(id));
-            Ok(())
-        };
-        self.writer.write(change).await
+        self.tell(Request::RemoveService(id)).await
     }
+}
+
+pub(super) async fn create(writer: &Writer, spec: ServiceSpec) -> Result<Created, Error> {
+    validate::service_spec(&spec)?;
+    let id = ServiceId::from_random(rand::random());
+    let spec = Arc::new(spec);
+    let change = |draft: &mut Draft| {
+        check_collisions(draft, &spec, None)?;
+        let version = draft.next_version();
+        draft.put(TaskTemplate::new(id, version, &spec));
+        draft.put(Service {
+            id,
+            meta: Meta::default(),
+            spec,
+            template_version: version,
+            previous: None,
+            endpoint: Endpoint::default(),
+            update_status: None,
+        });
+        Ok(Created { id })
+    };
+    writer.write(change).await
+}
+
+pub(super) async fn update(writer: &Writer, update: Update) -> Result<(), Error> {
+    if !update.is_rollback {
+        validate::service_spec(&update.spec)?;
+    }
+    writer.write(|draft| write_update(draft, update)).await
+}
+
+pub(super) async fn remove(writer: &Writer, id: ServiceId) -> Result<(), Error> {
+    let change = |draft: &mut Draft| {
+        draft.service(id).ok_or_else(|| not_found(id))?;
+        draft.delete(Key::Service(id));
+        Ok(())
+    };
+    writer.write(change).await
 }
 
 fn not_found(id: ServiceId) -> Error {

@@ -1,0 +1,193 @@
+//! Certificates of nodes: who a node is, in which role, of which swarm.
+//!
+//! CN is the node, OU its role, O the swarm, as in Docker Swarm. The role stands in the names as well, so that a client
+//! that asks for a manager by its fixed name is answered by nobody else.
+
+use rcgen::{
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+};
+use types::node::Role;
+use types::{ClusterId, NodeId};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::Error;
+
+const MANAGER: &str = "swarm-manager";
+const WORKER: &str = "swarm-worker";
+
+/// Backdated by an hour: clocks of nodes differ.
+const BACKDATED_SECONDS: i64 = 3_600;
+
+/// The name that a node of this role answers to in TLS.
+pub fn server_name(role: Role) -> &'static str {
+    match role {
+        Role::Manager => MANAGER,
+        Role::Worker => WORKER,
+    }
+}
+
+/// A new key and the request to have it signed, both PEM. The key never leaves the node.
+pub fn new_request() -> Result<(String, String), Error> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let request = CertificateParams::default().serialize_request(&key)?;
+    Ok((key.serialize_pem(), request.pem()?))
+}
+
+/// What a certificate says of its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub node: NodeId,
+    pub role: Role,
+    pub cluster: ClusterId,
+}
+
+/// A certificate's subject and life, in seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeCertificate {
+    pub subject: Subject,
+    pub not_before: i64,
+    pub not_after: i64,
+    /// DER of the name and the public key of who signed it.
+    pub issuer_subject: Vec<u8>,
+}
+
+/// Signs the key of `request` for `subject`. Nothing else that the request asks for is granted.
+///
+/// `root` and `root_key` are PEM; `now` and `lifetime` are seconds. Answers with PEM.
+///
+/// # Errors
+/// [`Error::Request`] for what is no request or is not signed with its own key.
+pub fn sign(
+    root: &str,
+    root_key: &str,
+    request: &str,
+    subject: &Subject,
+    lifetime: i64,
+    now: i64,
+) -> Result<String, Error> {
+    let request =
+        CertificateSigningRequestParams::from_pem(request).map_err(|_| Error::Request)?;
+    let issuer = Issuer::from_ca_cert_pem(root, KeyPair::from_pem(root_key)?)?;
+    let role = server_name(subject.role);
+    let names = vec![role.to_owned(), subject.node.to_string()];
+    let mut params = CertificateParams::new(names)?;
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, subject.cluster.to_string());
+    name.push(DnType::OrganizationalUnitName, role);
+    name.push(DnType::CommonName, subject.node.to_string());
+    params.distinguished_name = name;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = time_at(now - BACKDATED_SECONDS)?;
+    params.not_after = time_at(now + lifetime)?;
+    Ok(params.signed_by(&request.public_key, &issuer)?.pem())
+}
+
+fn time_at(seconds: i64) -> Result<time::OffsetDateTime, Error> {
+    time::OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| Error::Parse)
+}
+
+impl NodeCertificate {
+    /// # Errors
+    /// [`Error::Parse`] for what is no certificate of a swarm's node.
+    pub fn from_der(der: &[u8]) -> Result<Self, Error> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Error::Parse)?;
+        let subject = certificate.subject();
+        let first = |mut names: std::vec::IntoIter<String>| names.next().ok_or(Error::Parse);
+        let text = |names: Vec<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
+            let texts: Vec<_> =
+                names.iter().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect();
+            first(texts.into_iter())
+        };
+        let node = text(subject.iter_common_name().collect())?;
+        let role = text(subject.iter_organizational_unit().collect())?;
+        let cluster = text(subject.iter_organization().collect())?;
+        let role = match role.as_str() {
+            MANAGER => Role::Manager,
+            WORKER => Role::Worker,
+            _ => return Err(Error::Parse),
+        };
+        Ok(Self {
+            subject: Subject {
+                node: node.parse().map_err(|_| Error::Parse)?,
+                role,
+                cluster: cluster.parse().map_err(|_| Error::Parse)?,
+            },
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+            issuer_subject: certificate.issuer().as_raw().to_vec(),
+        })
+    }
+
+    /// # Errors
+    /// [`Error::Parse`] for what is no certificate of a swarm's node.
+    pub fn from_pem(pem: &str) -> Result<Self, Error> {
+        let (_, pem) =
+            x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|_| Error::Parse)?;
+        Self::from_der(&pem.contents)
+    }
+
+    /// When to ask for the next certificate: at 50 to 80 % of its life, so that a swarm's nodes do not ask all at once.
+    /// `random` is any number.
+    pub fn renew_at(&self, random: u64) -> i64 {
+        let life = self.not_after - self.not_before;
+        let per_mille = 500 + i64::try_from(random % 300).expect("below 300");
+        self.not_before + life / 1_000 * per_mille + life % 1_000 * per_mille / 1_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_700_000_000;
+
+    fn subject(role: Role) -> Subject {
+        Subject { node: NodeId::from_random(7), role, cluster: ClusterId::from_random(9) }
+    }
+
+    #[test]
+    fn a_signed_certificate_says_who_the_node_is() {
+        let root = crate::generate(NOW).expect("generates");
+        let (_, request) = new_request().expect("generates");
+        for role in [Role::Worker, Role::Manager] {
+            let pem =
+                sign(&root.certificate, &root.key, &request, &subject(role), 7_200, NOW).expect("signs");
+            let read = NodeCertificate::from_pem(&pem).expect("parses");
+            assert_eq!(read.subject, subject(role));
+            assert_eq!((read.not_before, read.not_after), (NOW - 3_600, NOW + 7_200));
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_not_signed() {
+        let root = crate::generate(NOW).expect("generates");
+        let (key, request) = new_request().expect("generates");
+        let cut = &request[..request.len() / 2];
+        for request in ["", "hello", cut, &key, &root.certificate] {
+            let signed = sign(&root.certificate, &root.key, request, &subject(Role::Worker), 1, NOW);
+            assert!(signed.is_err(), "{request}");
+        }
+    }
+
+    #[test]
+    fn renewal_falls_between_half_and_four_fifths_of_life() {
+        let certificate = NodeCertificate {
+            subject: subject(Role::Worker),
+            not_before: NOW,
+            not_after: NOW + 1_000,
+            issuer_subject: Vec::new(),
+        };
+        for random in [0, 1, 299, 300, u64::MAX] {
+            assert!((NOW + 500..NOW + 800).contains(&certificate.renew_at(random)), "{random}");
+        }
+    }
+
+    #[test]
+    fn a_root_is_no_nodes_certificate() {
+        let root = crate::generate(NOW).expect("generates");
+        assert!(NodeCertificate::from_pem(&root.certificate).is_err());
+    }
+}

@@ -1,0 +1,32 @@
+//! Requests as managers pass them on to the leader.
+
+use serde::{Deserialize, Serialize};
+use types::node::NodeSpec;
+use types::{ClusterSpec, NodeId, ServiceId, ServiceSpec};
+
+use super::cluster::Rotation;
+use super::service::{Created, Update};
+use crate::methods::{IssueRequest, Issued};
+
+/// Everything that only the leader can do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    CreateService(Box<ServiceSpec>),
+    UpdateService(Box<Update>),
+    RemoveService(ServiceId),
+    UpdateNode { id: NodeId, version: u64, spec: NodeSpec },
+    RemoveNode { id: NodeId, force: bool },
+    UpdateCluster { version: u64, spec: Box<ClusterSpec>, rotation: Rotation },
+    /// A manager asks for its seat in the consensus.
+    TakeSeat { node: NodeId, raft_id: u64, address: String },
+    Issue(IssueRequest),
+    Renew { node: NodeId, request: String },
+    Leave(NodeId),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Response {
+    Done,
+    ServiceCreated(Created),
+    Issued(Box<Issued>),
+}

@@ -1,0 +1,251 @@
+//! A node's way to its managers: to the one that leads, in this process or on another host.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use manager::methods::{
+    self, HeartbeatRequest, Issued, RenewRequest, ReportRequest, SessionEvent, SessionRefusal,
+    SessionRequest,
+};
+use manager::{Error, Manager};
+use rpc::{Channel, Client, Items, SharedIdentity};
+use types::NodeId;
+use types::assignment::{ManagerPeer, SessionMessage, StatusReport};
+use types::node::Description;
+
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+const RENEW_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a manager may take to hear a heartbeat. Two that fail leave time to find another manager.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(1_000);
+
+/// Managers asked, one after the other, before the search begins again.
+const HOPS_MAX: usize = 4;
+
+/// Who this node is.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeInfo {
+    pub(crate) node: NodeId,
+    pub(crate) address: String,
+    pub(crate) description: Description,
+}
+
+#[derive(Debug)]
+struct Known {
+    client: Arc<Client>,
+    manager: Option<Arc<Manager>>,
+    managers: Vec<ManagerPeer>,
+}
+
+/// Finds managers.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    node: NodeId,
+    known: Mutex<Known>,
+}
+
+/// An open session.
+#[derive(Debug)]
+pub(crate) enum Link {
+    Local(manager::Session),
+    Remote(Items<SessionEvent>, Reporter),
+}
+
+/// The way back.
+#[derive(Clone, Debug)]
+pub(crate) enum Reporter {
+    Local(manager::Reporter),
+    Remote { channel: Channel, session: u64 },
+}
+
+impl Upstream {
+    pub(crate) fn new(
+        node: NodeId,
+        identity: SharedIdentity,
+        manager: Option<Arc<Manager>>,
+        managers: Vec<ManagerPeer>,
+    ) -> Self {
+        let client = Arc::new(Client::new(identity));
+        Self { node, known: Mutex::new(Known { client, manager, managers }) }
+    }
+
+    pub(crate) fn set_manager(&self, manager: Option<Arc<Manager>>) {
+        self.lock().manager = manager;
+    }
+
+    pub(crate) fn set_managers(&self, managers: Vec<ManagerPeer>) {
+        let mut known = self.lock();
+        known.client.retain(|address| managers.iter().any(|peer| peer.address == address));
+        known.managers = managers;
+    }
+
+    /// Begins anew with connections that show the present certificate.
+    pub(crate) fn reconnect(&self, identity: SharedIdentity) {
+        self.lock().client = Arc::new(Client::new(identity));
+    }
+
+    pub(crate) fn managers(&self) -> Vec<ManagerPeer> {
+        self.lock().managers.clone()
+    }
+
+    /// Channels to other managers in random order, so that nodes spread over them.
+    pub(crate) fn channels(&self) -> Vec<Channel> {
+        let known = self.lock();
+        let mut others: Vec<_> =
+            known.managers.iter().filter(|peer| peer.node != self.node).collect();
+        let count = others.len();
+        if count > 0 {
+            others.rotate_left(rand::random_range(0..count));
+        }
+        others.iter().map(|peer| known.client.channel(&peer.address)).collect()
+    }
+
+    /// Opens a session with the manager that leads.
+    ///
+    /// # Errors
+    /// What the last manager said that was asked.
+    pub(crate) async fn open(&self, info: &NodeInfo) -> Result<Link, String> {
+        let local = self.lock().manager.clone();
+        let mut next = None;
+        if let Some(manager) = local {
+            let (node, description, address) =
+                (info.node, info.description.clone(), info.address.clone());
+            match manager.open_session(node, description, address).await {
+                Ok(session) => return Ok(Link::Local(session)),
+                Err(error) if error.is_not_leader() => next = manager.leader_address(),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let mut refusal = "no manager is known".to_owned();
+        let mut candidates = self.channels().into_iter();
+        for _ in 0..HOPS_MAX {
+            let hinted = next.take().map(|address| self.lock().client.channel(&address));
+            let Some(channel) = hinted.or_else(|| candidates.next()) else { break };
+            match open_at(&channel, info).await {
+                Ok(Ok(link)) => return Ok(link),
+                Ok(Err(leader)) => {
+                    refusal = format!("{} does not lead", channel.address());
+                    next = leader;
+                }
+                Err(reason) => refusal = reason,
+            }
+        }
+        Err(refusal)
+    }
+
+    /// Has the next certificate of this node signed.
+    ///
+    /// # Errors
+    /// What the last manager said that was asked.
+    pub(crate) async fn renew(&self, request: String) -> Result<Issued, String> {
+        let local = self.lock().manager.clone();
+        if let Some(manager) = local
+            && let Ok(issued) = manager.renew(self.node, request.clone()).await
+        {
+            return Ok(issued);
+        }
+        let mut refusal = "no manager is known".to_owned();
+        for channel in self.channels() {
+            let request = RenewRequest { request: request.clone() };
+            match channel.call(methods::CA_RENEW, &request, RENEW_TIMEOUT).await {
+                Ok(Ok(issued)) => return Ok(issued),
+                Ok(Err(error)) => refusal = Error::to_string(&error),
+                Err(error) => refusal = error.to_string(),
+            }
+        }
+        Err(refusal)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session, or where the leader may be.
+async fn open_at(channel: &Channel, info: &NodeInfo) -> Result<Result<Link, Option<String>>, String> {
+    let request =
+        SessionRequest { description: info.description.clone(), address: info.address.clone() };
+    let opened = channel
+        .stream_out::<_, SessionEvent, SessionRefusal>(methods::OPEN_SESSION, &request, OPEN_TIMEOUT)
+        .await;
+    let mut events = match opened.map_err(|error| error.to_string())? {
+        Ok(events) => events,
+        Err(SessionRefusal::NotLeader(leader)) => return Ok(Err(leader)),
+        Err(SessionRefusal::Other(error)) => return Err(error.to_string()),
+    };
+    match tokio::time::timeout(OPEN_TIMEOUT, events.next()).await {
+        Ok(Some(SessionEvent::Opened(session))) => {
+            let reporter = Reporter::Remote { channel: channel.clone(), session };
+            Ok(Ok(Link::Remote(events, reporter)))
+        }
+        _ => Err(format!("{} opened no session", channel.address())),
+    }
+}
+
+impl Link {
+    /// The next thing for the node; `None` when the session has ended.
+    pub(crate) async fn next(&mut self) -> Option<SessionMessage> {
+        match self {
+            Self::Local(session) => session.next().await,
+            Self::Remote(events, _) => match events.next().await? {
+                SessionEvent::Message(message) => Some(message),
+                SessionEvent::Opened(_) => None,
+            },
+        }
+    }
+
+    pub(crate) fn reporter(&self) -> Reporter {
+        match self {
+            Self::Local(session) => Reporter::Local(session.reporter()),
+            Self::Remote(_, reporter) => reporter.clone(),
+        }
+    }
+}
+
+impl Reporter {
+    /// Tells the manager of tasks; what was told is durable when this returns.
+    pub(crate) async fn report(&self, reports: &[StatusReport]) -> Result<(), String> {
+        match self {
+            Self::Local(reporter) => {
+                reporter.report(reports).await.map_err(|error| error.to_string())
+            }
+            Self::Remote { channel, session } => {
+                let request = ReportRequest { session: *session, reports: reports.to_vec() };
+                let told = channel.call(methods::REPORT, &request, REPORT_TIMEOUT).await;
+                let told: Result<(), Error> = told.map_err(|error| error.to_string())?;
+                told.map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// Speaks as often as the manager asks for; returns when the manager does not hear any more.
+    pub(crate) async fn keep_alive(&self) -> String {
+        loop {
+            match self.heartbeat(false).await {
+                Ok(pause) => tokio::time::sleep(pause).await,
+                Err(reason) => return reason,
+            }
+        }
+    }
+
+    /// Says that the node goes, if anybody hears it.
+    pub(crate) async fn goodbye(&self) {
+        match self {
+            Self::Local(reporter) => reporter.goodbye(),
+            Self::Remote { .. } => drop(self.heartbeat(true).await),
+        }
+    }
+
+    async fn heartbeat(&self, is_last: bool) -> Result<Duration, String> {
+        match self {
+            Self::Local(reporter) => reporter.heartbeat().map_err(|error| error.to_string()),
+            Self::Remote { channel, session } => {
+                let request = HeartbeatRequest { session: *session, is_last };
+                let heard = channel.call(methods::HEARTBEAT, &request, HEARTBEAT_TIMEOUT).await;
+                let heard: Result<Duration, Error> = heard.map_err(|error| error.to_string())?;
+                heard.map_err(|error| error.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Keeps the node what its swarm wants it to be: its role, its certificate, what it knows of the managers.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use anyhow::Context;
+use ca::NodeCertificate;
+use consensus::Consensus;
+use manager::methods::{self, SeatRequest};
+use rpc::Identity;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use types::assignment::{ManagerPeer, News};
+use types::node::Role;
+
+use crate::membership::Membership;
+
+/// After a step that did not succeed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long the managers may take to give a seat.
+const SEAT_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Between two looks at whether the seat has its vote.
+const SEAT_LOOK: Duration = Duration::from_millis(10);
+
+/// Longest sleep before the next look at the certificate: clocks are set and hosts sleep.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Follows what the managers tell, until told to stop.
+pub(crate) async fn follow(
+    membership: Weak<Membership>,
+    mut heard: watch::Receiver<Option<News>>,
+    stop: CancellationToken,
+) {
+    // One number for this run, so that a renewal that is put off falls on the same moment again.
+    let random = rand::random();
+    loop {
+        let news = heard.borrow_and_update().clone();
+        let pause = match membership.upgrade() {
+            None => return,
+            Some(membership) => match settle(&membership, news.as_ref(), random).await {
+                Ok(pause) => pause,
+                Err(error) => {
+                    warn!("{error:#}");
+                    RETRY
+                }
+            },
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = heard.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Does what is due; answers with the time until something is due by itself.
+async fn settle(
+    membership: &Arc<Membership>,
+    news: Option<&News>,
+    random: u64,
+) -> anyhow::Result<Duration> {
+    let mut identity = membership.files.load_identity()?;
+    if let Some(news) = news {
+        let managers: Vec<ManagerPeer> = news.managers.to_vec();
+        membership.change_state(|state| state.managers = managers)?;
+        if identity.roots != *news.trust_root {
+            info!("the swarm's roots have changed");
+            identity.roots = news.trust_root.to_string();
+            membership.use_identity(&identity)?;
+        }
+    }
+    let certificate = NodeCertificate::from_pem(&identity.certificate)?;
+    let now = manager::now().as_nanos() / 1_000_000_000;
+    let due = certificate.renew_at(random);
+    let role = news.map_or(certificate.subject.role, |news| news.role);
+    let is_other_role = role != certificate.subject.role;
+    if is_other_role || now >= due {
+        renew(membership).await?;
+        return Ok(Duration::ZERO);
+    }
+    match (role, membership.running_manager()) {
+        (Role::Manager, None) => take_seat(membership, None).await?,
+        (Role::Worker, Some(_)) => {
+            info!("this node is no manager any more");
+            membership.stop_manager().await?;
+        }
+        _ => {}
+    }
+    let left = u64::try_from(due - now).unwrap_or(0);
+    Ok(Duration::from_secs(left).min(LOOK_INTERVAL))
+}
+
+/// Gets the next certificate, in the role the swarm has given this node.
+async fn renew(membership: &Arc<Membership>) -> anyhow::Result<()> {
+    let upstream = membership.upstream().context("the node has left")?;
+    let (key, request) = ca::new_request()?;
+    let issued = upstream.renew(request).await;
+    let issued =
+        issued.map_err(|reason| anyhow::anyhow!("certificate not renewed: {reason}"))?;
+    let role = NodeCertificate::from_pem(&issued.certificate)?.subject.role;
+    info!(?role, "certificate renewed");
+    let identity = Identity { certificate: issued.certificate, key, roots: issued.roots };
+    membership.use_identity(&identity)
+}
+
+/// Becomes a manager: starts with nothing, asks for a seat, and waits until it has its vote.
+pub(crate) async fn take_seat(
+    membership: &Arc<Membership>,
+    listener: Option<TcpListener>,
+) -> anyhow::Result<()> {
+    let _seating = membership.seating.lock().await;
+    if membership.running_manager().is_some() {
+        return Ok(());
+    }
+    let upstream = membership.upstream().context("the node has left")?;
+    let state = membership.state().context("the node has left")?;
+    let raft_id: u64 = rand::random_range(1..=u64::MAX);
+    membership.files.remove_seat()?;
+    let config = membership.files.consensus(raft_id)?;
+    tokio::task::spawn_blocking(move || Consensus::prepare_join(&config)).await??;
+    let manager = membership.start_manager(raft_id, listener).await?;
+    let mut refusal = "no manager is known".to_owned();
+    for channel in upstream.channels() {
+        let request = SeatRequest { raft_id, address: state.advertised.clone() };
+        let seated: Result<Result<Vec<ManagerPeer>, manager::Error>, _> =
+            channel.call(methods::TAKE_SEAT, &request, SEAT_TIMEOUT).await;
+        match seated {
+            Ok(Ok(managers)) => {
+                membership.change_state(|state| {
+                    state.raft_id = Some(raft_id);
+                    state.managers = managers;
+                })?;
+                while !manager.peers().voters.contains(&raft_id) {
+                    tokio::time::sleep(SEAT_LOOK).await;
+                }
+                info!("this node is a manager");
+                return Ok(());
+            }
+            Ok(Err(error)) => refusal = error.to_string(),
+            Err(error) => refusal = error.to_string(),
+        }
+    }
+    membership.stop_manager().await?;
+    anyhow::bail!("no seat among the managers: {refusal}")
+}

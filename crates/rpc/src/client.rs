@@ -1,0 +1,354 @@
+//! The side that calls.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use types::NodeId;
+use types::node::Role;
+
+use crate::Error;
+use crate::frames::{self, FRAME_BYTES_MAX, Frames};
+use crate::identity::{self, Peer, SharedIdentity};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A peer that is cut off is noticed after both of these.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Frames waiting to be sent on a stream.
+const FRAMES_WAITING_MAX: usize = 256;
+/// Bytes of the text of a refusal.
+const REASON_BYTES_MAX: usize = 4 << 10;
+
+type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+
+/// How a client shows itself.
+#[derive(Clone, Debug)]
+enum Credentials {
+    Node(SharedIdentity),
+    /// Without a certificate, trusting the roots given, or whoever answers.
+    Anonymous(Arc<ClientConfig>),
+}
+
+/// Makes channels and keeps one for each address.
+#[derive(Debug)]
+pub struct Client {
+    credentials: Credentials,
+    channels: Mutex<HashMap<String, Channel>>,
+}
+
+impl Client {
+    pub fn new(identity: SharedIdentity) -> Self {
+        Self { credentials: Credentials::Node(identity), channels: Mutex::default() }
+    }
+
+    /// The channel to `address`, a host and a port. Nothing is connected before the first call.
+    pub fn channel(&self, address: &str) -> Channel {
+        let mut channels = self.channels.lock().expect("a map is left whole");
+        let new = || Channel::new(address, self.credentials.clone());
+        channels.entry(address.to_owned()).or_insert_with(new).clone()
+    }
+
+    /// Forgets the channels to all addresses but these.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        self.channels.lock().expect("a map is left whole").retain(|address, _| keep(address));
+    }
+}
+
+/// A way to one address. It connects when it is used and connects again after a failure.
+#[derive(Clone, Debug)]
+pub struct Channel {
+    address: Arc<str>,
+    credentials: Credentials,
+    connection: Arc<tokio::sync::Mutex<Option<Connection>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Connection {
+    sender: SendRequest<Body>,
+    peer: Option<Peer>,
+}
+
+impl Channel {
+    fn new(address: &str, credentials: Credentials) -> Self {
+        Self { address: address.into(), credentials, connection: Arc::default() }
+    }
+
+    /// A channel of a node that has no certificate yet. Without `roots` (PEM) it believes whoever answers: what it
+    /// hears then counts only once it is compared with a digest.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] when the roots cannot be used.
+    pub fn anonymous(address: &str, roots: Option<&str>) -> Result<Self, Error> {
+        let config = identity::anonymous(roots)?;
+        Ok(Self::new(address, Credentials::Anonymous(config)))
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The node at the other end, once there is a connection.
+    pub async fn peer(&self) -> Option<NodeId> {
+        Some(self.connection.lock().await.as_ref()?.peer?.node)
+    }
+
+    /// One value there, one value or one refusal back.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn call<Q: Serialize, R: DeserializeOwned, E: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        request: &Q,
+        timeout: Duration,
+    ) -> Result<Result<R, E>, Error> {
+        let body = rmp_serde::to_vec_named(request).expect("requests are plain data");
+        let call = async {
+            let response = self.send(method, UnsyncBoxBody::new(Full::from(body))).await?;
+            self.outcome(method, response).await
+        };
+        let late = || Error::Timeout {
+            address: self.address.to_string(),
+            method,
+            seconds: timeout.as_secs_f64(),
+        };
+        match tokio::time::timeout(timeout, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(late()),
+        }
+    }
+
+    /// One value there, a stream of values or one refusal back.
+    ///
+    /// # Errors
+    /// When there is no answer within `timeout`.
+    pub async fn stream_out<Q: Serialize, T: DeserializeOwned, E: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        request: &Q,
+        timeout: Duration,
+    ) -> Result<Result<Items<T>, E>, Error> {
+        let body = rmp_serde::to_vec_named(request).expect("requests are plain data");
+        let late = Error::Timeout {
+            address: self.address.to_string(),
+            method,
+            seconds: timeout.as_secs_f64(),
+        };
+        let sent = self.send(method, UnsyncBoxBody::new(Full::from(body)));
+        let response = tokio::time::timeout(timeout, sent).await.map_err(|_| late)??;
+        if response.status() == StatusCode::OK {
+            let frames = Frames::new(response.into_body());
+            return Ok(Ok(Items { frames, kind: PhantomData }));
+        }
+        match self.outcome::<(), E>(method, response).await? {
+            Ok(()) => Err(Error::Answer { address: self.address.to_string(), method }),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// A stream of frames there. The sender fails once the stream has ended.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn stream_in(&self, method: &'static str) -> Result<FrameSender, Error> {
+        let (frames, waiting) = mpsc::channel::<Bytes>(FRAMES_WAITING_MAX);
+        let body = ReceiverStream::new(waiting)
+            .map(|frame| Ok::<_, std::convert::Infallible>(Frame::data(frames::encode(&frame))));
+        let mut sender = self.connected().await?.sender;
+        let request = self.request(method, UnsyncBoxBody::new(StreamBody::new(body)));
+        let (address, channel) = (self.address.clone(), self.clone());
+        let response = sender.send_request(request);
+        let outcome = tokio::spawn(async move {
+            match response.await {
+                Ok(response) => channel.outcome::<(), String>(method, response).await.map(drop),
+                Err(error) => {
+                    Err(Error::Lost { address: address.to_string(), reason: error.to_string() })
+                }
+            }
+        });
+        Ok(FrameSender { frames, outcome })
+    }
+
+    fn request(&self, method: &str, body: Body) -> Request<Body> {
+        Request::post(format!("https://swarm/{method}"))
+            .body(body)
+            .expect("methods are plain paths")
+    }
+
+    async fn send(&self, method: &'static str, body: Body) -> Result<Response<Incoming>, Error> {
+        let mut sender = self.connected().await?.sender;
+        sender.send_request(self.request(method, body)).await.map_err(|error| {
+            let (address, reason) = (self.address.to_string(), chain(&error));
+            match error.is_canceled() {
+                // It never left this host.
+                true => Error::Unreachable { address, reason },
+                false => Error::Lost { address, reason },
+            }
+        })
+    }
+
+    async fn outcome<R: DeserializeOwned, E: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        response: Response<Incoming>,
+    ) -> Result<Result<R, E>, Error> {
+        let address = || self.address.to_string();
+        let status = response.status();
+        let is_value = matches!(status, StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY);
+        let limit = if is_value { FRAME_BYTES_MAX } else { REASON_BYTES_MAX };
+        let body = Limited::new(response.into_body(), limit).collect().await;
+        let body = body
+            .map_err(|error| Error::Lost { address: address(), reason: error.to_string() })?
+            .to_bytes();
+        let unreadable = |_| Error::Answer { address: address(), method };
+        match status {
+            StatusCode::OK => Ok(Ok(rmp_serde::from_slice(&body).map_err(unreadable)?)),
+            StatusCode::UNPROCESSABLE_ENTITY => {
+                Ok(Err(rmp_serde::from_slice(&body).map_err(unreadable)?))
+            }
+            _ => {
+                let reason = String::from_utf8_lossy(&body).into_owned();
+                Err(Error::Refused { address: address(), method, reason })
+            }
+        }
+    }
+
+    async fn connected(&self) -> Result<Connection, Error> {
+        let mut connection = self.connection.lock().await;
+        if let Some(known) = connection.as_ref().filter(|known| !known.sender.is_closed()) {
+            return Ok(known.clone());
+        }
+        *connection = None;
+        let unreachable =
+            |reason: String| Error::Unreachable { address: self.address.to_string(), reason };
+        let made = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await;
+        let made = made.map_err(|_| unreachable("no answer in time".into()))?;
+        let made = made.map_err(unreachable)?;
+        *connection = Some(made.clone());
+        Ok(made)
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let stream = TcpStream::connect(&*self.address).await.map_err(|error| error.to_string())?;
+        let _ = stream.set_nodelay(true);
+        let (config, cluster) = match &self.credentials {
+            Credentials::Node(identity) => {
+                let ready = identity.ready();
+                (ready.client.clone(), Some(ready.cluster))
+            }
+            Credentials::Anonymous(config) => (config.clone(), None),
+        };
+        let name = ServerName::try_from(ca::server_name(Role::Manager)).expect("a plain name");
+        let tls = TlsConnector::from(config).connect(name, stream).await;
+        let tls = tls.map_err(|error| explained(&error))?;
+        let peer = tls.get_ref().1.peer_certificates().and_then(Peer::of);
+        if cluster.is_some() && peer.map(|peer| peer.cluster) != cluster {
+            return Err("its certificate is of another swarm".into());
+        }
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(tls))
+            .await
+            .map_err(|error| chain(&error))?;
+        tokio::spawn(connection);
+        Ok(Connection { sender, peer })
+    }
+}
+
+/// TLS errors in words that say what to do.
+fn explained(error: &std::io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let words = match inner {
+        Some(rustls::Error::InvalidCertificate(fault)) => match fault {
+            rustls::CertificateError::UnknownIssuer => "its certificate is not signed by this swarm",
+            rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired: check the clocks of both hosts"
+            }
+            rustls::CertificateError::NotValidYet
+            | rustls::CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet: check the clocks of both hosts"
+            }
+            rustls::CertificateError::NotValidForName
+            | rustls::CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is not one of a manager"
+            }
+            _ => return format!("its certificate is not accepted: {fault}"),
+        },
+        Some(rustls::Error::AlertReceived(alert)) => {
+            return format!("it does not accept this node's certificate ({alert:?})");
+        }
+        _ => return error.to_string(),
+    };
+    words.to_owned()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Values as they come.
+#[derive(Debug)]
+pub struct Items<T> {
+    frames: Frames,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Items<T> {
+    /// The next value; `None` when the stream has ended, in whichever way.
+    pub async fn next(&mut self) -> Option<T> {
+        let frame = self.frames.next().await.ok()??;
+        rmp_serde::from_slice(&frame).ok()
+    }
+}
+
+/// Sends frames on an open stream.
+#[derive(Debug)]
+pub struct FrameSender {
+    frames: mpsc::Sender<Bytes>,
+    outcome: tokio::task::JoinHandle<Result<(), Error>>,
+}
+
+impl FrameSender {
+    /// Waits for room and sends; false once the stream has ended.
+    pub async fn send(&self, frame: Bytes) -> bool {
+        !self.outcome.is_finished() && self.frames.send(frame).await.is_ok()
+    }
+
+    /// Ends the stream and waits for what the other side says to it.
+    ///
+    /// # Errors
+    /// When the other side refused it or the connection broke.
+    pub async fn finish(self) -> Result<(), Error> {
+        drop(self.frames);
+        self.outcome.await.unwrap_or(Ok(()))
+    }
+
+    /// Waits until the other side ends the stream.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.outcome).await;
+    }
+}
