@@ -30,7 +30,7 @@ pub struct Constraint {
 /// The text is no constraint. Docker's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    #[error("constraint expected one operator from {{==, !=}}")]
+    #[error("constraint expected one operator from ==, !=")]
     Operator,
     #[error("key '{0}' is invalid")]
     Key(String),

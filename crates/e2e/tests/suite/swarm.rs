@@ -64,7 +64,7 @@ fn the_node_is_listed_inspected_and_labelled() {
         "{{.Status}} {{.Availability}} {{.ManagerStatus}} {{.Self}}",
     ]);
     assert_eq!(row, "Ready Active Leader true");
-    host.ok(&["node", "update", "--label-add", "zone=east", "self"]);
+    host.ok(&["node", "update", "--label-add", "zone=east", &host.node()]);
     assert_eq!(host.ok(&["node", "inspect", "self", "--format", "{{.Spec.Labels.zone}}"]), "east");
     let pretty = host.ok(&["node", "inspect", "--pretty", "self"]);
     for part in ["Availability:", "Ready", "Leader:", "Engine Version:", "TLS Info:"] {
@@ -90,12 +90,12 @@ fn a_drained_node_stops_its_tasks_and_a_pending_task_says_why() {
         "1000",
     ]);
     host.until_running("web", 1);
-    host.ok(&["node", "update", "--availability", "drain", "self"]);
+    host.ok(&["node", "update", "--availability", "drain", &host.node()]);
     host.until_running("web", 0);
     let reason = "no suitable node (1 node not available for new tasks)";
     host.until("the reason is shown", || {
         host.ok(&["service", "ps", "--no-trunc", "--format", "{{.Error}}", "web"]).contains(reason)
     });
-    host.ok(&["node", "update", "--availability", "active", "self"]);
+    host.ok(&["node", "update", "--availability", "active", &host.node()]);
     host.until_running("web", 1);
 }

@@ -8,11 +8,8 @@ fn pid(host: &Host, container: &str) -> String {
 
 #[test]
 fn killing_the_daemon_disturbs_no_container_and_loses_no_log_line() {
+    e2e::skep_only!("Docker refuses live restore in a swarm");
     let mut host = Host::in_swarm();
-    if !host.is_skep() {
-        // Docker refuses live restore in a swarm.
-        return;
-    }
     let script = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done";
     host.ok(&[
         "service",
@@ -55,10 +52,8 @@ fn killing_the_daemon_disturbs_no_container_and_loses_no_log_line() {
 
 #[test]
 fn an_exit_during_the_daemons_absence_is_reported_and_replaced() {
+    e2e::skep_only!("Docker refuses live restore in a swarm");
     let mut host = Host::in_swarm();
-    if !host.is_skep() {
-        return;
-    }
     host.ok(&[
         "service",
         "create",
@@ -88,10 +83,8 @@ fn an_exit_during_the_daemons_absence_is_reported_and_replaced() {
 
 #[test]
 fn the_swarm_is_there_again_after_a_crash() {
+    e2e::skep_only!("Docker refuses live restore in a swarm");
     let mut host = Host::in_swarm();
-    if !host.is_skep() {
-        return;
-    }
     for number in 0..20 {
         host.ok(&[
             "service",

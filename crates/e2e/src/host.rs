@@ -1,0 +1,266 @@
+//! One host: a network namespace with a link, a folder, a daemon, and the docker command that drives it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::daemon::{self, Daemon};
+use crate::{encoded, images, ip, printed, program, told};
+
+/// How long anything may take before a test gives up. Generous: machines under load are no failure.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Between two looks at a state that is waited for.
+const POLL: Duration = Duration::from_millis(20);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// One host with its daemon. Dropping it ends both and removes what they made.
+#[derive(Debug)]
+pub struct Host {
+    pub name: String,
+    directory: tempfile::TempDir,
+    daemon: Option<Daemon>,
+    program: PathBuf,
+    docker: PathBuf,
+}
+
+/// What a command printed.
+#[derive(Clone, Debug)]
+pub struct Printed {
+    pub stdout: String,
+    pub stderr: String,
+    pub code: i32,
+}
+
+impl Host {
+    /// A host with a running daemon, not in a swarm.
+    pub fn new() -> Self {
+        Self::with_flags(&[])
+    }
+
+    /// A host whose daemon is given more flags.
+    pub fn with_flags(flags: &[&str]) -> Self {
+        let mut host = Self::without_daemon();
+        host.start_with(flags);
+        host
+    }
+
+    /// A host on which nothing runs yet.
+    pub fn without_daemon() -> Self {
+        let name = format!("e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let directory = tempfile::Builder::new().prefix("skep-e2e-").tempdir().expect("directory");
+        ip(&["netns", "add", &name]);
+        ip(&["-n", &name, "link", "set", "lo", "up"]);
+        ip(&["-n", &name, "link", "add", "eth0", "type", "veth", "peer", "name", "wire"]);
+        ip(&["-n", &name, "addr", "add", "10.99.0.1/24", "dev", "eth0"]);
+        ip(&["-n", &name, "link", "set", "eth0", "up"]);
+        ip(&["-n", &name, "link", "set", "wire", "up"]);
+        let docker = told("SKEP_E2E_DOCKER");
+        Self { name, directory, daemon: None, program: program(), docker }
+    }
+
+    /// A host that is the manager of a swarm of its own and has the images `busybox` and `whoami`.
+    pub fn in_swarm() -> Self {
+        let host = Self::new();
+        host.load_images();
+        host.init();
+        host
+    }
+
+    /// Makes this host the manager of a swarm of its own.
+    pub fn init(&self) {
+        self.ok(&["swarm", "init", "--advertise-addr", "10.99.0.1"]);
+    }
+
+    /// The identifier of this host's node in its swarm.
+    pub fn node(&self) -> String {
+        self.ok(&["info", "--format", "{{.Swarm.NodeID}}"])
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// Starts the daemon with more flags.
+    pub fn start_with(&mut self, flags: &[&str]) {
+        let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.daemon = Some(Daemon::start(&self.name, &self.program, self.directory.path(), &flags));
+        self.until("the daemon answers", || self.docker(&["version"]).code == 0);
+    }
+
+    /// Ends the daemon as an operator does.
+    pub fn stop(&mut self) {
+        self.daemon.take().expect("the daemon runs").end("-TERM");
+    }
+
+    /// Ends the daemon as a crash does.
+    pub fn kill(&mut self) {
+        self.daemon.take().expect("the daemon runs").end("-KILL");
+    }
+
+    /// A path in the host's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The daemon's process number.
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon runs").pid()
+    }
+
+    /// What `DOCKER_HOST` would be.
+    pub fn address(&self) -> String {
+        format!("unix://{}", self.path("docker.sock").display())
+    }
+
+    /// Whether the docker command is Debian's of 2022 (20.10), and not one of today.
+    pub fn has_old_docker(&self) -> bool {
+        self.ok(&["version", "--format", "{{.Client.Version}}"]).starts_with("20.")
+    }
+
+    /// A docker command for this host's daemon.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.docker);
+        command.env("DOCKER_CONFIG", self.path("config")).env_remove("DOCKER_CONTEXT");
+        command.args(["-H", &self.address()]).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs docker and answers with whatever comes.
+    pub fn docker(&self, arguments: &[&str]) -> Printed {
+        printed(self.command(arguments).output().expect("docker runs"))
+    }
+
+    /// Runs docker, which must succeed; answers with its output without the last line feed.
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let printed = self.docker(arguments);
+        assert_eq!(printed.code, 0, "docker {arguments:?}: {printed:?}{}", self.log());
+        printed.stdout.trim_end().to_owned()
+    }
+
+    /// Runs docker, which must fail; answers with what it complained of.
+    pub fn refused(&self, arguments: &[&str]) -> String {
+        let printed = self.docker(arguments);
+        assert_ne!(printed.code, 0, "docker {arguments:?} should have failed: {printed:?}");
+        printed.stderr.trim_end().to_owned()
+    }
+
+    /// Runs docker on a terminal, with `input` typed into it.
+    pub fn on_terminal(&self, arguments: &[&str], input: &str) -> Printed {
+        let command = self.command(arguments);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let quoted: Vec<_> = words
+            .map(|word| format!("'{}'", word.to_str().expect("text").replace('\'', r"'\''")))
+            .collect();
+        let mut script = Command::new("script");
+        script.args(["-qec", &quoted.join(" "), "/dev/null"]);
+        script.env("DOCKER_CONFIG", self.path("config")).env("TERM", "xterm");
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = script.spawn().expect("script runs");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(input.as_bytes()).expect("typed");
+        // The end of input would be typed as an end of file: it is kept open until the command has ended.
+        let output = child.wait_with_output().expect("ends");
+        drop(stdin);
+        printed(output)
+    }
+
+    /// Runs a command on the host.
+    pub fn exec(&self, arguments: &[&str]) -> Printed {
+        let mut command = Command::new("ip");
+        printed(
+            command.args(["netns", "exec", &self.name]).args(arguments).output().expect("ip runs"),
+        )
+    }
+
+    /// One API request as `curl` sends it; answers with status and body.
+    pub fn curl(&self, arguments: &[&str], path: &str) -> (u16, String) {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "-m", "60", "-w", "\n%{http_code}", "--unix-socket"]);
+        command.arg(self.path("docker.sock")).args(arguments).arg(format!("http://docker{path}"));
+        let printed = printed(command.output().expect("curl runs"));
+        let (body, status) = printed.stdout.rsplit_once('\n').unwrap_or(("", &printed.stdout));
+        (status.trim().parse().unwrap_or(0), body.to_owned())
+    }
+
+    /// One API request with a JSON body.
+    pub fn post(&self, body: &str, path: &str) -> (u16, String) {
+        self.curl(&["-H", "Content-Type: application/json", "-d", body], path)
+    }
+
+    /// A GET whose answer is JSON.
+    pub fn get(&self, path: &str) -> Value {
+        let (status, body) = self.curl(&[], path);
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).expect("the answer is JSON")
+    }
+
+    /// What a published port answers on one of the host's addresses.
+    pub fn ask(&self, address: &str, port: u16) -> Option<String> {
+        let url = format!("http://{address}:{port}/");
+        let answer = self.exec(&["curl", "-sS", "-m", "10", &url]);
+        (answer.code == 0).then_some(answer.stdout)
+    }
+
+    /// Waits until `test` holds.
+    pub fn until(&self, what: &str, test: impl Fn() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !test() {
+            assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}{}", self.log());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until this many tasks of a service run.
+    pub fn until_running(&self, service: &str, count: usize) {
+        self.until(&format!("{count} tasks of {service} run"), || {
+            self.running(service).len() == count
+        });
+    }
+
+    /// Container identifiers of the running tasks of a service.
+    pub fn running(&self, service: &str) -> Vec<String> {
+        let filters = format!(r#"{{"service":["{service}"],"desired-state":["running"]}}"#);
+        let tasks = self.get(&format!("/v1.41/tasks?filters={}", encoded(&filters)));
+        let tasks = tasks.as_array().cloned().unwrap_or_default();
+        let running = tasks.iter().filter(|task| task["Status"]["State"] == "running");
+        running
+            .filter_map(|task| task["Status"]["ContainerStatus"]["ContainerID"].as_str())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Imports the images `busybox:latest` and `whoami:latest`.
+    pub fn load_images(&self) {
+        images::load(self);
+    }
+
+    /// The last lines of the daemon's log, for a failure's message.
+    fn log(&self) -> String {
+        let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        format!("\n--- log\n{}", lines[lines.len().saturating_sub(30)..].join("\n"))
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.end("-KILL");
+        }
+        daemon::clean(&self.name, &self.program, self.directory.path());
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
