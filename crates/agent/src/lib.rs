@@ -234,9 +234,20 @@ impl Agent {
         if let Some(local) = self.tasks.get_mut(&id) {
             local.note(event, now);
             self.advance(id, now, actions);
-        } else if let Event::Prepared { result: Ok(container), .. } = event {
+            return;
+        }
+        match event {
             // The task was forgotten while its container was being made.
-            actions.push(Action::Remove { task: id, container });
+            Event::Prepared { result: Ok(container), .. } => {
+                actions.push(Action::Remove { task: id, container });
+            }
+            // A container that was found ends before a manager has said that its task is still ours.
+            Event::Exited { exit, .. } => {
+                if let Some(found) = self.found.get_mut(&id) {
+                    found.state = FoundState::Exited { exit };
+                }
+            }
+            _ => {}
         }
     }
 

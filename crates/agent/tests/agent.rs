@@ -28,6 +28,7 @@ fn task(number: u128, desired_state: TaskState) -> Arc<Task> {
         place_after: None,
         waits_for: None,
         restarts: Default::default(),
+        is_settled: false,
     })
 }
 
@@ -366,4 +367,19 @@ proptest! {
         prop_assert_eq!(engine.containers, BTreeMap::new());
         prop_assert_eq!(agent.task_count(), 0);
     }
+}
+
+#[test]
+fn a_container_that_ends_before_its_task_is_assigned_again_is_reported_as_ended() {
+    let mut agent = Agent::default();
+    let started = Started::default();
+    let state = FoundState::Running { started, since: NOW };
+    let container = Found { container: "c1".into(), state };
+    agent.handle(Event::Found { task: id(1), container }, NOW);
+    let exit = Exit { code: 7, message: String::new() };
+    agent.handle(Event::Exited { task: id(1), exit }, NOW);
+    agent.handle(Event::Connected, NOW);
+    let actions = agent.handle(full(vec![task(1, TaskState::Running)]), NOW);
+    let reported = reports(&actions);
+    assert_eq!(reported.last().map(|(state, _)| *state), Some(TaskState::Failed), "{reported:?}");
 }

@@ -12,9 +12,10 @@ use arc_swap::ArcSwap;
 use store::Snapshot;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
+use types::Peers;
 
 use crate::Error;
-use crate::handle::{Applied, Leadership, Peers};
+use crate::handle::{Applied, Leadership};
 use crate::member::{Member, MembershipChange, Output, Ticket};
 use crate::message::{Message, Outgoing, StateTransfer};
 

@@ -1,6 +1,5 @@
 //! What the rest of a manager holds of the consensus.
 
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -12,6 +11,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use store::{ChangeSet, Event, Snapshot};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use types::Peers;
 use types::limits::{ENTRY_BYTES_MAX, FEED_EVENTS_MAX, PROPOSALS_MAX};
 
 use crate::Error;
@@ -39,17 +39,6 @@ pub struct Leadership {
     /// 0 while there is none.
     pub leader: u64,
     pub term: u64,
-}
-
-/// Who is in, by raft identifiers. What is reachable and caught up only the leader knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Peers {
-    pub voters: BTreeSet<u64>,
-    pub learners: BTreeSet<u64>,
-    /// Those heard of lately.
-    pub reachable: BTreeSet<u64>,
-    /// Learners that could vote at once.
-    pub caught_up: BTreeSet<u64>,
 }
 
 /// One change set that became part of the state.

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 pub use cipher::DataKey;
 pub use disk::{Disk, DiskFile, Folder};
-pub use handle::{Applied, Config, Consensus, Leadership, Peers, Proposal};
+pub use handle::{Applied, Config, Consensus, Leadership, Proposal};
 pub use member::{
     ELECTION_TICKS, Member, MemberConfig, MembershipChange, Output, SnapshotJob, Ticket,
 };

@@ -10,10 +10,11 @@ use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState};
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};
 use store::{ChangeSet, Snapshot, apply};
 use tracing::{debug, info};
+use types::Peers;
 
 use crate::cipher::DataKey;
 use crate::disk::Disk;
-use crate::handle::{Applied, Leadership, Peers};
+use crate::handle::{Applied, Leadership};
 use crate::log::{Log, to_batch};
 use crate::message::{Message, Outgoing, StateTransfer};
 use crate::random::Random;
@@ -356,7 +357,13 @@ impl Member {
                 (ConfChangeType::AddNode, id)
             }
             MembershipChange::Remove(id) => {
-                self.check_removal(id, &conf.voters, &conf.learners)?;
+                let peers = self.peers();
+                if !peers.contains(id) {
+                    return Err(Error::UnknownMember(id));
+                }
+                if !peers.can_spare(id) {
+                    return Err(Error::QuorumLoss);
+                }
                 (ConfChangeType::RemoveNode, id)
             }
         };
@@ -366,22 +373,6 @@ impl Member {
             Ok(()) => drop(self.waiting.insert(self.last_index(), (self.term(), ticket))),
             Err(raft::Error::ProposalDropped) => return Err(Error::NoLeader),
             Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    /// Those left must be able to agree: more than half of them have to be reachable.
-    fn check_removal(&self, id: u64, voters: &[u64], learners: &[u64]) -> Result<(), Error> {
-        if learners.contains(&id) {
-            return Ok(());
-        }
-        if !voters.contains(&id) {
-            return Err(Error::UnknownMember(id));
-        }
-        let left: Vec<_> = voters.iter().filter(|voter| **voter != id).collect();
-        let reachable = left.iter().filter(|voter| self.is_reachable(***voter)).count();
-        if reachable <= left.len() / 2 {
-            return Err(Error::QuorumLoss);
         }
         Ok(())
     }

@@ -53,13 +53,23 @@ pub struct Send {
     pub message: SessionMessage,
 }
 
+type TemplateKey = (ServiceId, u64);
+
+/// What a node knows of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    desired_state: TaskState,
+    template: TemplateKey,
+}
+
 /// What one node was told.
 #[derive(Debug)]
 struct Session {
     id: SessionId,
     expires_at: Timestamp,
-    tasks: BTreeMap<TaskId, TaskState>,
-    templates: BTreeSet<(ServiceId, u64)>,
+    tasks: BTreeMap<TaskId, Told>,
+    /// Templates by how many of the node's tasks use them. With its last task a node forgets a template.
+    templates: BTreeMap<TemplateKey, usize>,
     endpoints: BTreeMap<ServiceId, ServiceEndpoint>,
     news: Option<News>,
 }
@@ -111,7 +121,7 @@ impl Dispatcher {
             id: self.next_session,
             expires_at: now + silence_max(period),
             tasks: BTreeMap::new(),
-            templates: BTreeSet::new(),
+            templates: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             news: None,
         };
@@ -268,23 +278,38 @@ impl Session {
         let mut set = AssignmentSet::default();
         for id in tasks {
             let Some(task) = snapshot.task(id).filter(|task| task.node == Some(node)) else {
-                if self.tasks.remove(&id).is_some() {
+                if let Some(told) = self.tasks.remove(&id) {
                     set.removed.push(id);
+                    self.release_template(told.template);
                 }
                 continue;
             };
-            if self.tasks.insert(id, task.desired_state) == Some(task.desired_state) {
+            let template = (task.service, task.template_version);
+            let told = Told { desired_state: task.desired_state, template };
+            let known = self.tasks.insert(id, told);
+            if known == Some(told) {
                 continue;
             }
-            if self.templates.insert((task.service, task.template_version)) {
-                set.templates.extend(snapshot.template_of(task).cloned());
+            if known.is_none() {
+                let users = self.templates.entry(template).or_default();
+                *users += 1;
+                if *users == 1 {
+                    set.templates.extend(snapshot.template_of(task).cloned());
+                }
             }
             set.tasks.push(task.clone());
         }
         set.endpoints = self.endpoint_difference(snapshot, node);
-        let in_use = |key: &(ServiceId, u64)| snapshot.template(key.0, key.1).is_some();
-        self.templates.retain(in_use);
         set
+    }
+
+    fn release_template(&mut self, key: TemplateKey) {
+        if let Some(users) = self.templates.get_mut(&key) {
+            *users -= 1;
+            if *users == 0 {
+                self.templates.remove(&key);
+            }
+        }
     }
 
     fn endpoint_difference(&mut self, snapshot: &Snapshot, node: NodeId) -> Vec<ServiceEndpoint> {

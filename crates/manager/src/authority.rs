@@ -96,7 +96,7 @@ pub(crate) async fn leave(writer: &Writer, node: NodeId) -> Result<(), Error> {
     let write = |draft: &mut Draft| {
         let Some(Object::Node(known)) = draft.get(store::Key::Node(node)) else { return Ok(()) };
         let seat = known.manager.as_ref();
-        if seat.is_some_and(|seat| !crate::members::may_be_removed(&peers, seat.raft_id)) {
+        if seat.is_some_and(|seat| !peers.can_spare(seat.raft_id)) {
             return Err(consensus::Error::QuorumLoss.into());
         }
         dispatcher::write_down(draft, node, "node left the swarm");

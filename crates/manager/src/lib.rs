@@ -217,7 +217,7 @@ impl Manager {
     }
 
     /// Who takes part in the consensus.
-    pub fn peers(&self) -> consensus::Peers {
+    pub fn peers(&self) -> types::Peers {
         self.consensus.peers().borrow().clone()
     }
 

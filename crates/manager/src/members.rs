@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::{MembershipChange, Peers};
+use consensus::MembershipChange;
+use planner::managers::{Step, next_step, write_step};
 use store::{Draft, Snapshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use types::node::{ManagerStatus, Reachability, Role};
-use types::{Node, NodeId};
+use types::{NodeId, Peers};
 
 use crate::error::{Code, Error};
 use crate::writer::Writer;
@@ -84,42 +85,31 @@ impl Members {
         }
     }
 
-    /// Makes the first step that is due.
     async fn settle(&self, snapshot: &Snapshot, peers: &Peers) -> Result<(), Error> {
-        if let Some(raft_id) = peers.caught_up.iter().find(|id| peers.reachable.contains(id)) {
-            info!(raft_id, "manager has caught up and gets its vote");
-            return self.change(MembershipChange::Promote(*raft_id)).await;
-        }
-        if let Some(raft_id) = unseated(snapshot, peers) {
-            return self.unseat(raft_id).await;
-        }
-        self.write_reachability(snapshot, peers).await
-    }
-
-    async fn unseat(&self, raft_id: u64) -> Result<(), Error> {
         let consensus = self.writer.consensus();
-        if consensus.leadership().borrow().leader == raft_id {
-            // A leader cannot take its own seat away: the next one does.
-            consensus.transfer_leadership();
-            return Ok(());
-        }
-        let is_member = {
-            let peers = consensus.peers();
-            let peers = peers.borrow();
-            peers.voters.contains(&raft_id) || peers.learners.contains(&raft_id)
-        };
-        if is_member {
-            info!(raft_id, "manager loses its seat");
-            self.change(MembershipChange::Remove(raft_id)).await?;
-        }
-        let clear = |draft: &mut Draft| {
-            let node = draft.nodes().find(|node| raft_id_of(node) == Some(raft_id)).cloned();
-            if let Some(node) = node.filter(|node| node.spec.role == Role::Worker) {
-                draft.update_node(&node, |node| node.manager = None);
+        let leader = consensus.leadership().borrow().leader;
+        let Some(step) = next_step(snapshot, peers, leader) else { return Ok(()) };
+        match step {
+            Step::GiveVote(raft_id) => {
+                info!(raft_id, "manager has caught up and gets its vote");
+                self.change(MembershipChange::Promote(raft_id)).await
             }
-            Ok(())
-        };
-        self.writer.write(clear).await
+            Step::HandOver => {
+                consensus.transfer_leadership();
+                Ok(())
+            }
+            Step::Remove(raft_id) => {
+                info!(raft_id, "manager loses its seat");
+                self.change(MembershipChange::Remove(raft_id)).await
+            }
+            Step::ClearSeat(_) | Step::WriteReachability(_) => {
+                let write = |draft: &mut Draft| {
+                    write_step(draft, &step);
+                    Ok(())
+                };
+                self.writer.write(write).await
+            }
+        }
     }
 
     async fn change(&self, change: MembershipChange) -> Result<(), Error> {
@@ -128,61 +118,6 @@ impl Members {
             result => Ok(result?),
         }
     }
-
-    async fn write_reachability(&self, snapshot: &Snapshot, peers: &Peers) -> Result<(), Error> {
-        if snapshot.nodes().all(|node| reachability_change(node, peers).is_none()) {
-            return Ok(());
-        }
-        let write = |draft: &mut Draft| {
-            let nodes: Vec<_> = draft.nodes().cloned().collect();
-            for node in nodes {
-                let Some(changed) = reachability_change(&node, peers) else { continue };
-                draft.update_node(&node, |node| {
-                    if let Some(manager) = &mut node.manager {
-                        manager.reachability = changed;
-                    }
-                });
-            }
-            Ok(())
-        };
-        self.writer.write(write).await
-    }
-}
-
-/// Whether those left could agree without the member `raft_id`.
-pub(crate) fn may_be_removed(peers: &Peers, raft_id: u64) -> bool {
-    let left = peers.voters.iter().filter(|voter| **voter != raft_id);
-    let reachable = left.clone().filter(|voter| peers.reachable.contains(voter)).count();
-    !peers.voters.contains(&raft_id) || reachable > left.count() / 2
-}
-
-/// A member, or a node with a seat, that is to have none.
-fn unseated(snapshot: &Snapshot, peers: &Peers) -> Option<u64> {
-    let demoted = snapshot
-        .nodes()
-        .filter(|node| node.spec.role == Role::Worker)
-        .filter_map(|node| raft_id_of(node));
-    let seats: std::collections::BTreeSet<_> =
-        snapshot.nodes().filter_map(|node| raft_id_of(node)).collect();
-    let forgotten = peers.voters.iter().chain(&peers.learners).filter(|id| !seats.contains(id));
-    let mut unseated = demoted.chain(forgotten.copied());
-    unseated.find(|id| may_be_removed(peers, *id))
-}
-
-fn raft_id_of(node: &Node) -> Option<u64> {
-    node.manager.as_ref().map(|manager| manager.raft_id)
-}
-
-fn reachability_change(node: &Node, peers: &Peers) -> Option<Reachability> {
-    let manager = node.manager.as_ref()?;
-    let is_member =
-        peers.voters.contains(&manager.raft_id) || peers.learners.contains(&manager.raft_id);
-    let now = match peers.reachable.contains(&manager.raft_id) {
-        _ if !is_member => return None,
-        true => Reachability::Reachable,
-        false => Reachability::Unreachable,
-    };
-    (now != manager.reachability).then_some(now)
 }
 
 /// Waits for a change of a node's role or of its existence.

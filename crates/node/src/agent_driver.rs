@@ -16,7 +16,7 @@ use engine::registry::auth::Credentials;
 use engine::{Engine, ErrorKind};
 use manager::now;
 use network::{Protocol, PublishedPort};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use types::assignment::{News, SessionMessage};
@@ -49,6 +49,8 @@ pub(crate) struct AgentDriver {
     agent: Agent,
     events: mpsc::Sender<Event>,
     inbox: mpsc::Receiver<Event>,
+    /// A report did not arrive: only a new session tells what was not told.
+    report_lost: Arc<Notify>,
     /// Which services have ports, to withdraw those an earlier daemon left.
     published: BTreeSet<String>,
     has_work: bool,
@@ -71,6 +73,7 @@ impl AgentDriver {
             agent: Agent::default(),
             events,
             inbox,
+            report_lost: Arc::default(),
             published: BTreeSet::new(),
             has_work: false,
         }
@@ -148,6 +151,7 @@ impl AgentDriver {
                     }
                     Err(stopped) => break Err(stopped),
                 },
+                () = self.report_lost.notified() => break Ok(()),
                 changed = self.info.changed() => match changed {
                     Ok(()) => break Ok(()),
                     Err(_) => break Err(Stopped),

@@ -8,6 +8,7 @@ mod allocator;
 pub mod check;
 pub mod constraint;
 mod load;
+pub mod managers;
 mod orchestrator;
 mod scheduler;
 

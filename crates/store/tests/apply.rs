@@ -35,6 +35,7 @@ fn task(id: u128, service: u128, node: Option<u128>) -> Task {
         place_after: None,
         waits_for: None,
         restarts: types::task::RestartHistory::default(),
+        is_settled: false,
     }
 }
 

@@ -11,6 +11,7 @@ pub mod limits;
 pub mod meta;
 pub mod network;
 pub mod node;
+mod peers;
 pub mod resources;
 pub mod secret;
 pub mod service;
@@ -23,6 +24,7 @@ pub use id::{ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId
 pub use meta::{Annotations, Meta};
 pub use network::Network;
 pub use node::Node;
+pub use peers::Peers;
 pub use secret::{Config, Secret};
 pub use service::{Service, ServiceSpec, TaskSpec, TaskTemplate};
 pub use task::{Task, TaskState, TaskStatus};

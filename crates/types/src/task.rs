@@ -165,6 +165,9 @@ pub struct Task {
     pub waits_for: Option<(TaskId, Timestamp)>,
     #[serde(default)]
     pub restarts: RestartHistory,
+    /// It ended by itself, and its restart policy leaves it at that: its slot has what it should.
+    #[serde(default)]
+    pub is_settled: bool,
 }
 
 impl Task {

@@ -7,7 +7,7 @@ use types::node::{NodeSpec, NodeState, Role};
 use super::request::Request;
 use crate::error::{Code, Error};
 use crate::writer::Writer;
-use crate::{Manager, members};
+use crate::Manager;
 
 impl Manager {
     /// Replaces a node's spec.
@@ -46,7 +46,7 @@ pub(super) async fn update(
             return Err(Error::new(Code::FailedPrecondition, desc));
         }
         let seat = node.manager.as_ref().filter(|_| demoted);
-        if seat.is_some_and(|seat| !members::may_be_removed(&peers, seat.raft_id)) {
+        if seat.is_some_and(|seat| !peers.can_spare(seat.raft_id)) {
             return Err(consensus::Error::QuorumLoss.into());
         }
         draft.update_node(&node, |node| node.spec = spec);

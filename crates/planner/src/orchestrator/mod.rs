@@ -44,7 +44,7 @@ struct SlotTasks {
 impl SlotTasks {
     /// Whether the slot's task ended by itself and is, by its restart policy, left at that.
     fn is_settled(&self) -> bool {
-        self.wanted.is_empty() && self.past.last().is_some_and(|task| has_settled(task))
+        self.wanted.is_empty() && self.past.last().is_some_and(|task| task.is_settled)
     }
 
     fn counts(&self) -> bool {
@@ -67,13 +67,6 @@ impl SlotTasks {
     fn current(&self, version: u64) -> Option<&Arc<Task>> {
         self.wanted.iter().rev().find(|task| task.template_version == version)
     }
-}
-
-/// A replacement is made in the pass that sees the end, so an ended task without one was left on purpose.
-fn has_settled(task: &Task) -> bool {
-    let by_itself =
-        matches!(task.status.state, TaskState::Complete | TaskState::Failed | TaskState::Rejected);
-    by_itself && task.desired_state == TaskState::Shutdown
 }
 
 /// Brings one service's tasks towards what it asks for; answers with when to look again.
@@ -152,6 +145,7 @@ impl Pass<'_> {
             place_after: None,
             waits_for: None,
             restarts: RestartHistory::default(),
+            is_settled: false,
         }
     }
 

@@ -23,8 +23,24 @@ pub(super) fn replace_lost(pass: &mut Pass<'_>, slot: &SlotTasks) {
     let Some(newest) = lost.last() else { return };
     let version = pass.service.template_version;
     let has_successor = left.iter().any(|task| task.template_version == version);
-    if !has_successor && may_restart(pass, newest) {
+    if has_successor {
+        return;
+    }
+    if may_restart(pass, newest) {
         succeed(pass, newest);
+    } else if ended_by_itself(newest) {
+        settle(pass, newest);
+    }
+}
+
+fn ended_by_itself(task: &Task) -> bool {
+    matches!(task.status.state, TaskState::Complete | TaskState::Failed | TaskState::Rejected)
+}
+
+/// Written down, because it cannot be told later: a task that was told to stop may also end badly.
+fn settle(pass: &mut Pass<'_>, task: &Task) {
+    if let Some(task) = pass.task(task.id) {
+        pass.draft.update_task(&task, |task| task.is_settled = true);
     }
 }
 
@@ -39,8 +55,7 @@ fn is_lost(pass: &Pass<'_>, task: &Task) -> bool {
 /// The restart delay guards against crash loops; a task that was lost with its node is not held back.
 fn succeed(pass: &mut Pass<'_>, task: &Arc<Task>) {
     let now = pass.now();
-    let by_itself =
-        matches!(task.status.state, TaskState::Complete | TaskState::Failed | TaskState::Rejected);
+    let by_itself = ended_by_itself(task);
     let policy = pass.template.restart();
     let mut next = pass.create(task.slot, TaskState::Ready);
     if by_itself {

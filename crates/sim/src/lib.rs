@@ -1,0 +1,53 @@
+//! A swarm in virtual time: the real consensus, planner, dispatcher and agent, on hosts whose disks, clocks, networks and
+//! power fail as a seed says.
+//!
+//! ```text
+//! seed ─► plan (what operators do and what fails, and when) ─► World ─► violations of invariants/
+//! ```
+//! A run depends on nothing but its seed and its plan, so a failing one is replayed, and made shorter by leaving parts of
+//! its plan out. See `invariants/` for what must hold; each file names where that is promised.
+
+mod clock;
+mod disk;
+mod host;
+pub mod invariants;
+mod leading;
+mod network;
+mod operator;
+pub mod plan;
+mod random;
+mod shrink;
+mod world;
+
+pub use invariants::Violation;
+pub use shrink::shrink;
+
+use plan::Action;
+use random::Random;
+use world::World;
+
+/// How one run went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The first thing that should never be seen, if anything was.
+    pub violation: Option<Violation>,
+    /// Events that were looked at.
+    pub events: u64,
+    /// Writes that were answered.
+    pub acknowledged: usize,
+}
+
+/// Runs what the seed says.
+pub fn run(seed: u64) -> Outcome {
+    run_plan(seed, &plan_of(seed))
+}
+
+/// What a seed's run does and suffers.
+pub fn plan_of(seed: u64) -> Vec<Action> {
+    plan::generate(&mut Random::new(seed ^ 0x706c_616e))
+}
+
+/// Runs a part of a seed's plan.
+pub fn run_plan(seed: u64, plan: &[Action]) -> Outcome {
+    World::new(seed, plan).run()
+}

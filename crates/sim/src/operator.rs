@@ -1,0 +1,126 @@
+//! What operators ask for, as the manager's control writes it.
+
+use std::sync::Arc;
+
+use store::{Draft, Key};
+use types::cluster::RootCa;
+use types::node::{Availability, NodeSpec, Role};
+use types::service::{Mode, Previous, UpdateConfig, UpdateOrder};
+use types::{
+    Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId, Service, ServiceId, ServiceSpec,
+    TaskTemplate,
+};
+
+use crate::invariants::LABEL;
+
+/// The cluster with all its nodes, as joins would have made them one after the other.
+pub(crate) fn write_cluster(draft: &mut Draft, nodes: &[(NodeId, Role)]) {
+    draft.put(Cluster {
+        id: ClusterId::from_random(1),
+        meta: Meta::default(),
+        spec: ClusterSpec::default(),
+        root_ca: RootCa {
+            certificate: String::new(),
+            key: String::new(),
+            digest: String::new(),
+            worker_token: String::new(),
+            manager_token: String::new(),
+        },
+        data_path_port: 4_789,
+        default_address_pools: Vec::new(),
+        subnet_size: 24,
+    });
+    for (id, role) in nodes {
+        draft.put(Node {
+            id: *id,
+            meta: Meta::default(),
+            spec: NodeSpec { role: *role, ..NodeSpec::default() },
+            description: types::node::Description::default(),
+            status: types::node::NodeStatus::default(),
+            manager: None,
+        });
+    }
+}
+
+/// What a service is to be.
+pub(crate) struct Wanted {
+    pub(crate) name: String,
+    pub(crate) mode: Mode,
+    pub(crate) image: String,
+    pub(crate) is_start_first: bool,
+    pub(crate) write: u64,
+}
+
+/// Creates or updates the service; answers with its identifier.
+pub(crate) fn write_service(draft: &mut Draft, wanted: &Wanted, new_id: u128) -> ServiceId {
+    let known = draft.service_by_name(&wanted.name).cloned();
+    let mut spec = known.as_ref().map_or_else(ServiceSpec::default, |known| (*known.spec).clone());
+    spec.annotations.name.clone_from(&wanted.name);
+    spec.annotations.labels.insert(LABEL.into(), wanted.write.to_string());
+    spec.mode = wanted.mode;
+    spec.task.container.image.clone_from(&wanted.image);
+    let order = match wanted.is_start_first {
+        true => UpdateOrder::StartFirst,
+        false => UpdateOrder::StopFirst,
+    };
+    spec.update = Some(UpdateConfig { order, ..UpdateConfig::default() });
+    let spec = Arc::new(spec);
+    let version = draft.next_version();
+    let Some(known) = known else {
+        let id = ServiceId::from_random(new_id);
+        draft.put(TaskTemplate::new(id, version, &spec));
+        draft.put(Service {
+            id,
+            meta: Meta::default(),
+            spec,
+            template_version: version,
+            previous: None,
+            endpoint: types::endpoint::Endpoint::default(),
+            update_status: None,
+        });
+        return id;
+    };
+    let template = draft.template(known.id, known.template_version);
+    let is_kept = template.is_some_and(|template| template.satisfies(&spec));
+    if !is_kept {
+        draft.put(TaskTemplate::new(known.id, version, &spec));
+    }
+    draft.update_service(&known, |service| {
+        service.previous = Some(Previous {
+            spec: service.spec.clone(),
+            template_version: service.template_version,
+        });
+        service.spec = spec;
+        service.update_status = None;
+        if !is_kept {
+            service.template_version = version;
+        }
+    });
+    known.id
+}
+
+/// Removes the service, if it is there.
+pub(crate) fn remove_service(draft: &mut Draft, name: &str) -> Option<ServiceId> {
+    let id = draft.service_by_name(name)?.id;
+    draft.delete(Key::Service(id));
+    Some(id)
+}
+
+pub(crate) fn set_availability(draft: &mut Draft, node: NodeId, availability: Availability) {
+    let Some(known) = draft.node(node).cloned() else { return };
+    if known.spec.availability != availability {
+        draft.update_node(&known, |node| node.spec.availability = availability);
+    }
+}
+
+/// Promotes or demotes, unless nobody would be left.
+pub(crate) fn set_role(draft: &mut Draft, node: NodeId, role: Role, can_spare: impl Fn(u64) -> bool) {
+    let Some(known) = draft.node(node).cloned() else { return };
+    let managers = draft.nodes().filter(|node| node.spec.role == Role::Manager).count();
+    let is_last = managers == 1 && known.spec.role == Role::Manager;
+    let seat = known.manager.as_ref().map(|seat| seat.raft_id);
+    let is_refused = role == Role::Worker && (is_last || seat.is_some_and(|seat| !can_spare(seat)));
+    if !is_refused && known.spec.role != role {
+        draft.update_node(&known, |node| node.spec.role = role);
+    }
+}
