@@ -19,8 +19,8 @@ pub(crate) struct Options {
     /// The docker command that drives it; without it, each that is installed, one after another
     #[arg(long)]
     docker: Option<PathBuf>,
-    /// Only tests whose name contains this
-    filter: Option<String>,
+    /// Only tests whose name contains one of these
+    filters: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -79,7 +79,7 @@ fn suite(options: &Options, daemon: &Path, docker: &Path, whoami: &Path) -> anyh
         "--",
     ]);
     test.arg(format!("--test-threads={}", processors * TESTS_PER_PROCESSOR));
-    test.args(options.filter.as_slice());
+    test.args(&options.filters);
     test.env("SKEP_E2E_DAEMON", daemon).env("SKEP_E2E_WHOAMI", whoami);
     test.env("SKEP_E2E_DOCKER", docker).env("SKEP_E2E_NOTES", &notes);
     let result = host::run(&mut test);

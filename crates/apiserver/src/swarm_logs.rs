@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
+use engine::containers::Phase;
 use engine::logs::{LogOptions, LogRecord};
 use futures::StreamExt;
 use http::header;
@@ -95,7 +96,9 @@ async fn read_all(
     let mut readers = tokio::task::JoinSet::new();
     loop {
         for found in engine.containers.find(&[(label.0, Some(label.1.as_str()))]) {
-            if seen.insert(found.id.clone()) {
+            // One that has not started has no log yet, and its reader would take that for the end.
+            let has_started = found.status.phase != Phase::Created;
+            if has_started && seen.insert(found.id.clone()) {
                 readers.spawn(read_one(
                     engine.clone(),
                     found.id,

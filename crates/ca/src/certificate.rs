@@ -66,8 +66,7 @@ pub fn sign(
     lifetime: i64,
     now: i64,
 ) -> Result<String, Error> {
-    let request =
-        CertificateSigningRequestParams::from_pem(request).map_err(|_| Error::Request)?;
+    let request = CertificateSigningRequestParams::from_pem(request).map_err(|_| Error::Request)?;
     let issuer = Issuer::from_ca_cert_pem(root, KeyPair::from_pem(root_key)?)?;
     let role = server_name(subject.role);
     let names = vec![role.to_owned(), subject.node.to_string()];
@@ -153,8 +152,8 @@ mod tests {
         let root = crate::generate(NOW).expect("generates");
         let (_, request) = new_request().expect("generates");
         for role in [Role::Worker, Role::Manager] {
-            let pem =
-                sign(&root.certificate, &root.key, &request, &subject(role), 7_200, NOW).expect("signs");
+            let pem = sign(&root.certificate, &root.key, &request, &subject(role), 7_200, NOW)
+                .expect("signs");
             let read = NodeCertificate::from_pem(&pem).expect("parses");
             assert_eq!(read.subject, subject(role));
             assert_eq!((read.not_before, read.not_after), (NOW - 3_600, NOW + 7_200));
@@ -167,7 +166,8 @@ mod tests {
         let (key, request) = new_request().expect("generates");
         let cut = &request[..request.len() / 2];
         for request in ["", "hello", cut, &key, &root.certificate] {
-            let signed = sign(&root.certificate, &root.key, request, &subject(Role::Worker), 1, NOW);
+            let signed =
+                sign(&root.certificate, &root.key, request, &subject(Role::Worker), 1, NOW);
             assert!(signed.is_err(), "{request}");
         }
     }

@@ -140,7 +140,15 @@ impl Consensus {
                 path: config.directory.clone(),
                 source,
             })?;
-        Ok(Self { commands, state, feed, leadership, peers, is_disk_full, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            commands,
+            state,
+            feed,
+            leadership,
+            peers,
+            is_disk_full,
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// The newest applied state.

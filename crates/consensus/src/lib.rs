@@ -69,7 +69,9 @@ pub enum Error {
     QuorumLoss,
     #[error("no member {0:x} in the cluster")]
     UnknownMember(u64),
-    #[error("the disk of this manager is full and nothing can be written: free some space and try again")]
+    #[error(
+        "the disk of this manager is full and nothing can be written: free some space and try again"
+    )]
     DiskFull,
     #[error("the log is full: {0} proposals wait")]
     Busy(usize),

@@ -183,11 +183,8 @@ impl Member {
         let voters = vec![config.raft_id];
         let alone =
             StoredSnapshot { index, term, voters, learners: Vec::new(), state: member.state };
-        let replaced = crate::wal::Batch {
-            hard_state: None,
-            entries: Vec::new(),
-            replaced_by: Some(index),
-        };
+        let replaced =
+            crate::wal::Batch { hard_state: None, entries: Vec::new(), replaced_by: Some(index) };
         member.wal.append(&replaced)?;
         snapshot_file::save(&*config.disk, &config.key, &alone, 0)
     }
@@ -386,9 +383,8 @@ impl Member {
         let conf = self.node.raft.prs().conf().to_conf_state();
         let others =
             conf.voters.iter().filter(|id| **id != self.raft_id() && self.is_reachable(**id));
-        let matched = |id: &&u64| {
-            self.node.raft.prs().get(**id).map_or(0, |progress| progress.matched)
-        };
+        let matched =
+            |id: &&u64| self.node.raft.prs().get(**id).map_or(0, |progress| progress.matched);
         let Some(next) = others.max_by_key(matched).copied() else { return false };
         info!(next, "leadership is handed over");
         self.node.transfer_leader(next);
@@ -605,19 +601,16 @@ impl Member {
         let raft = &self.node.raft;
         let leads = raft.state == StateRole::Leader;
         let is_ready = raft::Storage::term(self.node.store(), self.applied).ok() == Some(raft.term);
-        let now = Leadership {
-            is_leader: leads && is_ready,
-            leader: raft.leader_id,
-            term: raft.term,
-        };
+        let now =
+            Leadership { is_leader: leads && is_ready, leader: raft.leader_id, term: raft.term };
         if now == self.leadership {
             return;
         }
         if self.leadership.is_leader && (!now.is_leader || now.term != self.leadership.term) {
             let lost = std::mem::take(&mut self.waiting);
-            output.answers.extend(
-                lost.into_values().map(|(_, ticket)| (ticket, Err(Error::LostLeadership))),
-            );
+            output
+                .answers
+                .extend(lost.into_values().map(|(_, ticket)| (ticket, Err(Error::LostLeadership))));
         }
         if now.is_leader {
             // Followers do not hear each other: everyone is given the time to speak.

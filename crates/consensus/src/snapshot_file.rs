@@ -67,8 +67,7 @@ pub(crate) fn load(disk: &dyn Disk, key: &DataKey) -> Result<Option<StoredSnapsh
     let file = disk.open(&name).map_err(file_error("read", disk, &name))?;
     let damaged = |damage| Error::DamagedSnapshot { path: disk.path(&name), damage };
     let mut reader = OpeningReader::new(file, key).map_err(|_| damaged(Corruption::Header))?;
-    let decoded: Result<StoredSnapshot, _> =
-        rmp_serde::from_read(io::BufReader::new(&mut reader));
+    let decoded: Result<StoredSnapshot, _> = rmp_serde::from_read(io::BufReader::new(&mut reader));
     let is_whole = reader.is_whole();
     match decoded {
         Ok(snapshot) if is_whole && snapshot.index == index => Ok(Some(snapshot)),
@@ -173,9 +172,7 @@ impl OpeningReader {
     /// Whether everything was read, and nothing follows.
     fn is_whole(&mut self) -> bool {
         let mut rest = [0; 1];
-        self.was_last
-            && self.read == self.chunk.len()
-            && matches!(self.file.read(&mut rest), Ok(0))
+        self.was_last && self.read == self.chunk.len() && matches!(self.file.read(&mut rest), Ok(0))
     }
 
     fn next_chunk(&mut self) -> io::Result<()> {

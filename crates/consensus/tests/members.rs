@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use consensus::{
-    DataKey, Error, Folder, Member, MemberConfig, MembershipChange, Outgoing, Ticket,
-};
+use consensus::{DataKey, Error, Folder, Member, MemberConfig, MembershipChange, Outgoing, Ticket};
 use store::{ChangeSet, Draft, Snapshot};
 use types::{Meta, Service, ServiceId, ServiceSpec, Timestamp};
 
@@ -97,8 +95,7 @@ impl Cluster {
             for (id, member) in &mut self.members {
                 while member.has_work() {
                     is_quiet = false;
-                    let output =
-                        member.advance(&mut |message| self.network.push_back(message));
+                    let output = member.advance(&mut |message| self.network.push_back(message));
                     let answers = output.expect("writes").answers.into_iter();
                     self.answers.extend(answers.map(|(ticket, answer)| ((*id, ticket), answer)));
                 }
@@ -168,8 +165,7 @@ impl Cluster {
 
     fn change(&mut self, change: MembershipChange) -> Result<(), Error> {
         let leader = self.leader().expect("a leader");
-        let answer =
-            self.ask(leader, |member, ticket| member.change_membership(ticket, change));
+        let answer = self.ask(leader, |member, ticket| member.change_membership(ticket, change));
         answer.expect("answered at once")
     }
 

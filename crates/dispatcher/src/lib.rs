@@ -5,13 +5,14 @@
 mod news;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use store::{Draft, Event, Key, Object, Snapshot};
 use types::assignment::{AssignmentSet, ServiceEndpoint, SessionMessage, StatusReport};
 use types::endpoint::PublishMode;
 use types::node::{Description, NodeState};
-use types::{NodeId, ServiceId, Task, TaskId, TaskState, Timestamp};
+use types::{NodeId, ServiceId, Task, TaskId, TaskState, TaskTemplate, Timestamp};
 
 use news::Shared;
 use types::assignment::News;
@@ -192,6 +193,12 @@ impl Dispatcher {
         sessions.chain(self.expected.values().copied()).min()
     }
 
+    fn forget_templates(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.templates.clear();
+        }
+    }
+
     /// What the nodes must hear of these changes. `snapshot` holds them already.
     pub fn changed(&mut self, snapshot: &Snapshot, events: &[Event]) -> Vec<Send> {
         let mut touched: BTreeMap<NodeId, BTreeSet<TaskId>> = BTreeMap::new();
@@ -208,6 +215,8 @@ impl Dispatcher {
                 Key::Service(id) => {
                     services.insert(id);
                 }
+                // New tasks take the swarm's new defaults: their templates are sent again.
+                Key::Cluster => self.forget_templates(),
                 _ => {}
             }
         }
@@ -294,7 +303,7 @@ impl Session {
                 let users = self.templates.entry(template).or_default();
                 *users += 1;
                 if *users == 1 {
-                    set.templates.extend(snapshot.template_of(task).cloned());
+                    set.templates.extend(template_of(snapshot, task));
                 }
             }
             set.tasks.push(task.clone());
@@ -332,6 +341,18 @@ impl Session {
         }
         changed
     }
+}
+
+/// The template of a task, with the swarm's log driver where the service names none.
+fn template_of(snapshot: &Snapshot, task: &Task) -> Option<Arc<TaskTemplate>> {
+    let template = snapshot.template_of(task)?;
+    let default = snapshot.cluster().and_then(|cluster| cluster.spec.log_driver.clone());
+    if default.is_none() || template.task.log_driver.is_some() {
+        return Some(template.clone());
+    }
+    let mut template = TaskTemplate::clone(template);
+    template.task.log_driver = default;
+    Some(Arc::new(template))
 }
 
 fn ingress_ports(snapshot: &Snapshot, service: ServiceId) -> Vec<types::endpoint::PortConfig> {

@@ -50,6 +50,22 @@ impl<'de> Deserialize<'de> for Empty {
     }
 }
 
+/// Writes a number as Go does: a whole one without a fraction.
+///
+/// # Errors
+/// Whatever the serializer refuses.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+pub(crate) fn number_as_go<S: serde::Serializer>(
+    number: &f32,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    if number.fract() == 0.0 && number.abs() < 1e6 {
+        #[expect(clippy::cast_possible_truncation, reason = "whole and small")]
+        return serializer.serialize_i64(*number as i64);
+    }
+    serializer.serialize_f32(*number)
+}
+
 /// Whether a value is its type's zero value, which Go's `omitempty` leaves out.
 pub fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()

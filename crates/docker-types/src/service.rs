@@ -284,6 +284,7 @@ object! {
         pub failure_action: String,
         #[serde(skip_serializing_if = "is_zero")]
         pub monitor: i64,
+        #[serde(serialize_with = "crate::object::number_as_go")]
         pub max_failure_ratio: f32,
         pub order: String,
     }

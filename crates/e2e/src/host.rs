@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::daemon::{self, Daemon};
-use crate::{encoded, images, ip, printed, program, told};
+use crate::{Follow, encoded, images, ip, printed, program, told};
 
 /// How long anything may take before a test gives up. Generous: machines under load are no failure.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Between two looks at a state that is waited for.
 const POLL: Duration = Duration::from_millis(20);
@@ -149,6 +149,11 @@ impl Host {
         let printed = self.docker(arguments);
         assert_ne!(printed.code, 0, "docker {arguments:?} should have failed: {printed:?}");
         printed.stderr.trim_end().to_owned()
+    }
+
+    /// Runs a docker command that goes on, and reads it line by line.
+    pub fn follow(&self, arguments: &[&str]) -> Follow {
+        Follow::new(self.command(arguments))
     }
 
     /// Runs docker on a terminal, with `input` typed into it.

@@ -8,6 +8,7 @@
 )]
 
 mod daemon;
+mod follow;
 mod host;
 mod images;
 mod registry;
@@ -16,6 +17,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+pub use follow::Follow;
 pub use host::{Host, Printed};
 pub use registry::Registry;
 

@@ -74,6 +74,7 @@ impl Engine {
             ("Backing Filesystem", file_system(&self.config.data_root)),
             ("Supports d_type", "true".to_owned()),
             ("Native Overlay Diff", "true".to_owned()),
+            ("userxattr", "false".to_owned()),
         ];
         Ok(Info {
             id: self.id(),
@@ -221,7 +222,7 @@ fn plugins() -> Plugins {
         volume: list(&["local"]),
         network: list(&["bridge", "host", "null", "overlay"]),
         authorization: None,
-        log: list(&["json-file", "local", "none"]),
+        log: list(&["json-file", "local"]),
     }
 }
 

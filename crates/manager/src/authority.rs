@@ -50,7 +50,9 @@ pub(crate) async fn renew(writer: &Writer, node: NodeId, request: &str) -> Resul
     // A write that changes nothing: only the leader may answer, and it must still be one.
     let role = |draft: &mut Draft| match draft.node(node) {
         Some(node) => Ok(node.spec.role),
-        None => Err(Error::new(Code::NotFound, format!("node {node} is not in the swarm any more"))),
+        None => {
+            Err(Error::new(Code::NotFound, format!("node {node} is not in the swarm any more")))
+        }
     };
     let role = writer.write(role).await?;
     sign(writer, &cluster, node, role, request)

@@ -62,7 +62,10 @@ impl Error {
     }
 
     pub(crate) fn unexpected_answer() -> Self {
-        Self::new(Code::Internal, "the leader answered another question: are all managers of one version?")
+        Self::new(
+            Code::Internal,
+            "the leader answered another question: are all managers of one version?",
+        )
     }
 
     pub(crate) fn stopped() -> Self {
@@ -92,9 +95,7 @@ impl From<consensus::Error> for Error {
             consensus::Error::QuorumLoss
             | consensus::Error::MembershipBusy
             | consensus::Error::UnknownMember(_)
-            | consensus::Error::DiskFull => {
-                Self::new(Code::FailedPrecondition, error.to_string())
-            }
+            | consensus::Error::DiskFull => Self::new(Code::FailedPrecondition, error.to_string()),
             consensus::Error::Busy(_) | consensus::Error::Stopped => {
                 Self::new(Code::Unavailable, error.to_string())
             }

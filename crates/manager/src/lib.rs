@@ -137,7 +137,11 @@ impl Manager {
     ///
     /// # Errors
     /// When there is no leader, or the node was removed.
-    pub async fn renew(&self, node: types::NodeId, request: String) -> Result<methods::Issued, Error> {
+    pub async fn renew(
+        &self,
+        node: types::NodeId,
+        request: String,
+    ) -> Result<methods::Issued, Error> {
         match self.ask(Request::Renew { node, request }).await? {
             Response::Issued(issued) => Ok(*issued),
             _ => Err(Error::unexpected_answer()),
@@ -234,7 +238,9 @@ impl Manager {
                         return Err(Error::stopped());
                     }
                 }
-                Err(error) if error.is_not_leader() => return Err(consensus::Error::NoLeader.into()),
+                Err(error) if error.is_not_leader() => {
+                    return Err(consensus::Error::NoLeader.into());
+                }
                 answer => return answer,
             }
         }
@@ -320,8 +326,7 @@ async fn follow_settings(consensus: Arc<Consensus>, stop: CancellationToken) {
             };
             match applied {
                 Ok(applied) => {
-                    let is_cluster =
-                        |event: &Event| matches!(event.key, store::Key::Cluster);
+                    let is_cluster = |event: &Event| matches!(event.key, store::Key::Cluster);
                     if applied.is_reset || applied.events.iter().any(is_cluster) {
                         break;
                     }

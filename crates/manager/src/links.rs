@@ -71,7 +71,9 @@ impl Links {
             Ok(answer) => answer,
             Err(error) if error.is_before_sending() => Err(Error::not_leader()),
             Err(error) => {
-                let desc = format!("the leader did not answer, the request may have been carried out: {error}");
+                let desc = format!(
+                    "the leader did not answer, the request may have been carried out: {error}"
+                );
                 Err(Error::new(Code::Unavailable, desc))
             }
         }
@@ -218,9 +220,8 @@ impl Links {
         let first = frames.next().await.map_err(|error| error.to_string())?;
         let message = self.message_of(caller, &first.ok_or("the stream is empty")?)?;
         let (chunks, waiting) = mpsc::channel(STATE_CHUNKS_MAX);
-        let read = move || {
-            StateTransfer::read_from(FrameReader { chunks: waiting, chunk: Bytes::new() })
-        };
+        let read =
+            move || StateTransfer::read_from(FrameReader { chunks: waiting, chunk: Bytes::new() });
         let reading = tokio::task::spawn_blocking(read);
         while let Some(chunk) = frames.next().await.map_err(|error| error.to_string())? {
             if chunks.send(chunk).await.is_err() {

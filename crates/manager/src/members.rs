@@ -131,9 +131,7 @@ async fn concerns_managers(feed: &mut tokio::sync::broadcast::Receiver<consensus
                 }
             }
             Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => return,
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => {
-                std::future::pending().await
-            }
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }

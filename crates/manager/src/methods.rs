@@ -178,9 +178,7 @@ fn add_dispatcher(router: &mut Router, manager: &Arc<Manager>) {
     let dispatcher = manager.duties.dispatcher.clone();
     router.unary(REPORT, Access::AnyNode, move |caller, request: ReportRequest| {
         let dispatcher = dispatcher.clone();
-        async move {
-            dispatcher.report(node_of(caller)?, request.session, &request.reports).await
-        }
+        async move { dispatcher.report(node_of(caller)?, request.session, &request.reports).await }
     });
     let own = manager.clone();
     router.unary(LEAVE, Access::AnyNode, move |caller, (): ()| {
@@ -200,7 +198,8 @@ async fn serve_session(
         Ok(session) => session,
         Err(error) if error.is_not_leader() => {
             let leader = manager.leader();
-            let known = if leader == manager.raft_id { None } else { manager.links.address_of(leader) };
+            let known =
+                if leader == manager.raft_id { None } else { manager.links.address_of(leader) };
             return Err(SessionRefusal::NotLeader(known));
         }
         Err(error) => return Err(SessionRefusal::Other(error)),

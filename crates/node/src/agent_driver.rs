@@ -20,7 +20,7 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use types::assignment::{News, SessionMessage};
-use types::endpoint::PortConfig;
+use types::endpoint::{PortConfig, PublishMode};
 use types::{ServiceId, Task, TaskId, TaskTemplate, Timestamp};
 
 use crate::daemon::SharedEngine;
@@ -201,7 +201,8 @@ impl AgentDriver {
             // After missed changes every container's state is told again; what is known already changes nothing.
             Err(broadcast::error::RecvError::Lagged(_)) => {
                 let found = self.engine.containers.find(&[(TASK_LABEL, None)]);
-                let events = found.iter().filter_map(|found| self.observe(&found.labels, &found.status));
+                let events =
+                    found.iter().filter_map(|found| self.observe(&found.labels, &found.status));
                 Ok(events.collect())
             }
             Err(broadcast::error::RecvError::Closed) => Err(Stopped),
@@ -364,8 +365,25 @@ fn started(engine: &Engine, container: &str, status: &Status) -> Started {
             status.health,
             Some(HealthState::Starting | HealthState::Unhealthy)
         ),
-        ports: Vec::new(),
+        ports: host_ports(engine, container),
     }
+}
+
+/// Ports in host mode as they were bound.
+fn host_ports(engine: &Engine, container: &str) -> Vec<PortConfig> {
+    let ports = engine.containers.published(container).unwrap_or_default();
+    let ports = ports.into_iter().map(|port| PortConfig {
+        name: String::new(),
+        protocol: match port.protocol {
+            Protocol::Tcp => types::endpoint::Protocol::Tcp,
+            Protocol::Udp => types::endpoint::Protocol::Udp,
+            Protocol::Sctp => types::endpoint::Protocol::Sctp,
+        },
+        target: port.target,
+        published: port.published,
+        mode: PublishMode::Host,
+    });
+    ports.collect()
 }
 
 fn refusal(error: impl std::fmt::Display) -> Refusal {
@@ -438,7 +456,8 @@ async fn fetch_image(engine: &Engine, template: &TaskTemplate) -> Result<(), Ref
 }
 
 async fn start(engine: &Engine, container: &str) -> Result<Started, Refusal> {
-    engine.containers.start(container).await.map_err(refusal)?;
+    let started_now = engine.containers.start(container).await;
+    started_now.map_err(|error| refusal(format!("starting container failed: {error}")))?;
     let status = engine.containers.status(container).map_err(refusal)?;
     Ok(started(engine, container, &status))
 }

@@ -18,7 +18,6 @@ pub(crate) fn describe(
     let plugins = [
         ("Log", "json-file"),
         ("Log", "local"),
-        ("Log", "none"),
         ("Network", "bridge"),
         ("Network", "host"),
         ("Network", "null"),

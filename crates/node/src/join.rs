@@ -44,7 +44,8 @@ pub(crate) async fn admit(
         )));
     }
     let (key, request) = ca::new_request().map_err(|error| failed(error.to_string()))?;
-    let channel = Channel::anonymous(remote, Some(&root)).map_err(|error| failed(error.to_string()))?;
+    let channel =
+        Channel::anonymous(remote, Some(&root)).map_err(|error| failed(error.to_string()))?;
     let request = IssueRequest { token: token.to_owned(), request, availability };
     let issued = channel.call::<_, Issued, Error>(methods::CA_ISSUE, &request, ISSUE_TIMEOUT).await;
     let issued = issued.map_err(|error| failed(error.to_string()))??;

@@ -109,12 +109,8 @@ impl Membership {
     ) -> anyhow::Result<()> {
         let identity = self.files.load_identity()?;
         let shared = SharedIdentity::new(&identity)?;
-        let upstream = Arc::new(Upstream::new(
-            state.node,
-            shared.clone(),
-            None,
-            state.managers.clone(),
-        ));
+        let upstream =
+            Arc::new(Upstream::new(state.node, shared.clone(), None, state.managers.clone()));
         let info = NodeInfo {
             node: state.node,
             address: state.address.clone(),
@@ -309,8 +305,7 @@ impl Membership {
         }
         let (default_address_pools, subnet_size) =
             address_pools(request.default_addr_pool, request.subnet_size)?;
-        let (key, certificate_request) =
-            ca::new_request().map_err(ApiError::internal)?;
+        let (key, certificate_request) = ca::new_request().map_err(ApiError::internal)?;
         let Addresses { host, advertised, listen } = addresses;
         let state = State {
             node: NodeId::from_random(rand::random()),
@@ -537,11 +532,12 @@ fn peers(managers: Vec<ManagerPeer>) -> Vec<Peer> {
 fn leave_warning(manager: &Manager) -> String {
     let snapshot = manager.snapshot();
     let seats: Vec<_> = snapshot.nodes().filter_map(|node| node.manager.as_ref()).collect();
-    let is_reachable = |seat: &&&types::node::ManagerStatus| {
-        seat.reachability == Reachability::Reachable
-    };
+    let is_reachable =
+        |seat: &&&types::node::ManagerStatus| seat.reachability == Reachability::Reachable;
     let reachable = seats.iter().filter(is_reachable).count();
-    let mut warning = "You are attempting to leave the swarm on a node that is participating as a manager. ".to_owned();
+    let mut warning =
+        "You are attempting to leave the swarm on a node that is participating as a manager. "
+            .to_owned();
     if seats.len() == 1 {
         warning += "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
         return warning;
@@ -555,7 +551,8 @@ fn leave_warning(manager: &Manager) -> String {
     } else {
         warning += "Doing so may lose the consensus of your cluster. ";
     }
-    warning + "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message."
+    warning
+        + "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message."
 }
 
 /// Docker's words for an address that is taken.
@@ -566,7 +563,9 @@ async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
             std::io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
             _ => error.to_string(),
         };
-        anyhow::anyhow!("failed to listen on remote API address: listen tcp {listen}: bind: {reason}")
+        anyhow::anyhow!(
+            "failed to listen on remote API address: listen tcp {listen}: bind: {reason}"
+        )
     })
 }
 

@@ -163,11 +163,18 @@ impl Upstream {
 }
 
 /// A session, or where the leader may be.
-async fn open_at(channel: &Channel, info: &NodeInfo) -> Result<Result<Link, Option<String>>, String> {
+async fn open_at(
+    channel: &Channel,
+    info: &NodeInfo,
+) -> Result<Result<Link, Option<String>>, String> {
     let request =
         SessionRequest { description: info.description.clone(), address: info.address.clone() };
     let opened = channel
-        .stream_out::<_, SessionEvent, SessionRefusal>(methods::OPEN_SESSION, &request, OPEN_TIMEOUT)
+        .stream_out::<_, SessionEvent, SessionRefusal>(
+            methods::OPEN_SESSION,
+            &request,
+            OPEN_TIMEOUT,
+        )
         .await;
     let mut events = match opened.map_err(|error| error.to_string())? {
         Ok(events) => events,

@@ -99,8 +99,7 @@ async fn renew(membership: &Arc<Membership>) -> anyhow::Result<()> {
     let upstream = membership.upstream().context("the node has left")?;
     let (key, request) = ca::new_request()?;
     let issued = upstream.renew(request).await;
-    let issued =
-        issued.map_err(|reason| anyhow::anyhow!("certificate not renewed: {reason}"))?;
+    let issued = issued.map_err(|reason| anyhow::anyhow!("certificate not renewed: {reason}"))?;
     let role = NodeCertificate::from_pem(&issued.certificate)?.subject.role;
     info!(?role, "certificate renewed");
     let identity = Identity { certificate: issued.certificate, key, roots: issued.roots };

@@ -283,7 +283,9 @@ fn explained(error: &std::io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let words = match inner {
         Some(rustls::Error::InvalidCertificate(fault)) => match fault {
-            rustls::CertificateError::UnknownIssuer => "its certificate is not signed by this swarm",
+            rustls::CertificateError::UnknownIssuer => {
+                "its certificate is not signed by this swarm"
+            }
             rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. } => {
                 "its certificate has expired: check the clocks of both hosts"
             }

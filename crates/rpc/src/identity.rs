@@ -148,9 +148,7 @@ pub(crate) fn anonymous(roots: Option<&str>) -> Result<Arc<ClientConfig>, Error>
         .with_protocol_versions(VERSIONS)
         .map_err(tls)?;
     let mut config = match roots {
-        Some(roots) => {
-            builder.with_root_certificates(root_store(roots)?).with_no_client_auth()
-        }
+        Some(roots) => builder.with_root_certificates(root_store(roots)?).with_no_client_auth(),
         None => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anybody(provider())))

@@ -202,7 +202,10 @@ async fn read<Q: DeserializeOwned>(body: Incoming, access: Access) -> Result<Q, 
         return Err(refusal(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time"));
     };
     let Ok(collected) = collected else {
-        return Err(refusal(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large or broken off"));
+        return Err(refusal(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the request is too large or broken off",
+        ));
     };
     rmp_serde::from_slice(&collected.to_bytes())
         .map_err(|_| refusal(StatusCode::BAD_REQUEST, "the request cannot be read"))

@@ -162,7 +162,9 @@ impl World {
             self.events += 1;
             self.happen(happening);
             if self.events > EVENTS_MAX || self.queue.len() > QUEUE_MAX {
-                let what = format!("{} events, {} wait", self.events, self.queue.len());
+                let last = format!("{:?}", self.queue.values().next());
+                let last: String = last.chars().take(120).collect();
+                let what = format!("{} events, {} wait, first {last}", self.events, self.queue.len());
                 self.fail("bounded", Err(what));
             }
         }

@@ -67,7 +67,7 @@ pub fn spec_to_api(spec: &types::ServiceSpec) -> api::ServiceSpec {
     api::ServiceSpec {
         name: spec.annotations.name.clone(),
         labels: Some(spec.annotations.labels.clone()),
-        task_template: task_to_api(&spec.task),
+        task_template: task_template_to_api(&spec.task),
         mode: mode_to_api(spec.mode),
         update_config: spec.update.as_ref().map(update_to_api),
         rollback_config: spec.rollback.as_ref().map(update_to_api),
@@ -145,6 +145,15 @@ fn task_from_api(task: api::TaskSpec) -> Result<types::TaskSpec, Error> {
 }
 
 /// A task's template as the API shows it.
+/// Services name the runtime that tasks leave out, as in Docker.
+fn task_template_to_api(task: &types::TaskSpec) -> api::TaskSpec {
+    let mut template = task_to_api(task);
+    if template.runtime.is_empty() {
+        "container".clone_into(&mut template.runtime);
+    }
+    template
+}
+
 pub fn task_to_api(task: &types::TaskSpec) -> api::TaskSpec {
     api::TaskSpec {
         container_spec: Some(container::to_api(&task.container)),
@@ -159,7 +168,7 @@ pub fn task_to_api(task: &types::TaskSpec) -> api::TaskSpec {
         networks: task.networks.iter().map(attachment_to_api).collect(),
         log_driver: task.log_driver.as_ref().map(container::driver_to_api),
         force_update: task.force_update,
-        runtime: if task.runtime.is_empty() { "container".into() } else { task.runtime.clone() },
+        runtime: task.runtime.clone(),
     }
 }
 

@@ -2,7 +2,29 @@
 
 mod engine;
 mod flags;
+mod logs;
+mod look;
 mod outlive;
 mod refusals;
+mod restart;
 mod service;
 mod swarm;
+
+use e2e::Host;
+
+/// Creates a service whose tasks do nothing and end at once when they are to.
+fn sleeper(host: &Host, name: &str, more: &[&str]) {
+    let mut arguments = vec![
+        "service",
+        "create",
+        "--detach",
+        "--no-resolve-image",
+        "--name",
+        name,
+        "--stop-signal",
+        "SIGKILL",
+    ];
+    arguments.extend(more);
+    arguments.extend(["busybox", "sleep", "100000"]);
+    host.ok(&arguments);
+}

@@ -2,13 +2,7 @@
 
 use e2e::Host;
 
-fn sleeper(host: &Host, name: &str, more: &[&str]) {
-    let mut arguments =
-        vec!["service", "create", "--detach", "--name", name, "--stop-signal", "SIGKILL"];
-    arguments.extend(more);
-    arguments.extend(["busybox", "sleep", "100000"]);
-    host.ok(&arguments);
-}
+use crate::sleeper;
 
 #[test]
 fn a_service_is_created_listed_inspected_scaled_and_removed() {
@@ -240,13 +234,8 @@ fn logs_of_a_service_are_read_and_followed() {
     });
     let raw = host.ok(&["service", "logs", "--raw", "talk"]);
     assert_eq!(raw, "one");
-    let mut follow = host.command(&["service", "logs", "--raw", "-f", "talk"]);
-    let mut follow = follow.stdout(std::process::Stdio::piped()).spawn().expect("docker runs");
-    let mut lines =
-        std::io::BufRead::lines(std::io::BufReader::new(follow.stdout.take().expect("piped")));
-    assert_eq!(lines.next().expect("a line").expect("text"), "one");
-    follow.kill().expect("ends");
-    follow.wait().expect("ended");
+    let follow = host.follow(&["service", "logs", "--raw", "-f", "talk"]);
+    assert_eq!(follow.line(), "one");
 }
 
 #[test]

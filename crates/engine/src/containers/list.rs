@@ -170,8 +170,13 @@ impl Shared {
 
     fn summary(&self, candidate: &Candidate, now: Timestamp) -> ContainerSummary {
         let Candidate { container, record, status } = candidate;
+        // Arguments of several words are quoted, the program is not: as Docker's list does.
+        let quoted = |word: &String| match word.contains(' ') {
+            true => format!("'{word}'"),
+            false => word.clone(),
+        };
         let mut command = vec![record.path.clone()];
-        command.extend(record.args.iter().cloned());
+        command.extend(record.args.iter().map(quoted));
         let is_up = status.phase.is_up();
         ContainerSummary {
             id: container.id.clone(),

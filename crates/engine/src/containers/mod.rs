@@ -173,6 +173,14 @@ impl Containers {
         Ok(self.shared.registry.find(name)?.status())
     }
 
+    /// The host's ports that a running container answers on.
+    ///
+    /// # Errors
+    /// No such container.
+    pub fn published(&self, name: &str) -> Result<Vec<network::PublishedPort>, Error> {
+        Ok(self.shared.registry.find(name)?.ports())
+    }
+
     /// The state as it changes.
     ///
     /// # Errors

@@ -47,14 +47,16 @@ pub struct Rotation {
 }
 
 /// Writes a new cluster's log with the cluster and its first node in it.
-pub(crate) fn bootstrap(config: &consensus::Config, request: Bootstrap) -> Result<Bootstrapped, Error> {
+pub(crate) fn bootstrap(
+    config: &consensus::Config,
+    request: Bootstrap,
+) -> Result<Bootstrapped, Error> {
     validate(&request.spec)?;
     let seconds = now().as_nanos() / 1_000_000_000;
     let root_ca = ca::generate(seconds)?;
     let id = ClusterId::from_random(rand::random());
     let subject = ca::Subject { node: request.node, role: Role::Manager, cluster: id };
-    let lifetime =
-        i64::try_from(request.spec.ca.node_cert_expiry.as_secs()).unwrap_or(i64::MAX);
+    let lifetime = i64::try_from(request.spec.ca.node_cert_expiry.as_secs()).unwrap_or(i64::MAX);
     let (root, key) = (&root_ca.certificate, &root_ca.key);
     let certificate = ca::sign(root, key, &request.request, &subject, lifetime, seconds)?;
     let roots = root_ca.trust_bundle().to_owned();

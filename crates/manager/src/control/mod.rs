@@ -29,7 +29,9 @@ pub(crate) async fn handle(
         }
         Request::UpdateService(update) => service::update(writer, *update).await?,
         Request::RemoveService(id) => service::remove(writer, id).await?,
-        Request::UpdateNode { id, version, spec } => node::update(writer, id, version, spec).await?,
+        Request::UpdateNode { id, version, spec } => {
+            node::update(writer, id, version, spec).await?
+        }
         Request::RemoveNode { id, force } => node::remove(writer, id, force).await?,
         Request::UpdateCluster { version, spec, rotation } => {
             cluster::update(writer, version, *spec, rotation).await?;

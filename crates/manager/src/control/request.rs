@@ -14,13 +14,31 @@ pub(crate) enum Request {
     CreateService(Box<ServiceSpec>),
     UpdateService(Box<Update>),
     RemoveService(ServiceId),
-    UpdateNode { id: NodeId, version: u64, spec: NodeSpec },
-    RemoveNode { id: NodeId, force: bool },
-    UpdateCluster { version: u64, spec: Box<ClusterSpec>, rotation: Rotation },
+    UpdateNode {
+        id: NodeId,
+        version: u64,
+        spec: NodeSpec,
+    },
+    RemoveNode {
+        id: NodeId,
+        force: bool,
+    },
+    UpdateCluster {
+        version: u64,
+        spec: Box<ClusterSpec>,
+        rotation: Rotation,
+    },
     /// A manager asks for its seat in the consensus.
-    TakeSeat { node: NodeId, raft_id: u64, address: String },
+    TakeSeat {
+        node: NodeId,
+        raft_id: u64,
+        address: String,
+    },
     Issue(IssueRequest),
-    Renew { node: NodeId, request: String },
+    Renew {
+        node: NodeId,
+        request: String,
+    },
     Leave(NodeId),
 }
 

@@ -158,9 +158,13 @@ fn roll_back(draft: &mut Draft, service: &Arc<Service>) -> Result<(), Error> {
     let changes_tasks = previous.template_version != service.template_version;
     let total = draft.tasks_of(service.id).filter(|task| task.is_wanted()).count();
     draft.update_service(service, |service| {
-        service.spec = previous.spec;
+        // What is left becomes what can be gone back to: a second rollback undoes the first, as in Docker.
+        let left = Previous {
+            spec: std::mem::replace(&mut service.spec, previous.spec),
+            template_version: service.template_version,
+        };
         service.template_version = previous.template_version;
-        service.previous = None;
+        service.previous = Some(left);
         service.update_status = changes_tasks.then(|| UpdateStatus {
             state: UpdateState::RollbackStarted,
             started_at: now,
