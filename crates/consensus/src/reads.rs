@@ -67,7 +67,8 @@ impl Reads {
         if !std::mem::take(&mut self.is_repeat_due) {
             return Vec::new();
         }
-        let due = |question: &Question| question.age > 0 && question.age % REPEAT_TICKS == 0;
+        let due =
+            |question: &Question| question.age > 0 && question.age.is_multiple_of(REPEAT_TICKS);
         let due = self.asked.iter().filter(|(_, question)| due(question));
         due.map(|(number, _)| self.context(*number)).collect()
     }

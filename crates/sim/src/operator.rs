@@ -114,7 +114,12 @@ pub(crate) fn set_availability(draft: &mut Draft, node: NodeId, availability: Av
 }
 
 /// Promotes or demotes, unless nobody would be left.
-pub(crate) fn set_role(draft: &mut Draft, node: NodeId, role: Role, can_spare: impl Fn(u64) -> bool) {
+pub(crate) fn set_role(
+    draft: &mut Draft,
+    node: NodeId,
+    role: Role,
+    can_spare: impl Fn(u64) -> bool,
+) {
     let Some(known) = draft.node(node).cloned() else { return };
     let managers = draft.nodes().filter(|node| node.spec.role == Role::Manager).count();
     let is_last = managers == 1 && known.spec.role == Role::Manager;

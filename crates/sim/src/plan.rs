@@ -25,24 +25,64 @@ pub struct Action {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// Creates the service, or updates it: replicas, image, start-first or stop-first.
-    Service { number: u64, replicas: u64, image: u64, is_start_first: bool },
-    RemoveService { number: u64 },
-    Global { number: u64 },
-    Availability { host: usize, word: u8 },
-    Promote { host: usize },
-    Demote { host: usize },
+    Service {
+        number: u64,
+        replicas: u64,
+        image: u64,
+        is_start_first: bool,
+    },
+    RemoveService {
+        number: u64,
+    },
+    Global {
+        number: u64,
+    },
+    Availability {
+        host: usize,
+        word: u8,
+    },
+    Promote {
+        host: usize,
+    },
+    Demote {
+        host: usize,
+    },
     /// The daemon is killed and started again after the milliseconds; containers run on.
-    Kill { host: usize, back_after: Millis },
+    Kill {
+        host: usize,
+        back_after: Millis,
+    },
     /// The power fails; containers end.
-    PowerLoss { host: usize, back_after: Millis },
+    PowerLoss {
+        host: usize,
+        back_after: Millis,
+    },
     /// The daemon does nothing for the milliseconds.
-    Freeze { host: usize, duration: Millis },
-    Partition { mask: u64, duration: Millis },
-    Unreliable { loss: u64, delay: u64, duration: Millis },
-    FullDisk { host: usize, duration: Millis },
-    SlowDisk { host: usize, duration: Millis },
+    Freeze {
+        host: usize,
+        duration: Millis,
+    },
+    Partition {
+        mask: u64,
+        duration: Millis,
+    },
+    Unreliable {
+        loss: u64,
+        delay: u64,
+        duration: Millis,
+    },
+    FullDisk {
+        host: usize,
+        duration: Millis,
+    },
+    SlowDisk {
+        host: usize,
+        duration: Millis,
+    },
     /// A container ends by itself.
-    Crash { host: usize },
+    Crash {
+        host: usize,
+    },
     /// Leadership is handed over.
     HandOver,
 }

@@ -35,6 +35,8 @@ const AGENT: Millis = 250;
 /// How long a node waits for the answer to a heartbeat.
 const HEARTBEAT_TIMEOUT: Millis = 1_200;
 const SEAT_TIMEOUT: Millis = 25_000;
+/// After a plan that was not agreed to.
+const RETRY: Millis = 200;
 
 /// Events of a whole run: some ten times of what a busy one has. More means that something turns in a circle.
 const EVENTS_MAX: u64 = 600_000;
@@ -164,18 +166,15 @@ impl World {
             if self.events > EVENTS_MAX || self.queue.len() > QUEUE_MAX {
                 let last = format!("{:?}", self.queue.values().next());
                 let last: String = last.chars().take(120).collect();
-                let what = format!("{} events, {} wait, first {last}", self.events, self.queue.len());
+                let what =
+                    format!("{} events, {} wait, first {last}", self.events, self.queue.len());
                 self.fail("bounded", Err(what));
             }
         }
         if self.violation.is_none() {
             self.check_end();
         }
-        Outcome {
-            violation: self.violation,
-            events: self.events,
-            acknowledged: self.written.count,
-        }
+        Outcome { violation: self.violation, events: self.events, acknowledged: self.written.count }
     }
 
     fn at(&mut self, at: Millis, happening: Happening) {
@@ -195,9 +194,9 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         let acting = match &happening {
-            Happening::Tick(host, run) | Happening::Wake(host, run) | Happening::Agent(host, run) => {
-                Some((*host, Some(*run)))
-            }
+            Happening::Tick(host, run)
+            | Happening::Wake(host, run)
+            | Happening::Agent(host, run) => Some((*host, Some(*run))),
             Happening::Look { host, run, .. }
             | Happening::Deed { host, run, .. }
             | Happening::Snapshot { host, run, .. } => Some((*host, Some(*run))),
@@ -278,9 +277,7 @@ impl World {
         for (task, container) in found {
             let state = match container {
                 Container::Created => FoundState::Created,
-                Container::Running => {
-                    FoundState::Running { started: Started::default(), since }
-                }
+                Container::Running => FoundState::Running { started: Started::default(), since },
                 Container::Exited { code } => {
                     FoundState::Exited { exit: Exit { code, message: String::new() } }
                 }
@@ -398,12 +395,7 @@ impl World {
     }
 
     /// Writes as the leader's writer does; false when this host does not lead or the write was refused.
-    fn write(
-        &mut self,
-        host: HostId,
-        purpose: Purpose,
-        change: impl FnOnce(&mut Draft),
-    ) -> bool {
+    fn write(&mut self, host: HostId, purpose: Purpose, change: impl FnOnce(&mut Draft)) -> bool {
         self.next_ticket += 1;
         let (ticket, run, clock) = (self.next_ticket, self.hosts[host].run, self.hosts[host].clock);
         let now = clock.read(self.now);
@@ -412,9 +404,10 @@ impl World {
             return false;
         };
         let written = leading.write(member, ticket, now, &mut self.random, change);
-        let wake = leading.wake_at.map(|at| clock.until(at));
-        if let Some(wake) = wake {
-            self.at(wake, Happening::Wake(host, run));
+        match (leading.wake_at.map(|at| clock.until(at)), &written) {
+            (_, Err(_)) => self.after(RETRY, Happening::Wake(host, run)),
+            (Some(wake), Ok(_)) => self.at(wake, Happening::Wake(host, run)),
+            (None, Ok(_)) => {}
         }
         match written {
             Ok(Some(_)) => drop(self.purposes.insert((host, run, ticket), purpose)),
@@ -432,7 +425,7 @@ impl World {
         {
             leading.fall_back();
             let run = self.hosts[host].run;
-            self.after(1, Happening::Wake(host, run));
+            self.after(RETRY, Happening::Wake(host, run));
         }
         match purpose {
             Purpose::Operator(written) if answer.is_ok() => self.written.note(written),
@@ -492,7 +485,9 @@ impl World {
         let late = self.now - due;
         let now = self.hosts[host].clock.read(self.now);
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
-        let (Some(leading), Some(member)) = (&mut daemon.leading, &mut daemon.member) else { return };
+        let (Some(leading), Some(member)) = (&mut daemon.leading, &mut daemon.member) else {
+            return;
+        };
         if late > STALL {
             leading.dispatcher.postpone(std::time::Duration::from_millis(late));
             return;

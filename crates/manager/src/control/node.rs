@@ -5,9 +5,9 @@ use types::NodeId;
 use types::node::{NodeSpec, NodeState, Role};
 
 use super::request::Request;
+use crate::Manager;
 use crate::error::{Code, Error};
 use crate::writer::Writer;
-use crate::Manager;
 
 impl Manager {
     /// Replaces a node's spec.

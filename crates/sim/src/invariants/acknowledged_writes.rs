@@ -9,8 +9,14 @@ use types::ServiceId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
     /// The service has the label of this write, or of a later one.
-    Service { id: ServiceId, write: u64 },
-    Removed { id: ServiceId, write: u64 },
+    Service {
+        id: ServiceId,
+        write: u64,
+    },
+    Removed {
+        id: ServiceId,
+        write: u64,
+    },
 }
 
 /// The label that carries a write's number.

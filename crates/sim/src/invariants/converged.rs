@@ -14,13 +14,17 @@ pub(crate) fn check(
     state: &Snapshot,
     containers: &[(NodeId, &BTreeMap<TaskId, Container>)],
 ) -> Result<(), String> {
-    if let Some(node) = state.nodes().find(|node| node.status.state != types::node::NodeState::Ready) {
+    if let Some(node) =
+        state.nodes().find(|node| node.status.state != types::node::NodeState::Ready)
+    {
         return Err(format!("node {} is {:?}", node.id, node.status.state));
     }
     let hosts = state.nodes().filter(|node| node.accepts_tasks()).count();
     for service in state.services() {
         let wanted = match service.spec.mode {
-            Mode::Replicated { replicas } if hosts > 0 => usize::try_from(replicas).unwrap_or(usize::MAX),
+            Mode::Replicated { replicas } if hosts > 0 => {
+                usize::try_from(replicas).unwrap_or(usize::MAX)
+            }
             Mode::Global => hosts,
             _ => 0,
         };
@@ -31,7 +35,10 @@ pub(crate) fn check(
         if running != wanted {
             let tasks = state.tasks_of(service.id).map(|task| {
                 let (wanted, seen) = (task.desired_state, task.status.state);
-                format!("\n  {:?} on {:?}: {wanted:?}, {seen:?} {}", task.slot, task.node, task.status.err)
+                format!(
+                    "\n  {:?} on {:?}: {wanted:?}, {seen:?} {}",
+                    task.slot, task.node, task.status.err
+                )
             });
             let (name, tasks) = (service.name(), tasks.collect::<String>());
             return Err(format!("service {name} has {running} of {wanted} tasks:{tasks}"));
@@ -42,11 +49,14 @@ pub(crate) fn check(
             let known = state.task(*task);
             let fits = known.is_some_and(|known| {
                 known.node == Some(*node)
-                    && (known.status.state == TaskState::Running) == (*container == Container::Running)
+                    && (known.status.state == TaskState::Running)
+                        == (*container == Container::Running)
             });
             if !fits {
                 let known = known.map(|task| (task.desired_state, task.status.state));
-                return Err(format!("container of task {task} is {container:?}, the task {known:?}"));
+                return Err(format!(
+                    "container of task {task} is {container:?}, the task {known:?}"
+                ));
             }
         }
     }
