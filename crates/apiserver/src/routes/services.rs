@@ -13,6 +13,7 @@ use types::service::{Mode, RestartPolicy, UpdateConfig};
 use crate::error::ApiError;
 use crate::filters::Filters;
 use crate::json::LenientJson;
+use crate::pin::PinsImages;
 use crate::query::Query;
 use crate::state::ApiState;
 use crate::swarm_logs;
@@ -63,13 +64,15 @@ fn matches(filters: &Filters, service: &types::Service) -> bool {
 async fn create(
     State(state): State<ApiState>,
     headers: HeaderMap,
+    pins: PinsImages,
     LenientJson(spec): LenientJson<ServiceSpec>,
 ) -> Result<(StatusCode, Answer<ServiceCreateResponse>), ApiError> {
     let manager = state.swarm.manager()?;
-    let spec = spec_from_api(spec, registry_auth(&headers))?;
+    let mut spec = spec_from_api(spec, registry_auth(&headers))?;
     check_networks(&spec)?;
+    let warnings = pins.pin(&state, &mut spec).await;
     let created = manager.create_service(spec).await?;
-    let answer = ServiceCreateResponse { id: created.id.to_string(), warnings: Vec::new() };
+    let answer = ServiceCreateResponse { id: created.id.to_string(), warnings };
     Ok((StatusCode::CREATED, Answer(answer)))
 }
 
@@ -130,6 +133,7 @@ async fn update(
     Path(reference): Path<String>,
     query: Query,
     headers: HeaderMap,
+    pins: PinsImages,
     LenientJson(spec): LenientJson<ServiceSpec>,
 ) -> Result<Answer<ServiceUpdateResponse>, ApiError> {
     let version = super::object_version(&query, "service")?;
@@ -147,14 +151,15 @@ async fn update(
         "previous-spec" => RegistryAuthFrom::PreviousSpec,
         _ => return Err(ApiError::bad_request("unsupported registryAuthFrom value")),
     };
-    let spec = match is_rollback {
+    let mut spec = match is_rollback {
         true => types::ServiceSpec::default(),
         false => spec_from_api(spec, registry_auth(&headers))?,
     };
     check_networks(&spec)?;
+    let warnings = pins.pin(&state, &mut spec).await;
     let update = Update { id: service.id, version, spec, is_rollback, registry_auth_from };
     manager.update_service(update).await?;
-    Ok(Answer(ServiceUpdateResponse::default()))
+    Ok(Answer(ServiceUpdateResponse { warnings: (!warnings.is_empty()).then_some(warnings) }))
 }
 
 async fn remove(
