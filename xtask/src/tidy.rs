@@ -23,7 +23,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("network", &[]),
     ("consensus", &["store", "types"]),
     ("ca", &["types"]),
-    ("manager", &["ca", "consensus", "dispatcher", "planner", "store", "types"]),
+    ("rpc", &["ca", "types"]),
+    ("manager", &["ca", "consensus", "dispatcher", "planner", "rpc", "store", "types"]),
     ("engine", &["docker-types", "network", "runtime", "shim", "types"]),
     ("apiserver", &["ca", "docker-types", "engine", "manager", "network", "store", "types"]),
     (
@@ -37,11 +38,13 @@ const LAYERS: &[(&str, &[&str])] = &[
             "engine",
             "manager",
             "network",
+            "rpc",
             "shim",
             "store",
             "types",
         ],
     ),
+    ("sim", &["agent", "consensus", "dispatcher", "planner", "store", "types"]),
     ("e2e", &[]),
 ];
 

@@ -9,6 +9,7 @@ mod hijack;
 mod json;
 mod listen;
 mod logs;
+mod pin;
 mod progress;
 mod query;
 mod routes;

@@ -226,8 +226,9 @@ async fn answer(
     let mut response = match version::strip_prefix(request.uri()) {
         _ if method == Method::OPTIONS => StatusCode::OK.into_response(),
         Ok((version, uri)) => {
-            if let Some(uri) = uri {
-                *request.uri_mut() = uri;
+            match uri {
+                Some(uri) => *request.uri_mut() = uri,
+                None => drop(request.extensions_mut().insert(version::Unversioned)),
             }
             request.extensions_mut().insert(version);
             router.oneshot(request).await.unwrap_or_else(|never| match never {})

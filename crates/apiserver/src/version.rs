@@ -17,6 +17,10 @@ pub(crate) struct ApiVersion {
     pub(crate) minor: u16,
 }
 
+/// Marks a request whose path names no version.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unversioned;
+
 impl ApiVersion {
     /// The newest we speak, and what an unversioned path means.
     pub(crate) const NEWEST: Self = Self::new(1, 51);

@@ -22,21 +22,33 @@ pub(crate) fn in_namespace(name: &str) -> Command {
     command
 }
 
+/// How to start `program` in the network namespace `name`, its state beneath `directory`.
+pub(crate) fn launch(
+    name: &str,
+    group: &str,
+    program: &Path,
+    directory: &Path,
+    flags: &[&str],
+) -> Command {
+    let mut command = in_namespace(name);
+    if !crate::is_skep() {
+        // Mounts and processes end with the daemon: stock Docker has no way to be taken down whole.
+        command.args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork"]);
+        command.args(["--kill-child", "--mount-proc", "--"]);
+    }
+    command.arg(program);
+    if program.file_name().is_some_and(|name| name == "skep") {
+        command.arg("daemon");
+    }
+    command.args(own_flags(group, directory)).args(flags).stdin(Stdio::null());
+    command
+}
+
 impl Daemon {
-    /// Starts `program` in the network namespace `name`, its state beneath `directory`.
-    pub(crate) fn start(name: &str, program: &Path, directory: &Path, flags: &[String]) -> Self {
-        let log = File::options().create(true).append(true).open(directory.join("log"));
-        let log = log.expect("the log opens");
-        let mut command = in_namespace(name);
-        if crate::is_skep() {
-            command.arg(program).arg("daemon");
-        } else {
-            // Mounts and processes end with the daemon: stock Docker has no way to be taken down whole.
-            command.args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork"]);
-            command.args(["--kill-child", "--mount-proc", "--"]).arg(program);
-        }
-        command.args(own_flags(name, directory)).args(flags);
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("clones")).stderr(log);
+    /// Starts what [`launch`] tells.
+    pub(crate) fn start(mut command: Command, log: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(log).expect("the log opens");
+        command.stdout(log.try_clone().expect("clones")).stderr(log);
         let child = command.spawn().expect("the daemon starts");
         // `nsenter` becomes what it is told to run.
         let pid = if crate::is_skep() { child.id() } else { only_child(child.id()) };
@@ -56,14 +68,14 @@ impl Daemon {
     }
 }
 
-fn own_flags(name: &str, directory: &Path) -> Vec<String> {
+fn own_flags(group: &str, directory: &Path) -> Vec<String> {
     let path = |name: &str| directory.join(name).display().to_string();
     let flags = [
         ("-H", format!("unix://{}", path("docker.sock"))),
         ("--pidfile", path("pid")),
         ("--data-root", path("data")),
         ("--exec-root", path("exec")),
-        ("--cgroup-parent", format!("/{name}")),
+        ("--cgroup-parent", format!("/{group}")),
     ];
     flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
 }
@@ -83,18 +95,18 @@ fn only_child(parent: u32) -> u32 {
 }
 
 /// Removes what a host's ended daemon has made outside its folder.
-pub(crate) fn clean(name: &str, program: &Path, directory: &Path) {
+pub(crate) fn clean(name: &str, group: &str, program: &Path, directory: &Path) {
     if crate::is_skep() {
         let mut purge = in_namespace(name);
         purge.arg(program).arg("purge").arg("--data-root").arg(directory.join("data"));
         purge.arg("--exec-root").arg(directory.join("exec"));
-        let _ = purge.args(["--cgroup-parent", &format!("/{name}")]).status();
+        let _ = purge.args(["--cgroup-parent", &format!("/{group}")]).status();
         return;
     }
     let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
     let hierarchies = hierarchies.filter_map(Result::ok).map(|entry| entry.path());
-    for group in hierarchies.chain([Path::new("/sys/fs/cgroup").to_owned()]) {
-        remove_group(&group.join(name));
+    for hierarchy in hierarchies.chain([Path::new("/sys/fs/cgroup").to_owned()]) {
+        remove_group(&hierarchy.join(group));
     }
 }
 

@@ -1,7 +1,7 @@
 //! One host: a network namespace with a link, a folder, a daemon, and the docker command that drives it.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +22,10 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// One host with its daemon. Dropping it ends both and removes what they made.
 #[derive(Debug)]
 pub struct Host {
+    /// Of the network namespace.
     pub name: String,
+    /// The control group of the daemon's containers.
+    group: String,
     directory: tempfile::TempDir,
     daemon: Option<Daemon>,
     program: PathBuf,
@@ -52,16 +55,30 @@ impl Host {
 
     /// A host on which nothing runs yet.
     pub fn without_daemon() -> Self {
-        let name = format!("e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let directory = tempfile::Builder::new().prefix("skep-e2e-").tempdir().expect("directory");
+        let name = next_name();
         ip(&["netns", "add", &name]);
         ip(&["-n", &name, "link", "set", "lo", "up"]);
         ip(&["-n", &name, "link", "add", "eth0", "type", "veth", "peer", "name", "wire"]);
         ip(&["-n", &name, "addr", "add", "10.99.0.1/24", "dev", "eth0"]);
         ip(&["-n", &name, "link", "set", "eth0", "up"]);
         ip(&["-n", &name, "link", "set", "wire", "up"]);
+        Self::at(name.clone(), name)
+    }
+
+    /// Another folder for another daemon in the network namespace of `other`, which has to live longer.
+    pub fn beside(other: &Self) -> Self {
+        Self::at(other.name.clone(), next_name())
+    }
+
+    fn at(name: String, group: String) -> Self {
+        let directory = tempfile::Builder::new().prefix("skep-e2e-").tempdir().expect("directory");
         let docker = told("SKEP_E2E_DOCKER");
-        Self { name, directory, daemon: None, program: program(), docker }
+        Self { name, group, directory, daemon: None, program: program(), docker }
+    }
+
+    /// The daemon's program.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// A host that is the manager of a swarm of its own and has the images `busybox` and `whoami`.
@@ -89,9 +106,25 @@ impl Host {
 
     /// Starts the daemon with more flags.
     pub fn start_with(&mut self, flags: &[&str]) {
-        let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        self.daemon = Some(Daemon::start(&self.name, &self.program, self.directory.path(), &flags));
+        self.start_as(&self.program.clone(), flags);
+    }
+
+    /// Starts the daemon by another of its names.
+    pub fn start_as(&mut self, program: &Path, flags: &[&str]) {
+        self.daemon = Some(Daemon::start(self.launch(program, flags), &self.path("log")));
         self.until("the daemon answers", || self.docker(&["version"]).code == 0);
+    }
+
+    /// Starts a daemon that must not come up; answers with what it complained of.
+    pub fn daemon_fails(&self, flags: &[&str]) -> Printed {
+        let mut command = Command::new("timeout");
+        let launch = self.launch(&self.program, flags);
+        command.arg("60").arg(launch.get_program()).args(launch.get_args()).stdin(Stdio::null());
+        printed(command.output().expect("timeout runs"))
+    }
+
+    fn launch(&self, program: &Path, flags: &[&str]) -> Command {
+        daemon::launch(&self.name, &self.group, program, self.directory.path(), flags)
     }
 
     /// Ends the daemon as an operator does.
@@ -265,7 +298,14 @@ impl Drop for Host {
         if let Some(daemon) = self.daemon.take() {
             daemon.end("-KILL");
         }
-        daemon::clean(&self.name, &self.program, self.directory.path());
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        daemon::clean(&self.name, &self.group, &self.program, self.directory.path());
+        // The namespace is its first host's.
+        if self.name == self.group {
+            let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        }
     }
+}
+
+fn next_name() -> String {
+    format!("e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

@@ -13,6 +13,7 @@ use types::service::{Mode, RestartPolicy, UpdateConfig};
 use crate::error::ApiError;
 use crate::filters::Filters;
 use crate::json::LenientJson;
+use crate::pin::PinsImages;
 use crate::query::Query;
 use crate::state::ApiState;
 use crate::swarm_logs;
@@ -63,6 +64,7 @@ fn matches(filters: &Filters, service: &types::Service) -> bool {
 async fn create(
     State(state): State<ApiState>,
     headers: HeaderMap,
+    pins: PinsImages,
     LenientJson(spec): LenientJson<ServiceSpec>,
 ) -> Result<(StatusCode, Answer<ServiceCreateResponse>), ApiError> {
     let manager = state.swarm.manager()?;
@@ -71,8 +73,9 @@ async fn create(
     if spec.annotations.name.is_empty() {
         spec.annotations.name = engine::names::invented(0);
     }
+    let warnings = pins.pin(&state, &mut spec).await;
     let created = manager.create_service(spec).await?;
-    let answer = ServiceCreateResponse { id: created.id.to_string(), warnings: Vec::new() };
+    let answer = ServiceCreateResponse { id: created.id.to_string(), warnings };
     Ok((StatusCode::CREATED, Answer(answer)))
 }
 
@@ -133,6 +136,7 @@ async fn update(
     Path(reference): Path<String>,
     query: Query,
     headers: HeaderMap,
+    pins: PinsImages,
     LenientJson(spec): LenientJson<ServiceSpec>,
 ) -> Result<Answer<ServiceUpdateResponse>, ApiError> {
     let version = super::object_version(&query, "service")?;
@@ -150,14 +154,15 @@ async fn update(
         "previous-spec" => RegistryAuthFrom::PreviousSpec,
         _ => return Err(ApiError::bad_request("unsupported registryAuthFrom value")),
     };
-    let spec = match is_rollback {
+    let mut spec = match is_rollback {
         true => types::ServiceSpec::default(),
         false => spec_from_api(spec, registry_auth(&headers))?,
     };
     check_networks(&spec)?;
+    let warnings = pins.pin(&state, &mut spec).await;
     let update = Update { id: service.id, version, spec, is_rollback, registry_auth_from };
     manager.update_service(update).await?;
-    Ok(Answer(ServiceUpdateResponse::default()))
+    Ok(Answer(ServiceUpdateResponse { warnings: (!warnings.is_empty()).then_some(warnings) }))
 }
 
 async fn remove(

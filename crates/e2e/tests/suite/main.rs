@@ -1,5 +1,7 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
+mod daemon;
+mod digest;
 mod engine;
 mod flags;
 mod logs;

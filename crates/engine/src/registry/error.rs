@@ -96,6 +96,14 @@ pub enum Error {
 pub enum Transport {
     #[error("dial tcp: lookup {host}: no such host")]
     Lookup { host: String },
+    /// No route leads to the name servers.
+    #[error("dial tcp: lookup {host} on {server}: dial udp {server}: connect: {}", go_text(.source))]
+    NameServer {
+        host: String,
+        server: std::net::SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("dial tcp {address}: connect: {}", go_text(.source))]
     Connect {
         address: String,
@@ -167,6 +175,7 @@ impl Error {
             Self::Transport { source, .. } => !matches!(
                 source,
                 Transport::Lookup { .. }
+                    | Transport::NameServer { .. }
                     | Transport::NotTls
                     | Transport::Tls(_)
                     | Transport::Redirects

@@ -9,6 +9,7 @@ mod challenge;
 pub mod config;
 mod error;
 mod login;
+mod lookup;
 pub mod manifest;
 pub mod proxy;
 mod session;

@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::error::{Error, Transport};
+use super::lookup;
 use super::proxy::{Proxies, Proxy};
 
 /// Time to reach one address of a host.
@@ -129,6 +130,9 @@ impl Transport {
         };
         match self {
             Self::Lookup { host } => Self::Lookup { host: host.clone() },
+            Self::NameServer { host, server, source } => {
+                Self::NameServer { host: host.clone(), server: *server, source: io(source) }
+            }
             Self::Connect { address, source } => {
                 Self::Connect { address: address.clone(), source: io(source) }
             }
@@ -199,11 +203,8 @@ impl tower::Service<Uri> for Connector {
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, Transport> {
-    let lookup = tokio::net::lookup_host((host, port)).await;
-    let no_such_host = || Transport::Lookup { host: host.to_owned() };
-    let addresses: Vec<_> = lookup.map_err(|_| no_such_host())?.collect();
-    let mut last = no_such_host();
-    for address in addresses {
+    let mut last = Transport::Lookup { host: host.to_owned() };
+    for address in lookup::addresses(host, port).await? {
         let text = address.to_string();
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
