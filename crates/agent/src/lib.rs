@@ -143,6 +143,7 @@ impl Agent {
     /// Takes one event; answers with what is to be done now.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
+        let held = self.tasks.len();
         match event {
             Event::Found { task, container } => drop(self.found.insert(task, container)),
             Event::Assigned(set) => self.assigned(set, now, &mut actions),
@@ -162,6 +163,9 @@ impl Agent {
             | Event::Unhealthy { task }
             | Event::Exited { task, .. }
             | Event::Stopped { task, .. } => self.task_event(task, event, now, &mut actions),
+        }
+        if self.tasks.len() < held {
+            self.drop_templates();
         }
         self.publish(&mut actions);
         self.report(&mut actions);
@@ -272,9 +276,9 @@ impl Agent {
         self.touched.insert(local.service());
         self.tasks.remove(&id);
         self.unreported.remove(&id);
-        self.drop_templates();
     }
 
+    /// Only after an event was taken whole: an assignment brings templates before the tasks that use them.
     fn drop_templates(&mut self) {
         let used: BTreeSet<_> = self.tasks.values().map(Local::template_key).collect();
         self.templates.retain(|key, _| used.contains(key));

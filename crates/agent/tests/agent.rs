@@ -383,3 +383,16 @@ fn a_container_that_ends_before_its_task_is_assigned_again_is_reported_as_ended(
     let reported = reports(&actions);
     assert_eq!(reported.last().map(|(state, _)| *state), Some(TaskState::Failed), "{reported:?}");
 }
+
+#[test]
+fn a_template_that_arrives_as_the_last_task_of_its_service_goes_serves_the_new_task() {
+    let mut agent = connected();
+    let actions = agent.handle(full(vec![task(1, TaskState::Shutdown)]), NOW);
+    acknowledge(&mut agent, &actions);
+    let actions = agent.handle(full(vec![task(2, TaskState::Running)]), NOW);
+    let prepared = actions.iter().any(|action| match action {
+        Action::Prepare { task, .. } => task.id == id(2),
+        _ => false,
+    });
+    assert!(prepared, "{actions:?}");
+}

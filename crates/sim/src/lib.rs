@@ -51,3 +51,8 @@ pub fn plan_of(seed: u64) -> Vec<Action> {
 pub fn run_plan(seed: u64, plan: &[Action]) -> Outcome {
     World::new(seed, plan).run()
 }
+
+/// Runs a part of a seed's plan and has every event told, to see how it comes to what it comes to.
+pub fn tell_plan(seed: u64, plan: &[Action], tell: fn(&str)) -> Outcome {
+    World::new(seed, plan).told(tell).run()
+}

@@ -26,7 +26,11 @@ pub(super) fn step(pass: &mut Pass<'_>) {
     let dirty: Vec<_> = slots.iter().filter(|(_, slot)| slot.is_dirty(version)).collect();
     let state = pass.service.update_status.as_ref().map(|status| status.state);
     match state {
-        Some(UpdateState::Paused | UpdateState::RollbackPaused) => return,
+        // What was begun is brought to its end: a slot is not left with two tasks.
+        Some(UpdateState::Paused | UpdateState::RollbackPaused) => {
+            hand_over(pass, &slots);
+            return;
+        }
         Some(state) if state.is_running() => {}
         _ if dirty.is_empty() => return,
         _ => start(pass, dirty.len()),
@@ -116,7 +120,8 @@ fn hand_over(pass: &mut Pass<'_>, slots: &BTreeMap<Slot, SlotTasks>) {
         let is_ready = match waits {
             // Where there is no room for both, the old one makes room.
             Some(_) => {
-                let no_room = new.node.is_none() && !new.status.err.is_empty();
+                let is_held = new.place_after.is_some_and(|at| at > pass.now());
+                let no_room = new.node.is_none() && !new.status.err.is_empty() && !is_held;
                 new.status.state >= TaskState::Ready || no_room
             }
             None => new.status.state == TaskState::Running,
