@@ -28,6 +28,7 @@ pub(super) fn step(pass: &mut Pass<'_>) {
     match state {
         // What was begun is brought to its end: a slot is not left with two tasks.
         Some(UpdateState::Paused | UpdateState::RollbackPaused) => {
+            drop_abandoned(pass, &slots);
             hand_over(pass, &slots);
             return;
         }
@@ -35,6 +36,7 @@ pub(super) fn step(pass: &mut Pass<'_>) {
         _ if dirty.is_empty() => return,
         _ => start(pass, dirty.len()),
     }
+    drop_abandoned(pass, &slots);
     hand_over(pass, &slots);
     let config = config(pass);
     let busy = slots.values().filter(|slot| is_busy(pass, slot, &config)).count();
@@ -108,6 +110,18 @@ fn replace(pass: &mut Pass<'_>, number: Slot, slot: &SlotTasks, config: &UpdateC
     pass.draft.put(next);
     for task in slot.wanted.iter().filter(|task| !task.occupies_node()) {
         pass.stop(task);
+    }
+}
+
+/// Where an earlier update was overtaken half way by this one, which has not reached the slot yet, one task stays.
+fn drop_abandoned(pass: &mut Pass<'_>, slots: &BTreeMap<Slot, SlotTasks>) {
+    let version = pass.service.template_version;
+    for slot in slots.values().filter(|slot| slot.current(version).is_none()) {
+        let runs = |task: &&Arc<Task>| task.status.state == TaskState::Running;
+        let kept = slot.wanted.iter().rev().find(runs).or(slot.wanted.last());
+        for task in slot.wanted.iter().filter(|task| kept.is_some_and(|kept| kept.id != task.id)) {
+            pass.stop(task);
+        }
     }
 }
 

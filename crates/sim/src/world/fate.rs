@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use planner::managers::Step;
 use store::Draft;
+use types::NodeId;
 use types::node::{Availability, Role};
 use types::service::Mode;
 
-use super::{Happening, Purpose, World};
+use super::{Happening, Purpose, RETRY, World};
 use crate::clock::Millis;
 use crate::host::Container;
 use crate::invariants::Written;
@@ -33,6 +34,8 @@ impl World {
             }
             What::Promote { host } => self.set_role(host, Role::Manager),
             What::Demote { host } => self.set_role(host, Role::Worker),
+            What::Leave { host, back_after } => self.leave(host, back_after),
+            What::RemoveNodes => self.remove_nodes(),
             What::Kill { host, back_after } => self.stop(host, Some(back_after)),
             What::PowerLoss { host, back_after } => self.lose_power(host, back_after),
             What::Freeze { host, duration } => {
@@ -172,6 +175,39 @@ impl World {
         }
     }
 
+    /// A worker's state is wiped; what joins later is a new node on the same machine.
+    fn leave(&mut self, host: HostId, back_after: Millis) {
+        let is_worker = self.member(host).is_none() && self.hosts[host].seat.is_none();
+        if !is_worker || self.hosts[host].daemon.is_none() {
+            return;
+        }
+        self.stop(host, None);
+        self.left.push(self.hosts[host].node);
+        let node = NodeId::from_random(self.random.id());
+        let known = &mut self.hosts[host];
+        (known.node, known.is_away) = (node, true);
+        known.containers.clear();
+        known.disk.wipe();
+        self.roles.remove(&host);
+        self.after(back_after, Happening::Join(host));
+    }
+
+    pub(super) fn join(&mut self, host: HostId) {
+        self.hosts[host].is_away = false;
+        let Some(leader) = self.leader_for(host) else {
+            self.after(RETRY, Happening::Join(host));
+            return;
+        };
+        let node = self.hosts[host].node;
+        self.write(leader, Purpose::Join(host), |draft| operator::join(draft, node, Role::Worker));
+    }
+
+    fn remove_nodes(&mut self) {
+        let Some(leader) = self.asked_leader() else { return };
+        let left = self.left.clone();
+        self.write(leader, Purpose::Planning, |draft| operator::remove_nodes(draft, &left));
+    }
+
     /// The end of all faults.
     pub(super) fn settle(&mut self) {
         self.network.heal();
@@ -190,5 +226,6 @@ impl World {
         for host in 0..HOSTS {
             self.set_availability(host, Availability::Active);
         }
+        self.remove_nodes();
     }
 }

@@ -24,7 +24,7 @@ impl World {
     }
 
     pub(super) fn start(&mut self, host: HostId) {
-        if self.hosts[host].daemon.is_some() {
+        if self.hosts[host].daemon.is_some() || self.hosts[host].is_away {
             return;
         }
         self.hosts[host].run += 1;
@@ -219,6 +219,10 @@ impl World {
                     self.leading(host).dispatcher.expire_again(&nodes, again);
                 }
             }
+            Purpose::Join(joining) => match answer {
+                Ok(()) => self.start(joining),
+                Err(_) => self.after(RETRY, Happening::Join(joining)),
+            },
             Purpose::Seat { host: joining, raft_id } => match answer {
                 Ok(()) => self.add_learner(host, joining, raft_id),
                 Err(_) => self.unseat(joining, raft_id),

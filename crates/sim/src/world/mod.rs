@@ -54,6 +54,7 @@ enum Happening {
     Snapshot { host: HostId, run: u64, job: Box<SnapshotJob> },
     Plan(usize),
     Start(HostId),
+    Join(HostId),
     HealNetwork,
     DiskHasRoom(HostId),
     DiskIsFast(HostId),
@@ -72,6 +73,7 @@ enum Purpose {
     Seat { host: HostId, raft_id: u64 },
     Seated { host: HostId, raft_id: u64 },
     Membership,
+    Join(HostId),
 }
 
 pub(crate) struct World {
@@ -85,6 +87,8 @@ pub(crate) struct World {
     network: Network,
     members: BTreeMap<u64, HostId>,
     roles: BTreeMap<HostId, Role>,
+    /// Nodes that were left by their hosts.
+    left: Vec<NodeId>,
     purposes: BTreeMap<(HostId, u64, Ticket), Purpose>,
     next_ticket: Ticket,
     next_write: u64,
@@ -116,6 +120,7 @@ impl World {
             network: Network::new(),
             members: BTreeMap::new(),
             roles: BTreeMap::new(),
+            left: Vec::new(),
             purposes: BTreeMap::new(),
             next_ticket: 0,
             next_write: 0,
@@ -242,6 +247,7 @@ impl World {
             Happening::Snapshot { host, job, .. } => self.snapshot_written(host, &job),
             Happening::Plan(index) => self.act(&self.plan[index].what.clone()),
             Happening::Start(host) => self.start(host),
+            Happening::Join(host) => self.join(host),
             Happening::HealNetwork => self.network.heal(),
             Happening::DiskHasRoom(host) => self.hosts[host].disk.set_full(false),
             Happening::DiskIsFast(host) => self.hosts[host].is_disk_slow = false,
