@@ -8,6 +8,7 @@ mod describe;
 mod flags;
 mod join;
 mod keeper;
+mod lock;
 mod membership;
 mod purge;
 mod session;
