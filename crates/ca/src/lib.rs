@@ -1,11 +1,13 @@
 //! The cluster's authority: its root certificate, the tokens that admit nodes, the key that locks its managers.
 
+mod backup_key;
 mod base36;
 mod certificate;
 mod root;
 mod token;
 mod unlock;
 
+pub use backup_key::{backup_key_from_text, backup_key_text, new_backup_key};
 pub use certificate::{NodeCertificate, Subject, new_request, server_name, sign};
 pub use root::{digest_of, generate, node_tls_info, tls_info};
 pub use token::{JoinToken, new_secret};
@@ -26,6 +28,8 @@ pub enum Error {
     /// Docker's words.
     #[error("invalid key string")]
     UnlockKey,
+    #[error("not the key of a backup: it begins SKEPBACKUP-1-")]
+    BackupKey,
     #[error("locked with another key, or damaged")]
     Locked,
 }
