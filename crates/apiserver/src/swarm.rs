@@ -38,6 +38,9 @@ pub trait Swarm: Debug + Send + Sync {
     /// Joins a swarm.
     fn join(self: Arc<Self>, request: JoinRequest) -> Answer<'static, ()>;
 
+    /// Unlocks a manager with the swarm's unlock key.
+    fn unlock(self: Arc<Self>, key: String) -> Answer<'static, ()>;
+
     /// Leaves the swarm and forgets it.
     fn leave(self: Arc<Self>, force: bool) -> Answer<'static, ()>;
 }

@@ -46,6 +46,10 @@ impl Swarm for Alone {
         Box::pin(async { Err(refused()) })
     }
 
+    fn unlock(self: Arc<Self>, _: String) -> Answer<'static, ()> {
+        Box::pin(async { Err(refused()) })
+    }
+
     fn leave(self: Arc<Self>, _: bool) -> Answer<'static, ()> {
         Box::pin(async { Err(refused()) })
     }

@@ -1,13 +1,15 @@
-//! The cluster's authority: its root certificate and the tokens that admit nodes.
+//! The cluster's authority: its root certificate, the tokens that admit nodes, the key that locks its managers.
 
 mod base36;
 mod certificate;
 mod root;
 mod token;
+mod unlock;
 
 pub use certificate::{NodeCertificate, Subject, new_request, server_name, sign};
 pub use root::{digest_of, generate, node_tls_info, tls_info};
 pub use token::{JoinToken, new_secret};
+pub use unlock::{new_unlock_key, open, seal, unlock_key_from_text, unlock_key_text};
 
 /// What the authority could not do.
 #[derive(Debug, thiserror::Error)]
@@ -21,4 +23,9 @@ pub enum Error {
     /// Docker's words.
     #[error("invalid join token")]
     Token,
+    /// Docker's words.
+    #[error("invalid key string")]
+    UnlockKey,
+    #[error("locked with another key, or damaged")]
+    Locked,
 }

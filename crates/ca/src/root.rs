@@ -34,6 +34,7 @@ pub fn generate(now: i64) -> Result<RootCa, Error> {
         worker_token: JoinToken::new(&digest, &new_secret()).to_string(),
         manager_token: JoinToken::new(&digest, &new_secret()).to_string(),
         digest,
+        ..RootCa::default()
     })
 }
 

@@ -219,6 +219,16 @@ impl Host {
         Follow::new(self.command(arguments))
     }
 
+    /// Runs docker with `input` on its standard input, which is no terminal.
+    pub fn on_stdin(&self, arguments: &[&str], input: &str) -> Printed {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("docker runs");
+        // A command that refuses at once does not read.
+        let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+        printed(child.wait_with_output().expect("ends"))
+    }
+
     /// Runs docker on a terminal, with `input` typed into it.
     pub fn on_terminal(&self, arguments: &[&str], input: &str) -> Printed {
         let command = self.command(arguments);

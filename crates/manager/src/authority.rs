@@ -89,7 +89,7 @@ fn sign(
     let signed = ca::sign(&root.certificate, &root.key, request, &subject, lifetime, now);
     let certificate = signed.map_err(|error| Error::invalid(error.to_string()))?;
     let managers = crate::peers_in(&writer.consensus().snapshot());
-    Ok(Issued { node, certificate, roots: root.trust_bundle().to_owned(), managers })
+    Ok(Issued { node, certificate, roots: root.trust_bundle(), managers })
 }
 
 /// A node leaves: nothing of it is waited for, and it has no seat.

@@ -7,6 +7,8 @@ mod daemon;
 mod describe;
 mod flags;
 mod join;
+mod keeper;
+mod lock;
 mod membership;
 mod purge;
 mod session;

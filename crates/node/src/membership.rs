@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::daemon::SharedEngine;
 use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
-use crate::{describe, join, steward, swarm_events};
+use crate::{describe, join, lock, steward, swarm_events};
 
 const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
 const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
@@ -50,8 +50,8 @@ struct Active {
     identity: SharedIdentity,
     upstream: Arc<Upstream>,
     manager: Option<Arc<Manager>>,
-    /// Tells `docker events` of the manager's changes.
-    events: Option<JoinHandle<()>>,
+    /// What follows the manager's changes: `docker events`, the lock.
+    followers: Vec<JoinHandle<()>>,
     info: watch::Sender<NodeInfo>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -64,8 +64,10 @@ pub(crate) struct Membership {
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
     active: Mutex<Option<Active>>,
+    /// The place that the node cannot take before it is unlocked.
+    pub(crate) locked: Mutex<Option<State>>,
     /// One init, join or leave at a time.
-    changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: tokio::sync::Mutex<()>,
     /// One at a time starts or stops the manager.
     pub(crate) seating: tokio::sync::Mutex<()>,
 }
@@ -82,10 +84,15 @@ impl Membership {
             labels: config.engine.labels.clone(),
             generic: config.generic_resources.clone(),
             active: Mutex::new(None),
+            locked: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
             seating: tokio::sync::Mutex::new(()),
         });
         match membership.files.load()? {
+            Some(state) if membership.files.is_locked()? => {
+                warn!("{}", lock::LOCKED);
+                membership.set_locked(Some(state));
+            }
             Some(state) => membership.activate(state, None).await?,
             // A swarm that was left while no daemon ran leaves no tasks behind.
             None => agent_driver::clear(&membership.engine).await,
@@ -102,7 +109,7 @@ impl Membership {
     }
 
     /// Takes the node's place in the swarm that `state` speaks of. A listener may be bound already.
-    async fn activate(
+    pub(crate) async fn activate(
         self: &Arc<Self>,
         state: State,
         listener: Option<TcpListener>,
@@ -119,14 +126,20 @@ impl Membership {
         let (info, described) = watch::channel(info);
         let (news, heard) = watch::channel(None);
         let stop = CancellationToken::new();
-        let driver = AgentDriver::new(self.engine.clone(), upstream.clone(), described, news);
+        let driver = AgentDriver::new(
+            self.engine.clone(),
+            upstream.clone(),
+            described,
+            news,
+            self.files.clone(),
+        );
         let raft_id = state.raft_id;
         *self.lock() = Some(Active {
             state,
             identity: shared,
             upstream,
             manager: None,
-            events: None,
+            followers: Vec::new(),
             info,
             stop: stop.clone(),
             tasks: Vec::new(),
@@ -172,21 +185,33 @@ impl Membership {
         let manager = Manager::open(&config, identity, &others).await?;
         manager.serve(listener);
         let events = swarm_events::follow(manager.changes(), self.engine.events.clone());
+        let locking = lock::follow(self.files.clone(), manager.clone());
         let mut active = self.lock();
         let active = active.as_mut().ok_or_else(|| anyhow::anyhow!(NOT_IN_SWARM))?;
         active.upstream.set_manager(Some(manager.clone()));
         active.manager = Some(manager.clone());
-        active.events = Some(tokio::spawn(events));
+        active.followers = vec![tokio::spawn(events), tokio::spawn(locking)];
         Ok(manager)
     }
 
     /// Stops managing and forgets the seat; the node goes on as a worker.
     pub(crate) async fn stop_manager(&self) -> anyhow::Result<()> {
-        let manager = {
+        let followers = {
             let mut active = self.lock();
             let Some(active) = active.as_mut() else { return Ok(()) };
             active.upstream.set_manager(None);
-            active.events.take().inspect(JoinHandle::abort);
+            std::mem::take(&mut active.followers)
+        };
+        for follower in followers {
+            follower.abort();
+            // What locks has ended before the lock is taken off.
+            let _ = follower.await;
+        }
+        // A worker is never locked. Only then it forgets its seat: after a crash it comes back as one or the other.
+        self.files.set_lock(None)?;
+        let manager = {
+            let mut active = self.lock();
+            let Some(active) = active.as_mut() else { return Ok(()) };
             active.state.raft_id = None;
             self.files.save(&active.state)?;
             active.manager.take()
@@ -239,14 +264,17 @@ impl Membership {
         self.active.lock().expect("membership is left whole")
     }
 
-    fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.lock().is_some()
     }
 
     async fn init_now(self: &Arc<Self>, request: InitRequest) -> Result<NodeId, ApiError> {
         let _changing = self.changing.lock().await;
-        if self.is_active() && !request.force_new_cluster {
+        if (self.is_active() || self.is_locked()) && !request.force_new_cluster {
             return Err(unavailable(ALREADY_IN_SWARM));
+        }
+        if self.is_locked() {
+            return Err(unavailable(lock::LOCKED));
         }
         if request.force_new_cluster {
             return self.force_new_cluster().await;
@@ -255,6 +283,8 @@ impl Membership {
         let raft_id = bootstrap.raft_id;
         let listener = bind(&state.listen).await.map_err(ApiError::internal)?;
         self.files.remove().map_err(ApiError::internal)?;
+        // From the beginning, so that nothing ever lies open.
+        self.files.set_lock(bootstrap.unlock_key.as_ref()).map_err(ApiError::internal)?;
         let config = self.files.consensus(raft_id).map_err(ApiError::internal)?;
         let made = Manager::bootstrap(&config, bootstrap).await?;
         let (certificate, roots) = (made.certificate, made.roots);
@@ -298,11 +328,6 @@ impl Membership {
         }
         let mut spec = convert::swarm::spec_from_api(request.spec)?;
         spec.autolock_managers |= request.auto_lock_managers;
-        if spec.autolock_managers {
-            return Err(ApiError::not_implemented(
-                "autolock is not supported yet: initialize without --autolock",
-            ));
-        }
         let (default_address_pools, subnet_size) =
             address_pools(request.default_addr_pool, request.subnet_size)?;
         let (key, certificate_request) = ca::new_request().map_err(ApiError::internal)?;
@@ -321,6 +346,7 @@ impl Membership {
             address: advertised,
             request: certificate_request,
             availability: availability(&request.availability)?,
+            unlock_key: spec.autolock_managers.then(ca::new_unlock_key),
             spec,
             data_path_port: u16::try_from(data_path_port).expect("checked to be within range"),
             default_address_pools,
@@ -331,7 +357,7 @@ impl Membership {
 
     async fn join_now(self: &Arc<Self>, request: JoinRequest) -> Result<(), ApiError> {
         let _changing = self.changing.lock().await;
-        if self.is_active() {
+        if self.is_active() || self.is_locked() {
             return Err(unavailable(ALREADY_IN_SWARM));
         }
         let bridge = self.engine.network.bridge();
@@ -388,6 +414,9 @@ impl Membership {
 
     async fn leave_now(&self, force: bool) -> Result<(), ApiError> {
         let _changing = self.changing.lock().await;
+        if self.is_locked() {
+            return self.leave_locked(force).await;
+        }
         let Some(state) = self.state() else { return Err(unavailable(NOT_IN_SWARM)) };
         let manager = self.running_manager();
         if let Some(manager) = manager.as_ref().filter(|_| !force) {
@@ -402,6 +431,11 @@ impl Membership {
         if let Some(active) = active {
             active.end().await;
         }
+        self.forget().await
+    }
+
+    /// Removes what is left of a swarm on this host.
+    pub(crate) async fn forget(&self) -> Result<(), ApiError> {
         self.files.remove().map_err(ApiError::internal)?;
         agent_driver::clear(&self.engine).await;
         Ok(())
@@ -432,7 +466,10 @@ impl Membership {
 impl Active {
     async fn end(self) {
         self.stop.cancel();
-        self.events.inspect(JoinHandle::abort);
+        for follower in self.followers {
+            follower.abort();
+            let _ = follower.await;
+        }
         if let Some(manager) = self.manager {
             manager.close().await;
         }
@@ -450,6 +487,7 @@ impl Swarm for Membership {
         match active.as_ref() {
             Some(Active { manager: Some(manager), .. }) => Ok(manager.clone()),
             Some(_) => Err(unavailable(WORKER)),
+            None if self.is_locked() => Err(unavailable(lock::LOCKED)),
             None => Err(unavailable(NOT_A_MANAGER)),
         }
     }
@@ -462,6 +500,7 @@ impl Swarm for Membership {
         match self.lock().as_ref() {
             Some(Active { manager: Some(_), .. }) => "active/manager",
             Some(_) => "active/worker",
+            None if self.is_locked() => "locked",
             None => "inactive",
         }
     }
@@ -469,7 +508,7 @@ impl Swarm for Membership {
     fn info(&self) -> SwarmInfo {
         let active = self.lock();
         let Some(active) = active.as_ref() else {
-            return SwarmInfo { local_node_state: "inactive".into(), ..SwarmInfo::default() };
+            return self.info_outside();
         };
         let info = SwarmInfo {
             node_id: active.state.node.to_string(),
@@ -493,6 +532,10 @@ impl Swarm for Membership {
 
     fn leave(self: Arc<Self>, force: bool) -> Answer<'static, ()> {
         Box::pin(async move { self.leave_now(force).await })
+    }
+
+    fn unlock(self: Arc<Self>, key: String) -> Answer<'static, ()> {
+        Box::pin(async move { self.unlock_now(&key).await })
     }
 }
 
@@ -586,6 +629,6 @@ fn availability(text: &str) -> Result<Availability, ApiError> {
     Ok(convert::node::availability(text)?)
 }
 
-fn unavailable(message: &str) -> ApiError {
+pub(crate) fn unavailable(message: &str) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
 }

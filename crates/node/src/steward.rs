@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use types::assignment::{ManagerPeer, News};
 use types::node::Role;
 
+use crate::lock;
 use crate::membership::Membership;
 
 /// After a step that did not succeed.
@@ -136,6 +137,7 @@ pub(crate) async fn take_seat(
                 while !manager.peers().voters.contains(&raft_id) {
                     tokio::time::sleep(SEAT_LOOK).await;
                 }
+                lock::settle(&membership.files, &manager).await?;
                 info!("this node is a manager");
                 return Ok(());
             }

@@ -7,6 +7,7 @@ mod daemon;
 mod digest;
 mod engine;
 mod flags;
+mod lock;
 mod logs;
 mod look;
 mod outlive;

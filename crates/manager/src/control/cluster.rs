@@ -6,7 +6,7 @@ use ca::{JoinToken, new_secret};
 use consensus::Consensus;
 use serde::{Deserialize, Serialize};
 use store::{Draft, Object};
-use types::cluster::RootCa;
+use types::cluster::{RootCa, UnlockKey};
 use types::limits::{CERTIFICATE_EXPIRY_MIN, HEARTBEAT_PERIOD_MIN};
 use types::node::{Availability, ManagerStatus, NodeSpec, NodeStatus, Reachability, Role};
 use types::{Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId};
@@ -27,6 +27,8 @@ pub struct Bootstrap {
     pub request: String,
     pub availability: Availability,
     pub spec: ClusterSpec,
+    /// What managers are locked with from the beginning.
+    pub unlock_key: Option<UnlockKey>,
     pub data_path_port: u16,
     pub default_address_pools: Vec<String>,
     pub subnet_size: u8,
@@ -44,6 +46,7 @@ pub struct Bootstrapped {
 pub struct Rotation {
     pub worker_token: bool,
     pub manager_token: bool,
+    pub unlock_key: bool,
 }
 
 /// Writes a new cluster's log with the cluster and its first node in it.
@@ -59,7 +62,7 @@ pub(crate) fn bootstrap(
     let lifetime = i64::try_from(request.spec.ca.node_cert_expiry.as_secs()).unwrap_or(i64::MAX);
     let (root, key) = (&root_ca.certificate, &root_ca.key);
     let certificate = ca::sign(root, key, &request.request, &subject, lifetime, seconds)?;
-    let roots = root_ca.trust_bundle().to_owned();
+    let roots = root_ca.trust_bundle();
     Consensus::bootstrap(config)?;
     // Nobody listens yet: a member that is alone has nothing to say to others.
     let (outgoing, _) = tokio::sync::mpsc::channel(1);
@@ -70,6 +73,7 @@ pub(crate) fn bootstrap(
         meta: Meta::default(),
         spec: request.spec,
         root_ca,
+        unlock_key: request.unlock_key,
         data_path_port: request.data_path_port,
         default_address_pools: request.default_address_pools,
         subnet_size: request.subnet_size,
@@ -164,6 +168,11 @@ fn write_update(
     draft.update_cluster(&cluster, |cluster| {
         cluster.spec = spec;
         rotate(&mut cluster.root_ca, rotation);
+        cluster.unlock_key = match (cluster.spec.autolock_managers, cluster.unlock_key.take()) {
+            (false, _) => None,
+            (true, Some(key)) if !rotation.unlock_key => Some(key),
+            (true, _) => Some(ca::new_unlock_key()),
+        };
     });
     Ok(())
 }
