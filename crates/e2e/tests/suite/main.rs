@@ -1,5 +1,8 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
+mod cluster_join;
+mod cluster_nodes;
+mod cluster_writes;
 mod daemon;
 mod digest;
 mod engine;
