@@ -1,5 +1,6 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
+mod ca;
 mod daemon;
 mod digest;
 mod engine;
