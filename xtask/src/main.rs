@@ -5,6 +5,7 @@ mod demo;
 mod dist;
 mod e2e;
 mod host;
+mod sim;
 mod tidy;
 mod verify;
 
@@ -31,6 +32,8 @@ enum Task {
     Fix,
     /// Run the end-to-end tests on this machine's kernel
     E2e(e2e::Options),
+    /// Run simulated swarms with faults, seed by seed, until one breaks a promise or somebody stops it
+    Sim(sim::Options),
     /// Build the static binary to ship
     Dist,
     /// Install what the tests need, then verify and e2e: the one command that says whether all is well
@@ -43,10 +46,12 @@ fn main() -> anyhow::Result<()> {
         Task::Verify => verify::verify(),
         Task::Fix => verify::fix(),
         Task::E2e(options) => e2e::run(&options),
+        Task::Sim(options) => sim::run(&options),
         Task::Dist => dist::build().map(|path| println!("{}", path.display())),
         Task::Test => {
             host::install(host::TEST_PACKAGES)?;
             verify::verify()?;
+            sim::check()?;
             e2e::run(&e2e::Options::default())
         }
     }

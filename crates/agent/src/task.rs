@@ -110,6 +110,15 @@ impl Local {
         }
     }
 
+    /// The task as this node knows it.
+    pub(crate) fn held(&self) -> Arc<Task> {
+        if self.task.desired_state == self.desired && self.task.status == self.status {
+            return self.task.clone();
+        }
+        let (desired_state, status) = (self.desired, self.status.clone());
+        Arc::new(Task { desired_state, status, ..Task::clone(&self.task) })
+    }
+
     pub(crate) fn service(&self) -> ServiceId {
         self.task.service
     }

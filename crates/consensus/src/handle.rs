@@ -246,7 +246,7 @@ impl Consensus {
 
     /// Takes the leader's whole state.
     pub fn step_snapshot(&self, message: Message, state: StateTransfer) {
-        let _ = self.commands.try_send(Command::StepSnapshot(message, state));
+        let _ = self.commands.try_send(Command::StepSnapshot(Box::new((message, state))));
     }
 
     /// A message to `raft_id` could not be delivered.

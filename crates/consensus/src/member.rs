@@ -314,7 +314,7 @@ impl Member {
     /// Offers a change set for agreement.
     ///
     /// # Errors
-    /// [`Error::NotLeader`], [`Error::NoLeader`].
+    /// [`Error::NotLeader`], [`Error::NoLeader`], [`Error::DiskFull`].
     pub fn propose(&mut self, ticket: Ticket, data: Vec<u8>) -> Result<(), Error> {
         self.must_lead()?;
         match self.node.propose(Vec::new(), data) {
@@ -377,7 +377,7 @@ impl Member {
     /// Asks the reachable voter that is furthest to lead in this one's place; false when there is none, or this one
     /// does not lead.
     pub fn transfer_leadership(&mut self) -> bool {
-        if self.node.raft.state != StateRole::Leader {
+        if self.node.raft.state != StateRole::Leader || self.is_stuck() {
             return false;
         }
         let conf = self.node.raft.prs().conf().to_conf_state();
@@ -391,7 +391,16 @@ impl Member {
         true
     }
 
+    /// Whether something waits for room on the disk. Raft wants its changes saved in order, so until then this member
+    /// hears nothing, says nothing and does not age; to the others it is away.
+    fn is_stuck(&self) -> bool {
+        self.unsaved.is_some()
+    }
+
     fn must_lead(&self) -> Result<(), Error> {
+        if self.is_stuck() {
+            return Err(Error::DiskFull);
+        }
         match (self.leadership.is_leader, self.node.raft.leader_id) {
             (true, _) => Ok(()),
             (false, leader) if leader == 0 || leader == self.raft_id() => Err(Error::NoLeader),
@@ -419,7 +428,7 @@ impl Member {
     pub fn step_snapshot(&mut self, message: Message, state: StateTransfer) {
         let metadata = message.0.get_snapshot().get_metadata();
         let fits = (metadata.index, metadata.term) == (state.0.index, state.0.term);
-        if !message.is_snapshot() || !fits || self.node.snap().is_some() {
+        if !message.is_snapshot() || !fits || self.node.snap().is_some() || self.is_stuck() {
             return;
         }
         self.incoming = Some(state.0);
@@ -431,6 +440,9 @@ impl Member {
     }
 
     fn step_any(&mut self, message: Message) {
+        if self.is_stuck() {
+            return;
+        }
         if self.node.raft.prs().get(message.from()).is_some() {
             self.heard.insert(message.from(), self.ticks);
         }
@@ -442,17 +454,26 @@ impl Member {
 
     /// A message to this member could not be delivered.
     pub fn report_unreachable(&mut self, id: u64) {
+        if self.is_stuck() {
+            return;
+        }
         self.node.report_unreachable(id);
     }
 
     /// A state was delivered to this member, or not.
     pub fn report_snapshot(&mut self, id: u64, is_delivered: bool) {
+        if self.is_stuck() {
+            return;
+        }
         let status = if is_delivered { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(id, status);
     }
 
     /// Lets one unit of time pass.
     pub fn tick(&mut self) {
+        if self.is_stuck() {
+            return;
+        }
         self.ticks += 1;
         self.node.tick();
         self.vary_timeout();
@@ -484,13 +505,10 @@ impl Member {
     /// the member must not be used any more: nothing it would say could be trusted.
     pub fn advance(&mut self, send: &mut dyn FnMut(Outgoing)) -> Result<Output, Error> {
         let mut output = Output::default();
-        if let Some(context) = self.reads.next_context() {
-            self.node.read_index(context);
+        if !self.is_stuck() {
+            self.ask_reads();
+            self.reads.give_up(&mut output.answers);
         }
-        for context in self.reads.repeated() {
-            self.node.read_index(context);
-        }
-        self.reads.give_up(&mut output.answers);
         let ready = match self.unsaved.take() {
             Some(ready) => ready,
             None if !self.node.has_ready() => return Ok(output),
@@ -507,6 +525,15 @@ impl Member {
         }
         self.finish(ready, send, &mut output);
         Ok(output)
+    }
+
+    fn ask_reads(&mut self) {
+        if let Some(context) = self.reads.next_context() {
+            self.node.read_index(context);
+        }
+        for context in self.reads.repeated() {
+            self.node.read_index(context);
+        }
     }
 
     fn save(&mut self, ready: &Ready) -> Result<(), Error> {

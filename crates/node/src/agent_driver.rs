@@ -24,7 +24,9 @@ use types::endpoint::{PortConfig, PublishMode};
 use types::{ServiceId, Task, TaskId, TaskTemplate, Timestamp};
 
 use crate::daemon::SharedEngine;
+use crate::keeper::Keeper;
 use crate::session::{Link, NodeInfo, Reporter, Upstream};
+use crate::state::Files;
 use crate::templating::Values;
 
 const TASK_LABEL: &str = "com.docker.swarm.task.id";
@@ -54,6 +56,8 @@ pub(crate) struct AgentDriver {
     /// Which services have ports, to withdraw those an earlier daemon left.
     published: BTreeSet<String>,
     has_work: bool,
+    files: Files,
+    keeper: Keeper,
 }
 
 impl AgentDriver {
@@ -63,6 +67,7 @@ impl AgentDriver {
         upstream: Arc<Upstream>,
         info: watch::Receiver<NodeInfo>,
         news: watch::Sender<Option<News>>,
+        files: Files,
     ) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         Self {
@@ -76,13 +81,21 @@ impl AgentDriver {
             report_lost: Arc::default(),
             published: BTreeSet::new(),
             has_work: false,
+            keeper: Keeper::start(files.clone()),
+            files,
         }
     }
 
     /// Runs until told to stop. Containers run on after that.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        self.work(&stop).await;
+        self.keeper.end().await;
+    }
+
+    async fn work(&mut self, stop: &CancellationToken) {
         let mut changes = self.engine.containers.changes();
         self.adopt();
+        self.recall().await;
         let mut alone_since = None;
         loop {
             let info = self.info.borrow_and_update().clone();
@@ -93,7 +106,7 @@ impl AgentDriver {
             match link {
                 Ok(link) => {
                     alone_since = None;
-                    if self.serve(link, &mut changes, &stop).await.is_err() {
+                    if self.serve(link, &mut changes, stop).await.is_err() {
                         return;
                     }
                 }
@@ -220,6 +233,19 @@ impl AgentDriver {
         }
     }
 
+    /// Tells the agent what those containers are for. Managers may have decided otherwise since; they will say so.
+    async fn recall(&mut self) {
+        match self.files.load_assignment() {
+            Ok(held) => self.handle(Event::Recalled(held), None).await,
+            Err(error) => {
+                warn!(
+                    error = format!("{error:#}"),
+                    "this node's work is not known before a manager tells it"
+                );
+            }
+        }
+    }
+
     fn observe(&self, labels: &BTreeMap<String, String>, status: &Status) -> Option<Event> {
         let task = task_of(labels)?;
         match (status.phase, status.health) {
@@ -233,8 +259,12 @@ impl AgentDriver {
     async fn handle(&mut self, event: Event, reporter: Option<&Reporter>) {
         let is_first_work = matches!(&event, Event::Assigned(set) if set.is_full)
             && !std::mem::replace(&mut self.has_work, true);
+        let is_told = matches!(&event, Event::Assigned(_));
         for action in self.agent.handle(event, now()) {
             self.act(action, reporter).await;
+        }
+        if is_told {
+            self.keeper.keep(self.agent.holding());
         }
         if is_first_work {
             let withdrawn =

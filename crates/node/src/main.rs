@@ -7,6 +7,7 @@ mod daemon;
 mod describe;
 mod flags;
 mod join;
+mod keeper;
 mod lock;
 mod membership;
 mod purge;

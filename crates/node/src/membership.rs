@@ -126,7 +126,13 @@ impl Membership {
         let (info, described) = watch::channel(info);
         let (news, heard) = watch::channel(None);
         let stop = CancellationToken::new();
-        let driver = AgentDriver::new(self.engine.clone(), upstream.clone(), described, news);
+        let driver = AgentDriver::new(
+            self.engine.clone(),
+            upstream.clone(),
+            described,
+            news,
+            self.files.clone(),
+        );
         let raft_id = state.raft_id;
         *self.lock() = Some(Active {
             state,

@@ -9,9 +9,9 @@ use anyhow::Context;
 use consensus::DataKey;
 use rpc::Identity;
 use serde::{Deserialize, Serialize};
-use types::NodeId;
-use types::assignment::ManagerPeer;
+use types::assignment::{AssignmentSet, ManagerPeer};
 use types::cluster::UnlockKey;
+use types::{NodeId, TaskTemplate};
 
 /// A node's place in its swarm.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,6 +210,34 @@ impl Files {
         self.write(&self.identity_file(), &text)
     }
 
+    /// Keeps the node's work, for a start without managers. Credentials for registries are left out.
+    pub(crate) fn save_assignment(&self, held: &AssignmentSet) -> anyhow::Result<()> {
+        let mut kept = held.clone();
+        for template in &mut kept.templates {
+            if !template.task.container.registry_auth.is_empty() {
+                let mut without = TaskTemplate::clone(template);
+                without.task.container.registry_auth.clear();
+                *template = Arc::new(without);
+            }
+        }
+        let bytes = rmp_serde::to_vec_named(&kept).context("encode the node's work")?;
+        self.write(&self.assignment_file(), &bytes)
+    }
+
+    /// The work the node had; nothing where there was none.
+    pub(crate) fn load_assignment(&self) -> anyhow::Result<AssignmentSet> {
+        let path = self.assignment_file();
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                rmp_serde::from_slice(&bytes).with_context(|| format!("read {}", path.display()))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(AssignmentSet::default())
+            }
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
     /// Forgets the swarm.
     pub(crate) fn remove(&self) -> anyhow::Result<()> {
         let mut lock = self.lock();
@@ -227,6 +255,10 @@ impl Files {
             }
         }
         Ok(())
+    }
+
+    fn assignment_file(&self) -> PathBuf {
+        self.directory.join("assignment")
     }
 
     fn state_file(&self) -> PathBuf {

@@ -50,6 +50,8 @@ pub(crate) struct Host {
     pub(crate) run: u64,
     pub(crate) frozen_until: Millis,
     pub(crate) is_disk_slow: bool,
+    /// It has left the swarm.
+    pub(crate) is_away: bool,
     pub(crate) links: u64,
     /// When a seat was last asked for.
     pub(crate) seat_asked: Option<Millis>,
@@ -67,6 +69,7 @@ impl Host {
             run: 0,
             frozen_until: 0,
             is_disk_slow: false,
+            is_away: false,
             links: 0,
             seat_asked: None,
         }

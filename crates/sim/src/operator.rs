@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use store::{Draft, Key};
 use types::cluster::RootCa;
-use types::node::{Availability, NodeSpec, Role};
+use types::node::{Availability, NodeSpec, NodeState, Role};
 use types::service::{Mode, Previous, UpdateConfig, UpdateOrder};
 use types::{
     Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId, Service, ServiceId, ServiceSpec,
@@ -26,14 +26,31 @@ pub(crate) fn write_cluster(draft: &mut Draft, nodes: &[(NodeId, Role)]) {
         subnet_size: 24,
     });
     for (id, role) in nodes {
-        draft.put(Node {
-            id: *id,
-            meta: Meta::default(),
-            spec: NodeSpec { role: *role, ..NodeSpec::default() },
-            description: types::node::Description::default(),
-            status: types::node::NodeStatus::default(),
-            manager: None,
-        });
+        join(draft, *id, *role);
+    }
+}
+
+/// Takes in a node, as its join does.
+pub(crate) fn join(draft: &mut Draft, id: NodeId, role: Role) {
+    if draft.node(id).is_some() {
+        return;
+    }
+    draft.put(Node {
+        id,
+        meta: Meta::default(),
+        spec: NodeSpec { role, ..NodeSpec::default() },
+        description: types::node::Description::default(),
+        status: types::node::NodeStatus::default(),
+        manager: None,
+    });
+}
+
+/// Removes those of `nodes` that are down.
+pub(crate) fn remove_nodes(draft: &mut Draft, nodes: &[NodeId]) {
+    for id in nodes {
+        if draft.node(*id).is_some_and(|node| node.status.state == NodeState::Down) {
+            draft.delete(Key::Node(*id));
+        }
     }
 }
 

@@ -47,6 +47,13 @@ pub enum What {
     Demote {
         host: usize,
     },
+    /// A worker leaves the swarm and joins it again as a new node after the milliseconds.
+    Leave {
+        host: usize,
+        back_after: Millis,
+    },
+    /// Nodes that are down and were left by their hosts are removed.
+    RemoveNodes,
     /// The daemon is killed and started again after the milliseconds; containers run on.
     Kill {
         host: usize,
@@ -123,7 +130,9 @@ fn one(random: &mut Random) -> What {
         },
         86..89 => What::FullDisk { host, duration },
         89..92 => What::SlowDisk { host, duration },
-        92..97 => What::Crash { host },
+        92..95 => What::Crash { host },
+        95..97 => What::Leave { host, back_after: duration },
+        97..98 => What::RemoveNodes,
         _ => What::HandOver,
     }
 }
