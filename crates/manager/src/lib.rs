@@ -8,6 +8,7 @@ mod clock;
 mod control;
 mod dispatcher_server;
 mod error;
+mod external;
 mod leadership;
 mod links;
 mod members;
@@ -34,6 +35,7 @@ pub use control::service::{Created, RegistryAuthFrom, Update};
 pub use dispatcher_server::{Reporter, Session};
 pub use error::{Code, Error};
 
+use authority::Authority;
 use control::request::{Request, Response};
 use dispatcher_server::DispatcherServer;
 use leadership::Duties;
@@ -114,7 +116,8 @@ impl Manager {
         let writer = Arc::new(Writer::new(consensus.clone()));
         let dispatcher = Arc::new(DispatcherServer::new(writer.clone()));
         let members = Arc::new(Members::new(writer.clone()));
-        let duties = Duties { writer, dispatcher, members };
+        let authority = Arc::new(Authority::new(writer.clone(), identity.clone()));
+        let duties = Duties { writer, dispatcher, members, authority };
         let client = Client::new(identity.clone());
         let links = Arc::new(Links::new(client, consensus.clone(), others));
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
@@ -133,7 +136,7 @@ impl Manager {
 
     /// Does what another manager passed on.
     async fn handle(&self, request: Request) -> Result<Response, Error> {
-        control::handle(&self.duties.writer, &self.duties.members, request).await
+        control::handle(&self.duties, request).await
     }
 
     /// Where the managers are.
@@ -203,6 +206,11 @@ impl Manager {
             return Some(consensus::Error::DiskFull.to_string());
         }
         (self.leader() == 0).then(|| consensus::Error::NoLeader.to_string())
+    }
+
+    /// The nodes that the swarm waits for on its way to another root: those without a certificate of it.
+    pub fn rotation_waits_for(&self) -> Vec<Arc<types::Node>> {
+        authority::waiting(&self.snapshot())
     }
 
     /// Waits until this manager has no seat any more.

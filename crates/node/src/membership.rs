@@ -20,7 +20,7 @@ use tracing::warn;
 use types::NodeId;
 use types::assignment::ManagerPeer;
 use types::cluster::UnlockKey;
-use types::node::{Availability, Reachability, Role};
+use types::node::{Availability, NodeState, Reachability, Role};
 use types::resources::Generic;
 
 use crate::address::{self, Addresses};
@@ -564,8 +564,10 @@ fn manager_info(info: SwarmInfo, manager: &Manager) -> SwarmInfo {
         Some(trouble) => format!("rpc error: code = Unknown desc = {trouble}"),
         None => String::new(),
     };
+    let waiting = manager.rotation_waits_for();
     SwarmInfo {
         control_available: true,
+        warnings: rotation_warning(&waiting).into_iter().collect(),
         error,
         nodes: count(snapshot.nodes().count()),
         managers: count(managers.len()),
@@ -573,6 +575,18 @@ fn manager_info(info: SwarmInfo, manager: &Manager) -> SwarmInfo {
         cluster: shown,
         ..info
     }
+}
+
+/// What keeps a rotation of the root from its end.
+fn rotation_warning(waiting: &[Arc<types::Node>]) -> Option<String> {
+    let down = waiting.iter().filter(|node| node.status.state != NodeState::Ready);
+    let down: Vec<_> = down.map(|node| format!("{} ({})", node.name(), node.id)).collect();
+    (!down.is_empty()).then(|| {
+        format!(
+            "WARNING: the rotation of the swarm's root certificate waits for nodes that are not there: {}. Bring them back, or remove them with \"docker node rm\".",
+            down.join(", ")
+        )
+    })
 }
 
 fn peers(managers: Vec<ManagerPeer>) -> Vec<Peer> {

@@ -79,7 +79,7 @@ async fn settle(
     let due = certificate.renew_at(random);
     let role = news.map_or(certificate.subject.role, |news| news.role);
     let is_other_role = role != certificate.subject.role;
-    if is_other_role || now >= due {
+    if is_other_role || now >= due || is_of_other_root(&identity, news) {
         renew(membership).await?;
         return Ok(Duration::ZERO);
     }
@@ -93,6 +93,12 @@ async fn settle(
     }
     let left = u64::try_from(due - now).unwrap_or(0);
     Ok(Duration::from_secs(left).min(LOOK_INTERVAL))
+}
+
+/// Whether the swarm wants certificates of another root.
+fn is_of_other_root(identity: &Identity, news: Option<&News>) -> bool {
+    let issuer = ca::issuer_digest(&identity.roots, &identity.certificate);
+    news.is_some_and(|news| issuer.ok().as_deref() != Some(&*news.issuer_digest))
 }
 
 /// Gets the next certificate, in the role the swarm has given this node.

@@ -1,5 +1,6 @@
 //! The cluster object: its birth, its settings, its tokens.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use ca::{JoinToken, new_secret};
@@ -12,6 +13,7 @@ use types::node::{Availability, ManagerStatus, NodeSpec, NodeStatus, Reachabilit
 use types::{Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId};
 
 use super::request::Request;
+use crate::authority;
 use crate::clock::now;
 use crate::error::{Code, Error};
 use crate::{Manager, writer::Writer};
@@ -71,8 +73,8 @@ pub(crate) fn bootstrap(
     let cluster = Cluster {
         id: ClusterId::from_random(rand::random()),
         meta: Meta::default(),
+        root_ca: first_root(&request.spec, seconds)?,
         spec: request.spec,
-        root_ca: ca::generate(seconds)?,
         unlock_key: request.unlock_key,
         data_path_port: request.data_path_port,
         default_address_pools: request.default_address_pools,
@@ -131,11 +133,9 @@ fn begin(
     cluster: &Cluster,
     first: Restore,
 ) -> Result<Bootstrapped, Error> {
-    let seconds = now().as_nanos() / 1_000_000_000;
     let subject = ca::Subject { node: first.node, role: Role::Manager, cluster: cluster.id };
-    let lifetime = i64::try_from(cluster.spec.ca.node_cert_expiry.as_secs()).unwrap_or(i64::MAX);
-    let (root, key) = (&cluster.root_ca.certificate, &cluster.root_ca.key);
-    let certificate = ca::sign(root, key, &first.request, &subject, lifetime, seconds)?;
+    let signing = authority::sign(&cluster.root_ca, &cluster.spec, None, &first.request, &subject);
+    let certificate = block_on(signing)?;
     draft.put(Node {
         id: first.node,
         meta: Meta::default(),
@@ -157,6 +157,23 @@ fn begin(
     Ok(Bootstrapped { certificate, roots: cluster.root_ca.trust_bundle() })
 }
 
+/// The root of a new swarm: its own, or the one whose key an external authority has.
+fn first_root(spec: &ClusterSpec, now: i64) -> Result<RootCa, Error> {
+    let Some(external) = spec.ca.external.first() else { return Ok(ca::generate(now)?) };
+    if external.ca_cert.trim().is_empty() {
+        return Err(Error::invalid(
+            "a swarm that begins with an external CA needs its root certificate: add cacert=FILE to --external-ca",
+        ));
+    }
+    let root = ca::of_external(&external.ca_cert, now);
+    root.map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// Waits on a thread that is not part of the async runtime.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Handle::current().block_on(future)
+}
+
 /// # Errors
 /// The first setting that is out of bounds, in Docker's words.
 fn validate(spec: &ClusterSpec) -> Result<(), Error> {
@@ -165,6 +182,18 @@ fn validate(spec: &ClusterSpec) -> Result<(), Error> {
     }
     if spec.ca.node_cert_expiry < CERTIFICATE_EXPIRY_MIN {
         return Err(Error::invalid("minimum certificate expiry time is: 1h0m0s"));
+    }
+    for external in &spec.ca.external {
+        if external.protocol != "cfssl" {
+            let protocol = &external.protocol;
+            return Err(Error::invalid(format!("unknown external CA protocol: {protocol}")));
+        }
+        if !external.url.starts_with("https://") {
+            let url = &external.url;
+            return Err(Error::invalid(format!(
+                "the URL of an external CA begins with https://, not {url}"
+            )));
+        }
     }
     if spec.heartbeat_period < HEARTBEAT_PERIOD_MIN {
         return Err(Error::invalid(
@@ -209,7 +238,7 @@ pub(super) async fn update(
 fn write_update(
     draft: &mut Draft,
     version: u64,
-    spec: ClusterSpec,
+    mut spec: ClusterSpec,
     rotation: Rotation,
 ) -> Result<(), Error> {
     let Some(Object::Cluster(cluster)) = draft.get(store::Key::Cluster) else {
@@ -218,8 +247,14 @@ fn write_update(
     if cluster.meta.version != version {
         return Err(Error::out_of_sequence());
     }
+    let seconds = draft.now().as_nanos() / 1_000_000_000;
+    let planned = ca::plan(&cluster.root_ca, &spec.ca, seconds);
+    let planned = planned.map_err(|error| Error::invalid(error.to_string()))?;
+    // From here on it stands with the root only.
+    spec.ca.signing_key.clear();
     draft.update_cluster(&cluster, |cluster| {
         cluster.spec = spec;
+        ca::change(&mut cluster.root_ca, planned, &cluster.spec.ca);
         rotate(&mut cluster.root_ca, rotation);
         cluster.unlock_key = match (cluster.spec.autolock_managers, cluster.unlock_key.take()) {
             (false, _) => None,
