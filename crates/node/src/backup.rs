@@ -1,4 +1,5 @@
 //! `skep backup` and `skep restore`: the swarm's state in one sealed file, through the daemon's API.
+#![expect(clippy::print_stdout, reason = "commands talk to whoever started them")]
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
