@@ -7,9 +7,11 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use bytes::Bytes;
 use docker_types::swarm::InitRequest;
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt};
 use http::{HeaderMap, header};
+use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::error::ApiError;
@@ -18,6 +20,12 @@ use crate::state::ApiState;
 
 /// The key that seals the file, as the `skep` command writes it.
 const KEY: &str = "x-skep-backup-key";
+
+/// Chunks of a file that were received and not read yet.
+const CHUNKS_WAITING_MAX: usize = 4;
+
+/// What is taken of a file after it was refused.
+const DRAIN_BYTES_MAX: usize = 256 << 20;
 
 pub(crate) fn routes() -> Router<ApiState> {
     Router::new().route("/skep/backup", post(backup)).route("/skep/restore", post(restore))
@@ -46,9 +54,30 @@ async fn restore(
         availability: query.text("availability").to_owned(),
         ..InitRequest::default()
     };
-    let file = request.into_body().into_data_stream().map_err(io::Error::other);
-    let file = Box::new(SyncIoBridge::new(StreamReader::new(file)));
+    let file = Box::new(SyncIoBridge::new(StreamReader::new(read_to_end(request.into_body()))));
     Ok(state.swarm.clone().restore(place, key, file).await?.to_string())
+}
+
+/// Reads on where nobody wants the rest: a client that finds its connection closed while it writes does not read the
+/// reason.
+fn read_to_end(body: Body) -> impl Stream<Item = io::Result<Bytes>> + Unpin + Send {
+    let (chunks, stream) = mpsc::channel(CHUNKS_WAITING_MAX);
+    tokio::spawn(async move {
+        let mut body = body.into_data_stream().map_err(io::Error::other);
+        let mut unwanted = 0;
+        while let Some(chunk) = body.next().await {
+            let bytes = chunk.as_ref().map_or(0, Bytes::len);
+            if chunks.send(chunk).await.is_err() {
+                unwanted += bytes;
+            }
+            if unwanted > DRAIN_BYTES_MAX {
+                return;
+            }
+        }
+    });
+    Box::pin(futures::stream::unfold(stream, |mut stream| async move {
+        Some((stream.recv().await?, stream))
+    }))
 }
 
 fn key(headers: &HeaderMap) -> Result<[u8; 32], ApiError> {

@@ -1,6 +1,7 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
 mod ca;
+mod cluster_backup;
 mod cluster_join;
 mod cluster_nodes;
 mod cluster_writes;
