@@ -12,6 +12,7 @@ mod follow;
 mod host;
 mod images;
 mod registry;
+mod terminal;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use std::process::{Command, Output};
 pub use follow::Follow;
 pub use host::{Host, Printed};
 pub use registry::Registry;
+pub use terminal::Terminal;
 
 /// Ends the test here where the daemon is not ours, and writes down why.
 ///

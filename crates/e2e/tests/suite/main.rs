@@ -1,5 +1,6 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
+mod containers;
 mod daemon;
 mod digest;
 mod engine;
@@ -10,6 +11,7 @@ mod outlive;
 mod refusals;
 mod restart;
 mod service;
+mod streams;
 mod swarm;
 
 use e2e::Host;
