@@ -28,6 +28,9 @@ pub enum Event {
         task: TaskId,
         container: Found,
     },
+    /// What this node held when its last daemon ended, as [`Agent::holding`] told it. Managers may have decided
+    /// otherwise since: what runs is watched over, and nothing is started.
+    Recalled(AssignmentSet),
     Assigned(AssignmentSet),
     Prepared {
         task: TaskId,
@@ -143,8 +146,10 @@ impl Agent {
     /// Takes one event; answers with what is to be done now.
     pub fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Action> {
         let mut actions = Vec::new();
+        let held = self.tasks.len();
         match event {
             Event::Found { task, container } => drop(self.found.insert(task, container)),
+            Event::Recalled(set) => self.recalled(set, now, &mut actions),
             Event::Assigned(set) => self.assigned(set, now, &mut actions),
             Event::Reported(reports) => self.reported(&reports),
             Event::Connected => {
@@ -163,6 +168,9 @@ impl Agent {
             | Event::Exited { task, .. }
             | Event::Stopped { task, .. } => self.task_event(task, event, now, &mut actions),
         }
+        if self.tasks.len() < held {
+            self.drop_templates();
+        }
         self.publish(&mut actions);
         self.report(&mut actions);
         actions
@@ -171,6 +179,36 @@ impl Agent {
     /// How many tasks the node holds, ended ones included.
     pub fn task_count(&self) -> usize {
         self.tasks.len()
+    }
+
+    /// The node's work, to be recalled by the next daemon: its tasks, what they run, and the ports they serve.
+    pub fn holding(&self) -> AssignmentSet {
+        let held = self.tasks.values().filter(|local| !local.is_dismissed());
+        AssignmentSet {
+            is_full: true,
+            templates: self.templates.values().cloned().collect(),
+            tasks: held.map(Local::held).collect(),
+            removed: Vec::new(),
+            endpoints: self.endpoints.values().cloned().collect(),
+        }
+    }
+
+    fn recalled(&mut self, set: AssignmentSet, now: Timestamp, actions: &mut Vec<Action>) {
+        for template in set.templates {
+            self.templates.insert((template.service, template.version), template);
+        }
+        for endpoint in set.endpoints {
+            self.touched.insert(endpoint.service);
+            self.endpoints.insert(endpoint.service, endpoint);
+        }
+        for task in set.tasks {
+            let found = self.found.get(&task.id);
+            let was_started = found.is_some_and(|found| found.state != FoundState::Created);
+            if was_started {
+                self.assign(task, now, actions);
+            }
+        }
+        self.drop_templates();
     }
 
     fn assigned(&mut self, set: AssignmentSet, now: Timestamp, actions: &mut Vec<Action>) {
@@ -272,9 +310,9 @@ impl Agent {
         self.touched.insert(local.service());
         self.tasks.remove(&id);
         self.unreported.remove(&id);
-        self.drop_templates();
     }
 
+    /// Only after an event was taken whole: an assignment brings templates before the tasks that use them.
     fn drop_templates(&mut self) {
         let used: BTreeSet<_> = self.tasks.values().map(Local::template_key).collect();
         self.templates.retain(|key, _| used.contains(key));

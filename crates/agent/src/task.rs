@@ -90,6 +90,11 @@ impl Local {
     fn adopt(&mut self, found: Found, now: Timestamp) {
         self.container = Some(found.container);
         if self.phase == Phase::Ended {
+            // Given up while the node was away: what still runs is stopped, and nobody waits to hear of it.
+            if let FoundState::Running { started, .. } = found.state {
+                self.started = started;
+                self.phase = Phase::Running;
+            }
             return;
         }
         match found.state {
@@ -108,6 +113,15 @@ impl Local {
                 self.exited(&exit, now);
             }
         }
+    }
+
+    /// The task as this node knows it.
+    pub(crate) fn held(&self) -> Arc<Task> {
+        if self.task.desired_state == self.desired && self.task.status == self.status {
+            return self.task.clone();
+        }
+        let (desired_state, status) = (self.desired, self.status.clone());
+        Arc::new(Task { desired_state, status, ..Task::clone(&self.task) })
     }
 
     pub(crate) fn service(&self) -> ServiceId {

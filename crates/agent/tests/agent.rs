@@ -383,3 +383,59 @@ fn a_container_that_ends_before_its_task_is_assigned_again_is_reported_as_ended(
     let reported = reports(&actions);
     assert_eq!(reported.last().map(|(state, _)| *state), Some(TaskState::Failed), "{reported:?}");
 }
+
+#[test]
+fn a_template_that_arrives_as_the_last_task_of_its_service_goes_serves_the_new_task() {
+    let mut agent = connected();
+    let actions = agent.handle(full(vec![task(1, TaskState::Shutdown)]), NOW);
+    acknowledge(&mut agent, &actions);
+    let actions = agent.handle(full(vec![task(2, TaskState::Running)]), NOW);
+    let prepared = actions.iter().any(|action| match action {
+        Action::Prepare { task, .. } => task.id == id(2),
+        _ => false,
+    });
+    assert!(prepared, "{actions:?}");
+}
+
+#[test]
+fn without_a_manager_a_recalled_task_is_watched_over_and_its_end_is_told_later() {
+    let held = running().holding();
+    let mut agent = Agent::default();
+    let state = FoundState::Running { started: Started::default(), since: NOW };
+    let container = Found { container: "c1".into(), state };
+    agent.handle(Event::Found { task: id(1), container }, NOW);
+    assert_eq!(agent.handle(Event::Recalled(held), NOW), vec![]);
+    let exit = Exit { code: 7, message: String::new() };
+    assert_eq!(agent.handle(Event::Exited { task: id(1), exit }, NOW), vec![]);
+    let actions = agent.handle(Event::Connected, NOW);
+    assert_eq!(reports(&actions), [(TaskState::Failed, "task: non-zero exit (7)".into())]);
+}
+
+#[test]
+fn a_recalled_task_that_never_ran_waits_for_a_managers_word() {
+    let mut agent = connected();
+    agent.handle(full(vec![task(1, TaskState::Running)]), NOW);
+    agent.handle(Event::Prepared { task: id(1), result: Ok("c1".into()) }, NOW);
+    for found in [None, Some(Found { container: "c1".into(), state: FoundState::Created })] {
+        let mut next = Agent::default();
+        if let Some(container) = found {
+            next.handle(Event::Found { task: id(1), container }, NOW);
+        }
+        assert_eq!(next.handle(Event::Recalled(agent.holding()), NOW), vec![]);
+        assert_eq!(next.task_count(), 0);
+    }
+}
+
+#[test]
+fn a_container_whose_task_was_given_up_meanwhile_is_stopped() {
+    let mut agent = connected();
+    let state = FoundState::Running { started: Started::default(), since: NOW };
+    let container = Found { container: "c1".into(), state };
+    agent.handle(Event::Found { task: id(1), container }, NOW);
+    let mut orphan = Task::clone(&task(1, TaskState::Shutdown));
+    orphan.status.state = TaskState::Orphaned;
+    let actions = agent.handle(full(vec![Arc::new(orphan)]), NOW);
+    assert!(matches!(&actions[..], [Action::Stop { .. }]), "{actions:?}");
+    let actions = agent.handle(Event::Stopped { task: id(1), exit: Exit::default() }, NOW);
+    assert_eq!(actions, vec![]);
+}

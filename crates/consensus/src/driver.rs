@@ -37,7 +37,7 @@ pub(crate) enum Command {
     ChangeMembership { change: MembershipChange, reply: Reply },
     TransferLeadership,
     Step(Message),
-    StepSnapshot(Message, StateTransfer),
+    StepSnapshot(Box<(Message, StateTransfer)>),
     Unreachable(u64),
     SnapshotSent { to: u64, is_delivered: bool },
     SnapshotInterval { entries: u64, kept_old: usize },
@@ -129,7 +129,7 @@ impl Driver {
                 }
                 Command::TransferLeadership => drop(self.member.transfer_leadership()),
                 Command::Step(message) => self.member.step(message),
-                Command::StepSnapshot(message, state) => self.member.step_snapshot(message, state),
+                Command::StepSnapshot(arrived) => self.member.step_snapshot(arrived.0, arrived.1),
                 Command::Unreachable(id) => self.member.report_unreachable(id),
                 Command::SnapshotSent { to, is_delivered } => {
                     self.member.report_snapshot(to, is_delivered);

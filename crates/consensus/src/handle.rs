@@ -93,9 +93,9 @@ fn member_config(config: &Config) -> Result<MemberConfig, Error> {
 }
 
 impl Consensus {
-    /// Makes the state of a new cluster with this one member.
-    pub fn bootstrap(config: &Config) -> Result<(), Error> {
-        Member::bootstrap(&member_config(config)?)
+    /// Makes the state of a new cluster with this one member, beginning with `state`.
+    pub fn bootstrap(config: &Config, state: Snapshot) -> Result<(), Error> {
+        Member::bootstrap(&member_config(config)?, state)
     }
 
     /// Makes the empty state of a member that a leader is going to fill.
@@ -246,7 +246,7 @@ impl Consensus {
 
     /// Takes the leader's whole state.
     pub fn step_snapshot(&self, message: Message, state: StateTransfer) {
-        let _ = self.commands.try_send(Command::StepSnapshot(message, state));
+        let _ = self.commands.try_send(Command::StepSnapshot(Box::new((message, state))));
     }
 
     /// A message to `raft_id` could not be delivered.

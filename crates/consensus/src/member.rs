@@ -142,9 +142,9 @@ impl Member {
     ///
     /// # Errors
     /// When the disk refuses it.
-    pub fn bootstrap(config: &MemberConfig) -> Result<(), Error> {
+    pub fn bootstrap(config: &MemberConfig, state: Snapshot) -> Result<(), Error> {
         // Index 1, not 0: members that join have nothing, so they are sent this state and learn who is in it.
-        Self::write_first(config, 1, vec![config.raft_id])
+        Self::write_first(config, 1, vec![config.raft_id], state)
     }
 
     /// Writes the empty state of a member that a leader is going to fill.
@@ -152,11 +152,15 @@ impl Member {
     /// # Errors
     /// When the disk refuses it.
     pub fn prepare_join(config: &MemberConfig) -> Result<(), Error> {
-        Self::write_first(config, 0, Vec::new())
+        Self::write_first(config, 0, Vec::new(), Snapshot::default())
     }
 
-    fn write_first(config: &MemberConfig, index: u64, voters: Vec<u64>) -> Result<(), Error> {
-        let state = Snapshot::default();
+    fn write_first(
+        config: &MemberConfig,
+        index: u64,
+        voters: Vec<u64>,
+        state: Snapshot,
+    ) -> Result<(), Error> {
         let first = StoredSnapshot { index, term: index, voters, learners: Vec::new(), state };
         snapshot_file::save(&*config.disk, &config.key, &first, 0)
     }
@@ -314,7 +318,7 @@ impl Member {
     /// Offers a change set for agreement.
     ///
     /// # Errors
-    /// [`Error::NotLeader`], [`Error::NoLeader`].
+    /// [`Error::NotLeader`], [`Error::NoLeader`], [`Error::DiskFull`].
     pub fn propose(&mut self, ticket: Ticket, data: Vec<u8>) -> Result<(), Error> {
         self.must_lead()?;
         match self.node.propose(Vec::new(), data) {
@@ -377,7 +381,7 @@ impl Member {
     /// Asks the reachable voter that is furthest to lead in this one's place; false when there is none, or this one
     /// does not lead.
     pub fn transfer_leadership(&mut self) -> bool {
-        if self.node.raft.state != StateRole::Leader {
+        if self.node.raft.state != StateRole::Leader || self.is_stuck() {
             return false;
         }
         let conf = self.node.raft.prs().conf().to_conf_state();
@@ -391,7 +395,16 @@ impl Member {
         true
     }
 
+    /// Whether something waits for room on the disk. Raft wants its changes saved in order, so until then this member
+    /// hears nothing, says nothing and does not age; to the others it is away.
+    fn is_stuck(&self) -> bool {
+        self.unsaved.is_some()
+    }
+
     fn must_lead(&self) -> Result<(), Error> {
+        if self.is_stuck() {
+            return Err(Error::DiskFull);
+        }
         match (self.leadership.is_leader, self.node.raft.leader_id) {
             (true, _) => Ok(()),
             (false, leader) if leader == 0 || leader == self.raft_id() => Err(Error::NoLeader),
@@ -419,7 +432,7 @@ impl Member {
     pub fn step_snapshot(&mut self, message: Message, state: StateTransfer) {
         let metadata = message.0.get_snapshot().get_metadata();
         let fits = (metadata.index, metadata.term) == (state.0.index, state.0.term);
-        if !message.is_snapshot() || !fits || self.node.snap().is_some() {
+        if !message.is_snapshot() || !fits || self.node.snap().is_some() || self.is_stuck() {
             return;
         }
         self.incoming = Some(state.0);
@@ -431,6 +444,9 @@ impl Member {
     }
 
     fn step_any(&mut self, message: Message) {
+        if self.is_stuck() {
+            return;
+        }
         if self.node.raft.prs().get(message.from()).is_some() {
             self.heard.insert(message.from(), self.ticks);
         }
@@ -442,17 +458,26 @@ impl Member {
 
     /// A message to this member could not be delivered.
     pub fn report_unreachable(&mut self, id: u64) {
+        if self.is_stuck() {
+            return;
+        }
         self.node.report_unreachable(id);
     }
 
     /// A state was delivered to this member, or not.
     pub fn report_snapshot(&mut self, id: u64, is_delivered: bool) {
+        if self.is_stuck() {
+            return;
+        }
         let status = if is_delivered { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(id, status);
     }
 
     /// Lets one unit of time pass.
     pub fn tick(&mut self) {
+        if self.is_stuck() {
+            return;
+        }
         self.ticks += 1;
         self.node.tick();
         self.vary_timeout();
@@ -484,13 +509,10 @@ impl Member {
     /// the member must not be used any more: nothing it would say could be trusted.
     pub fn advance(&mut self, send: &mut dyn FnMut(Outgoing)) -> Result<Output, Error> {
         let mut output = Output::default();
-        if let Some(context) = self.reads.next_context() {
-            self.node.read_index(context);
+        if !self.is_stuck() {
+            self.ask_reads();
+            self.reads.give_up(&mut output.answers);
         }
-        for context in self.reads.repeated() {
-            self.node.read_index(context);
-        }
-        self.reads.give_up(&mut output.answers);
         let ready = match self.unsaved.take() {
             Some(ready) => ready,
             None if !self.node.has_ready() => return Ok(output),
@@ -507,6 +529,15 @@ impl Member {
         }
         self.finish(ready, send, &mut output);
         Ok(output)
+    }
+
+    fn ask_reads(&mut self) {
+        if let Some(context) = self.reads.next_context() {
+            self.node.read_index(context);
+        }
+        for context in self.reads.repeated() {
+            self.node.read_index(context);
+        }
     }
 
     fn save(&mut self, ready: &Ready) -> Result<(), Error> {

@@ -187,6 +187,18 @@ impl Dispatcher {
         expired
     }
 
+    /// These expired, and it could not be written down: they are to expire again at `at`, unless they have come back.
+    pub fn expire_again(&mut self, nodes: &[NodeId], at: Timestamp) {
+        for node in nodes.iter().filter(|node| !self.sessions.contains_key(node)) {
+            self.expected.insert(*node, at);
+        }
+    }
+
+    /// Whether the node has a session.
+    pub fn has_session(&self, node: NodeId) -> bool {
+        self.sessions.contains_key(&node)
+    }
+
     /// When the next node would count as down.
     pub fn next_expiry(&self) -> Option<Timestamp> {
         let sessions = self.sessions.values().map(|session| session.expires_at);

@@ -24,7 +24,7 @@ impl Shared {
         Some(Self {
             managers: Arc::new(managers),
             trust_root: cluster.root_ca.trust_bundle().into(),
-            issuer_digest: cluster.root_ca.issuer_digest().into(),
+            issuer_digest: cluster.root_ca.signer().digest.into(),
             heartbeat_interval: crate::heartbeat_interval(cluster.spec.heartbeat_period),
         })
     }

@@ -139,6 +139,11 @@ object! {
         pub availability: String,
     }
 
+    /// Body of `POST /swarm/unlock`.
+    pub struct UnlockRequest {
+        pub unlock_key: String,
+    }
+
     /// The `Swarm` part of `GET /info`.
     pub struct SwarmInfo {
         #[serde(rename = "NodeID")]

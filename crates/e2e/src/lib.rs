@@ -7,6 +7,7 @@
     reason = "the suite is told by its environment which daemon and which command to test"
 )]
 
+mod cluster;
 mod daemon;
 mod follow;
 mod host;
@@ -18,6 +19,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+pub use cluster::{Cluster, Row, nodes};
 pub use follow::Follow;
 pub use host::{Host, Printed};
 pub use registry::Registry;

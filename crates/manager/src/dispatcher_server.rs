@@ -248,16 +248,25 @@ impl DispatcherServer {
                 continue;
             }
             let expired = self.lock().dispatcher.expire(now());
-            for node in expired {
-                self.lock().streams.remove(&node);
-                let write = |draft: &mut store::Draft| {
-                    write_down(draft, node, "heartbeat failure");
-                    Ok(())
-                };
-                if let Err(error) = self.writer.write(write).await {
-                    warn!(node.id = %node, %error, "node could not be marked down");
-                }
+            if !expired.is_empty() {
+                self.write_down(&expired).await;
             }
+        }
+    }
+
+    async fn write_down(&self, expired: &[NodeId]) {
+        self.lock().streams.retain(|node, _| !expired.contains(node));
+        let write = |draft: &mut store::Draft| {
+            // One that came back meanwhile has written that it is here, or is about to.
+            let gone = expired.iter().filter(|node| !self.lock().dispatcher.has_session(**node));
+            for node in gone {
+                write_down(draft, *node, "heartbeat failure");
+            }
+            Ok(())
+        };
+        if let Err(error) = self.writer.write(write).await {
+            warn!(nodes = expired.len(), %error, "silent nodes could not be marked down yet");
+            self.lock().dispatcher.expire_again(expired, now() + LOOK_INTERVAL);
         }
     }
 

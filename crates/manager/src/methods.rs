@@ -134,7 +134,7 @@ fn add_authority(router: &mut Router, manager: &Arc<Manager>) {
     let own = manager.clone();
     router.unary(CA_ROOT, Access::Anyone, move |_, (): ()| {
         let own = own.clone();
-        async move { Ok::<_, Error>(own.cluster()?.root_ca.trust_bundle().to_owned()) }
+        async move { Ok::<_, Error>(own.cluster()?.root_ca.certificate.clone()) }
     });
     let own = manager.clone();
     router.unary(CA_ISSUE, Access::Anyone, move |_, request: IssueRequest| {

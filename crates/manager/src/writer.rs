@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use consensus::{Consensus, Leadership};
 use planner::Planner;
-use store::{Draft, Snapshot, apply};
+use store::{ChangeSet, Draft, Snapshot, apply};
 use tokio::sync::{Semaphore, watch};
 use types::Timestamp;
 use types::limits::PROPOSALS_MAX;
@@ -65,7 +65,7 @@ impl Writer {
         change: impl FnOnce(&mut Draft) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let _permit = self.permits.acquire().await.map_err(|_| Error::stopped())?;
-        let Some((value, proposal)) = self.offer(change)? else { return Err(Error::stopped()) };
+        let (value, proposal) = self.offer(change)?;
         let Some(proposal) = proposal else { return Ok(value) };
         match proposal.await {
             Ok(()) => Ok(value),
@@ -80,7 +80,7 @@ impl Writer {
     fn offer<T>(
         &self,
         change: impl FnOnce(&mut Draft) -> Result<T, Error>,
-    ) -> Result<Option<(T, Option<consensus::Proposal>)>, Error> {
+    ) -> Result<(T, Option<consensus::Proposal>), Error> {
         let mut head = self.lock();
         let head = self.current(&mut head)?;
         let mut draft = Draft::new(head.snapshot.clone(), now());
@@ -88,12 +88,16 @@ impl Writer {
         let wake_at = head.planner.plan(&mut draft, &mut rand::random::<u128>);
         let set = draft.finish();
         self.wake_at.send_if_modified(|known| std::mem::replace(known, wake_at) != wake_at);
-        if set.is_empty() {
-            return Ok(Some((value, None)));
-        }
+        let is_agreed = head.snapshot.sequence() == self.consensus.snapshot().sequence();
+        let set = match set.is_empty() {
+            true if is_agreed => return Ok((value, None)),
+            // What it asks for was proposed by others, and may yet be refused.
+            true => ChangeSet::nothing_after(&head.snapshot, now()),
+            false => set,
+        };
         let (snapshot, _) = apply(&head.snapshot, &set).expect("the draft was made from the head");
         head.snapshot = snapshot;
-        Ok(Some((value, Some(self.consensus.propose(&set)))))
+        Ok((value, Some(self.consensus.propose(&set))))
     }
 
     /// The head of the present term; a new one begins at the agreed state.

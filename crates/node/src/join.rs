@@ -17,6 +17,9 @@ const ISSUE_TIMEOUT: Duration = Duration::from_secs(30);
 const ROOT_ATTEMPTS: usize = 3;
 const ROOT_RETRY: Duration = Duration::from_millis(500);
 
+const NO_TOKEN: &str =
+    "rpc error: code = InvalidArgument desc = A valid join token is necessary to join this cluster";
+
 /// What a swarm admits a node with.
 pub(crate) struct Admission {
     pub(crate) issued: Issued,
@@ -32,17 +35,16 @@ pub(crate) async fn admit(
     token: &str,
     availability: Availability,
 ) -> Result<Admission, ApiError> {
+    // Docker's words: to join without a token is no mistake of its form.
+    if token.is_empty() {
+        return Err(ApiError::bad_request(NO_TOKEN));
+    }
     let parsed: JoinToken =
         token.parse().map_err(|error: ca::Error| ApiError::bad_request(error.to_string()))?;
     let root = fetch_root(remote).await?;
-    let found = ca::digest_of(&root)
-        .map_err(|_| failed(format!("{remote} did not answer with a root certificate")))?;
-    if found != parsed.digest {
-        return Err(failed(format!(
-            "remote CA does not match fingerprint. Expected: {}",
-            parsed.digest
-        )));
-    }
+    let root = ca::pinned(&root, &parsed.digest).map_err(|_| {
+        failed(format!("remote CA does not match fingerprint. Expected: {}", parsed.digest))
+    })?;
     let (key, request) = ca::new_request().map_err(|error| failed(error.to_string()))?;
     let channel =
         Channel::anonymous(remote, Some(&root)).map_err(|error| failed(error.to_string()))?;

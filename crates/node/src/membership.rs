@@ -1,14 +1,16 @@
 //! A node's place in a swarm: init, join, leave, and what the daemon runs meanwhile.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use apiserver::{Answer, ApiError, Swarm};
+use consensus::DataKey;
 use docker_types::convert;
 use docker_types::swarm::{InitRequest, JoinRequest, Peer, SwarmInfo};
 use http::StatusCode;
-use manager::{Bootstrap, Manager};
+use manager::{Bootstrap, Bootstrapped, Manager};
 use rpc::SharedIdentity;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -17,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use types::NodeId;
 use types::assignment::ManagerPeer;
-use types::node::{Availability, Reachability, Role};
+use types::cluster::UnlockKey;
+use types::node::{Availability, NodeState, Reachability, Role};
 use types::resources::Generic;
 
 use crate::address::{self, Addresses};
@@ -26,12 +29,12 @@ use crate::config::Config;
 use crate::daemon::SharedEngine;
 use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
-use crate::{describe, join, steward, swarm_events};
+use crate::{describe, join, lock, steward, swarm_events};
 
-const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
-const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
-const ALREADY_IN_SWARM: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.";
-const NOT_IN_SWARM: &str = "This node is not part of a swarm";
+pub(crate) const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
+pub(crate) const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
+pub(crate) const ALREADY_IN_SWARM: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.";
+pub(crate) const NOT_IN_SWARM: &str = "This node is not part of a swarm";
 const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the \"docker info\" command to see the current swarm status of your node.";
 
 /// How long `swarm join` waits for the node to have its place.
@@ -50,8 +53,8 @@ struct Active {
     identity: SharedIdentity,
     upstream: Arc<Upstream>,
     manager: Option<Arc<Manager>>,
-    /// Tells `docker events` of the manager's changes.
-    events: Option<JoinHandle<()>>,
+    /// What follows the manager's changes: `docker events`, the lock.
+    followers: Vec<JoinHandle<()>>,
     info: watch::Sender<NodeInfo>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -59,13 +62,15 @@ struct Active {
 
 #[derive(Debug)]
 pub(crate) struct Membership {
-    engine: SharedEngine,
+    pub(crate) engine: SharedEngine,
     pub(crate) files: Files,
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
     active: Mutex<Option<Active>>,
+    /// The place that the node cannot take before it is unlocked.
+    pub(crate) locked: Mutex<Option<State>>,
     /// One init, join or leave at a time.
-    changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: tokio::sync::Mutex<()>,
     /// One at a time starts or stops the manager.
     pub(crate) seating: tokio::sync::Mutex<()>,
 }
@@ -82,10 +87,15 @@ impl Membership {
             labels: config.engine.labels.clone(),
             generic: config.generic_resources.clone(),
             active: Mutex::new(None),
+            locked: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
             seating: tokio::sync::Mutex::new(()),
         });
         match membership.files.load()? {
+            Some(state) if membership.files.is_locked()? => {
+                warn!("{}", lock::LOCKED);
+                membership.set_locked(Some(state));
+            }
             Some(state) => membership.activate(state, None).await?,
             // A swarm that was left while no daemon ran leaves no tasks behind.
             None => agent_driver::clear(&membership.engine).await,
@@ -102,7 +112,7 @@ impl Membership {
     }
 
     /// Takes the node's place in the swarm that `state` speaks of. A listener may be bound already.
-    async fn activate(
+    pub(crate) async fn activate(
         self: &Arc<Self>,
         state: State,
         listener: Option<TcpListener>,
@@ -119,14 +129,20 @@ impl Membership {
         let (info, described) = watch::channel(info);
         let (news, heard) = watch::channel(None);
         let stop = CancellationToken::new();
-        let driver = AgentDriver::new(self.engine.clone(), upstream.clone(), described, news);
+        let driver = AgentDriver::new(
+            self.engine.clone(),
+            upstream.clone(),
+            described,
+            news,
+            self.files.clone(),
+        );
         let raft_id = state.raft_id;
         *self.lock() = Some(Active {
             state,
             identity: shared,
             upstream,
             manager: None,
-            events: None,
+            followers: Vec::new(),
             info,
             stop: stop.clone(),
             tasks: Vec::new(),
@@ -172,21 +188,33 @@ impl Membership {
         let manager = Manager::open(&config, identity, &others).await?;
         manager.serve(listener);
         let events = swarm_events::follow(manager.changes(), self.engine.events.clone());
+        let locking = lock::follow(self.files.clone(), manager.clone());
         let mut active = self.lock();
         let active = active.as_mut().ok_or_else(|| anyhow::anyhow!(NOT_IN_SWARM))?;
         active.upstream.set_manager(Some(manager.clone()));
         active.manager = Some(manager.clone());
-        active.events = Some(tokio::spawn(events));
+        active.followers = vec![tokio::spawn(events), tokio::spawn(locking)];
         Ok(manager)
     }
 
     /// Stops managing and forgets the seat; the node goes on as a worker.
     pub(crate) async fn stop_manager(&self) -> anyhow::Result<()> {
-        let manager = {
+        let followers = {
             let mut active = self.lock();
             let Some(active) = active.as_mut() else { return Ok(()) };
             active.upstream.set_manager(None);
-            active.events.take().inspect(JoinHandle::abort);
+            std::mem::take(&mut active.followers)
+        };
+        for follower in followers {
+            follower.abort();
+            // What locks has ended before the lock is taken off.
+            let _ = follower.await;
+        }
+        // A worker is never locked. Only then it forgets its seat: after a crash it comes back as one or the other.
+        self.files.set_lock(None)?;
+        let manager = {
+            let mut active = self.lock();
+            let Some(active) = active.as_mut() else { return Ok(()) };
             active.state.raft_id = None;
             self.files.save(&active.state)?;
             active.manager.take()
@@ -239,48 +267,52 @@ impl Membership {
         self.active.lock().expect("membership is left whole")
     }
 
-    fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.lock().is_some()
     }
 
     async fn init_now(self: &Arc<Self>, request: InitRequest) -> Result<NodeId, ApiError> {
         let _changing = self.changing.lock().await;
-        if self.is_active() && !request.force_new_cluster {
+        if (self.is_active() || self.is_locked()) && !request.force_new_cluster {
             return Err(unavailable(ALREADY_IN_SWARM));
+        }
+        if self.is_locked() {
+            return Err(unavailable(lock::LOCKED));
         }
         if request.force_new_cluster {
             return self.force_new_cluster().await;
         }
-        let (mut state, bootstrap, key) = self.plan_init(request)?;
+        let (state, bootstrap, key) = self.plan_init(request)?;
         let raft_id = bootstrap.raft_id;
+        let unlock_key = bootstrap.unlock_key.clone();
+        let make = |config| async move { Manager::bootstrap(&config, bootstrap).await };
+        self.begin(state, raft_id, key, unlock_key, make).await
+    }
+
+    /// Enters a swarm whose state `make` writes, as its only manager.
+    pub(crate) async fn begin<Made>(
+        self: &Arc<Self>,
+        mut state: State,
+        raft_id: u64,
+        key: String,
+        unlock_key: Option<UnlockKey>,
+        make: impl FnOnce(consensus::Config) -> Made,
+    ) -> Result<NodeId, ApiError>
+    where
+        Made: Future<Output = Result<Bootstrapped, manager::Error>>,
+    {
         let listener = bind(&state.listen).await.map_err(ApiError::internal)?;
         self.files.remove().map_err(ApiError::internal)?;
+        // From the beginning, so that nothing ever lies open.
+        self.files.set_lock(unlock_key.as_ref()).map_err(ApiError::internal)?;
         let config = self.files.consensus(raft_id).map_err(ApiError::internal)?;
-        let made = Manager::bootstrap(&config, bootstrap).await?;
-        let (certificate, roots) = (made.certificate, made.roots);
+        let Bootstrapped { certificate, roots } = make(config).await?;
         let identity = rpc::Identity { certificate, key, roots };
         self.files.save_identity(&identity).map_err(ApiError::internal)?;
         state.raft_id = Some(raft_id);
         self.files.save(&state).map_err(ApiError::internal)?;
         let node = state.node;
         self.activate(state, Some(listener)).await.map_err(ApiError::internal)?;
-        Ok(node)
-    }
-
-    /// Goes on as the only manager, with everything this one knows.
-    async fn force_new_cluster(self: &Arc<Self>) -> Result<NodeId, ApiError> {
-        let state = self.state().ok_or_else(|| unavailable(NOT_IN_SWARM))?;
-        let raft_id = state.raft_id.ok_or_else(|| unavailable(WORKER))?;
-        self.close().await;
-        let config = self.files.consensus(raft_id).map_err(ApiError::internal)?;
-        let force = move || consensus::Consensus::force_alone(&config);
-        let forced = tokio::task::spawn_blocking(force).await;
-        let forced = forced.map_err(ApiError::internal)?;
-        forced.map_err(ApiError::internal)?;
-        let node = state.node;
-        self.activate(state, None).await.map_err(ApiError::internal)?;
-        let manager = self.running_manager().ok_or_else(|| unavailable(NOT_A_MANAGER))?;
-        manager.dismiss_others(node).await?;
         Ok(node)
     }
 
@@ -298,11 +330,6 @@ impl Membership {
         }
         let mut spec = convert::swarm::spec_from_api(request.spec)?;
         spec.autolock_managers |= request.auto_lock_managers;
-        if spec.autolock_managers {
-            return Err(ApiError::not_implemented(
-                "autolock is not supported yet: initialize without --autolock",
-            ));
-        }
         let (default_address_pools, subnet_size) =
             address_pools(request.default_addr_pool, request.subnet_size)?;
         let (key, certificate_request) = ca::new_request().map_err(ApiError::internal)?;
@@ -321,6 +348,7 @@ impl Membership {
             address: advertised,
             request: certificate_request,
             availability: availability(&request.availability)?,
+            unlock_key: spec.autolock_managers.then(ca::new_unlock_key),
             spec,
             data_path_port: u16::try_from(data_path_port).expect("checked to be within range"),
             default_address_pools,
@@ -331,7 +359,7 @@ impl Membership {
 
     async fn join_now(self: &Arc<Self>, request: JoinRequest) -> Result<(), ApiError> {
         let _changing = self.changing.lock().await;
-        if self.is_active() {
+        if self.is_active() || self.is_locked() {
             return Err(unavailable(ALREADY_IN_SWARM));
         }
         let bridge = self.engine.network.bridge();
@@ -388,6 +416,9 @@ impl Membership {
 
     async fn leave_now(&self, force: bool) -> Result<(), ApiError> {
         let _changing = self.changing.lock().await;
+        if self.is_locked() {
+            return self.leave_locked(force).await;
+        }
         let Some(state) = self.state() else { return Err(unavailable(NOT_IN_SWARM)) };
         let manager = self.running_manager();
         if let Some(manager) = manager.as_ref().filter(|_| !force) {
@@ -402,6 +433,11 @@ impl Membership {
         if let Some(active) = active {
             active.end().await;
         }
+        self.forget().await
+    }
+
+    /// Removes what is left of a swarm on this host.
+    pub(crate) async fn forget(&self) -> Result<(), ApiError> {
         self.files.remove().map_err(ApiError::internal)?;
         agent_driver::clear(&self.engine).await;
         Ok(())
@@ -432,7 +468,10 @@ impl Membership {
 impl Active {
     async fn end(self) {
         self.stop.cancel();
-        self.events.inspect(JoinHandle::abort);
+        for follower in self.followers {
+            follower.abort();
+            let _ = follower.await;
+        }
         if let Some(manager) = self.manager {
             manager.close().await;
         }
@@ -450,6 +489,7 @@ impl Swarm for Membership {
         match active.as_ref() {
             Some(Active { manager: Some(manager), .. }) => Ok(manager.clone()),
             Some(_) => Err(unavailable(WORKER)),
+            None if self.is_locked() => Err(unavailable(lock::LOCKED)),
             None => Err(unavailable(NOT_A_MANAGER)),
         }
     }
@@ -462,6 +502,7 @@ impl Swarm for Membership {
         match self.lock().as_ref() {
             Some(Active { manager: Some(_), .. }) => "active/manager",
             Some(_) => "active/worker",
+            None if self.is_locked() => "locked",
             None => "inactive",
         }
     }
@@ -469,7 +510,7 @@ impl Swarm for Membership {
     fn info(&self) -> SwarmInfo {
         let active = self.lock();
         let Some(active) = active.as_ref() else {
-            return SwarmInfo { local_node_state: "inactive".into(), ..SwarmInfo::default() };
+            return self.info_outside();
         };
         let info = SwarmInfo {
             node_id: active.state.node.to_string(),
@@ -491,8 +532,21 @@ impl Swarm for Membership {
         Box::pin(async move { self.join_now(request).await })
     }
 
+    fn restore(
+        self: Arc<Self>,
+        place: InitRequest,
+        key: [u8; 32],
+        file: Box<dyn Read + Send>,
+    ) -> Answer<'static, NodeId> {
+        Box::pin(async move { self.restore_now(place, DataKey::new(key), file).await })
+    }
+
     fn leave(self: Arc<Self>, force: bool) -> Answer<'static, ()> {
         Box::pin(async move { self.leave_now(force).await })
+    }
+
+    fn unlock(self: Arc<Self>, key: String) -> Answer<'static, ()> {
+        Box::pin(async move { self.unlock_now(&key).await })
     }
 }
 
@@ -510,8 +564,10 @@ fn manager_info(info: SwarmInfo, manager: &Manager) -> SwarmInfo {
         Some(trouble) => format!("rpc error: code = Unknown desc = {trouble}"),
         None => String::new(),
     };
+    let waiting = manager.rotation_waits_for();
     SwarmInfo {
         control_available: true,
+        warnings: rotation_warning(&waiting).into_iter().collect(),
         error,
         nodes: count(snapshot.nodes().count()),
         managers: count(managers.len()),
@@ -519,6 +575,18 @@ fn manager_info(info: SwarmInfo, manager: &Manager) -> SwarmInfo {
         cluster: shown,
         ..info
     }
+}
+
+/// What keeps a rotation of the root from its end.
+fn rotation_warning(waiting: &[Arc<types::Node>]) -> Option<String> {
+    let down = waiting.iter().filter(|node| node.status.state != NodeState::Ready);
+    let down: Vec<_> = down.map(|node| format!("{} ({})", node.name(), node.id)).collect();
+    (!down.is_empty()).then(|| {
+        format!(
+            "WARNING: the rotation of the swarm's root certificate waits for nodes that are not there: {}. Bring them back, or remove them with \"docker node rm\".",
+            down.join(", ")
+        )
+    })
 }
 
 fn peers(managers: Vec<ManagerPeer>) -> Vec<Peer> {
@@ -582,10 +650,10 @@ fn address_pools(pools: Vec<String>, size: u32) -> Result<(Vec<String>, u8), Api
     }
 }
 
-fn availability(text: &str) -> Result<Availability, ApiError> {
+pub(crate) fn availability(text: &str) -> Result<Availability, ApiError> {
     Ok(convert::node::availability(text)?)
 }
 
-fn unavailable(message: &str) -> ApiError {
+pub(crate) fn unavailable(message: &str) -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
 }

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use types::assignment::{ManagerPeer, News};
 use types::node::Role;
 
+use crate::lock;
 use crate::membership::Membership;
 
 /// After a step that did not succeed.
@@ -78,7 +79,7 @@ async fn settle(
     let due = certificate.renew_at(random);
     let role = news.map_or(certificate.subject.role, |news| news.role);
     let is_other_role = role != certificate.subject.role;
-    if is_other_role || now >= due {
+    if is_other_role || now >= due || is_of_other_root(&identity, news) {
         renew(membership).await?;
         return Ok(Duration::ZERO);
     }
@@ -92,6 +93,12 @@ async fn settle(
     }
     let left = u64::try_from(due - now).unwrap_or(0);
     Ok(Duration::from_secs(left).min(LOOK_INTERVAL))
+}
+
+/// Whether the swarm wants certificates of another root.
+fn is_of_other_root(identity: &Identity, news: Option<&News>) -> bool {
+    let issuer = ca::issuer_digest(&identity.roots, &identity.certificate);
+    news.is_some_and(|news| issuer.ok().as_deref() != Some(&*news.issuer_digest))
 }
 
 /// Gets the next certificate, in the role the swarm has given this node.
@@ -136,6 +143,7 @@ pub(crate) async fn take_seat(
                 while !manager.peers().voters.contains(&raft_id) {
                     tokio::time::sleep(SEAT_LOOK).await;
                 }
+                lock::settle(&membership.files, &manager).await?;
                 info!("this node is a manager");
                 return Ok(());
             }

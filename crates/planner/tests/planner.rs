@@ -5,6 +5,8 @@ mod world;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
+use types::limits::ORPHANED_AFTER;
+use types::node::Availability;
 use types::service::{
     FailureAction, Mode, Placement, RestartCondition, RestartPolicy, UpdateConfig, UpdateOrder,
     UpdateState,
@@ -317,6 +319,66 @@ fn a_failing_update_pauses_and_the_old_tasks_go_on() {
 }
 
 #[test]
+fn an_update_that_pauses_brings_begun_slots_to_an_end() {
+    let mut world = World::with_nodes(1);
+    world.service(1, |spec| {
+        spec.mode = Mode::Replicated { replicas: 2 };
+        let order = UpdateOrder::StartFirst;
+        spec.update = Some(UpdateConfig { order, parallelism: 0, ..Default::default() });
+        spec.task.container.image = "v1".into();
+    });
+    world.settle();
+    image(&mut world, "v2");
+    world.plan();
+    let began = world.tasks(1).into_iter().rfind(|task| task.status.state < TaskState::Running);
+    world.report(&began.expect("the update began"), TaskState::Rejected);
+    world.settle();
+    assert_eq!(update_state(&world), Some(UpdateState::Paused));
+    assert_eq!(world.running(1).len(), 2, "{}", world.show());
+}
+
+#[test]
+fn an_update_that_overtakes_another_leaves_one_task_in_a_slot_it_does_not_reach() {
+    let mut world = World::with_nodes(1);
+    world.service(1, |spec| {
+        spec.mode = Mode::Replicated { replicas: 2 };
+        let order = UpdateOrder::StartFirst;
+        spec.update = Some(UpdateConfig { order, parallelism: 0, ..Default::default() });
+        spec.task.container.image = "v1".into();
+    });
+    world.settle();
+    image(&mut world, "v2");
+    world.plan();
+    world.agents_obey();
+    assert_eq!(world.running(1).len(), 4, "{}", world.show());
+    world.service(1, |spec| {
+        spec.update = Some(UpdateConfig::default());
+        spec.task.container.image = "v3".into();
+    });
+    world.plan();
+    let began = world.tasks(1).into_iter().rfind(|task| task.status.state < TaskState::Running);
+    world.report(&began.expect("the update began"), TaskState::Rejected);
+    world.settle();
+    assert_eq!(update_state(&world), Some(UpdateState::Paused));
+    assert_eq!(world.running(1).len(), 2, "{}", world.show());
+}
+
+#[test]
+fn a_global_task_that_failed_on_a_drained_node_comes_back_with_the_node() {
+    let mut world = World::with_nodes(1);
+    world.service(1, |spec| spec.mode = Mode::Global);
+    world.settle();
+    world.node(1, |node| node.spec.availability = Availability::Drain);
+    world.plan();
+    let stopped = world.tasks(1).into_iter().find(|task| !task.status.state.is_terminal());
+    world.report(&stopped.expect("it still stops"), TaskState::Failed);
+    world.settle();
+    world.node(1, |node| node.spec.availability = Availability::Active);
+    world.settle();
+    assert_eq!(world.running(1).len(), 1, "{}", world.show());
+}
+
+#[test]
 fn a_failing_update_rolls_back_when_told_so() {
     let mut world = failing_update(FailureAction::Rollback);
     assert_eq!(update_state(&world), Some(UpdateState::RollbackStarted));
@@ -348,4 +410,29 @@ fn parallelism_and_delay_pace_an_update() {
     assert_eq!(update_state(&world), Some(UpdateState::Completed));
     // Two delays between three pairs, and 31 s of watching after the last.
     assert_eq!(world.now.since(start), Duration::from_secs(30 + 30 + 31));
+}
+
+#[test]
+fn a_task_is_orphaned_when_its_node_was_down_for_a_day() {
+    let mut world = World::with_nodes(2);
+    world.replicas(1, 2);
+    world.settle();
+    let down = world.now;
+    world.node(2, |node| {
+        node.status.state = types::node::NodeState::Down;
+        node.status.down_since = Some(down);
+    });
+    world.plan();
+    let orphans = |world: &World| {
+        let tasks = world.tasks(1);
+        tasks.iter().filter(|task| task.status.state == TaskState::Orphaned).count()
+    };
+    world.now = down + ORPHANED_AFTER - Duration::from_nanos(1);
+    world.plan();
+    assert_eq!(orphans(&world), 0, "{}", world.show());
+    assert_eq!(world.wake_at, Some(down + ORPHANED_AFTER));
+    world.now = down + ORPHANED_AFTER;
+    world.plan();
+    assert_eq!(orphans(&world), 1, "{}", world.show());
+    assert_eq!(world.wake_at, None);
 }

@@ -60,9 +60,12 @@ impl Leading {
         change(&mut draft);
         self.wake_at = planner.plan(&mut draft, &mut || random.id());
         let set = draft.finish();
-        if set.is_empty() {
-            return Ok(None);
-        }
+        let is_agreed = snapshot.sequence() == member.state().sequence();
+        let set = match set.is_empty() {
+            true if is_agreed => return Ok(None),
+            true => ChangeSet::nothing_after(snapshot, now),
+            false => set,
+        };
         let (next, _) = apply(snapshot, &set).expect("the draft was made from the head");
         let data = rmp_serde::to_vec_named(&set).expect("a change set is plain data");
         *snapshot = next;

@@ -47,7 +47,19 @@ pub fn plan_of(seed: u64) -> Vec<Action> {
     plan::generate(&mut Random::new(seed ^ 0x706c_616e))
 }
 
-/// Runs a part of a seed's plan.
+/// Runs a part of a seed's plan. A panic of the code under test is a violation like any other.
 pub fn run_plan(seed: u64, plan: &[Action]) -> Outcome {
-    World::new(seed, plan).run()
+    let run = || World::new(seed, plan).run();
+    std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let what = text.unwrap_or_else(|| "a panic without words".to_owned());
+        let violation = Violation { invariant: "no_panic", at: 0, what };
+        Outcome { violation: Some(violation), events: 0, acknowledged: 0 }
+    })
+}
+
+/// Runs a part of a seed's plan and has every event told, to see how it comes to what it comes to.
+pub fn tell_plan(seed: u64, plan: &[Action], tell: fn(&str)) -> Outcome {
+    World::new(seed, plan).told(tell).run()
 }

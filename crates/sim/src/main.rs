@@ -24,6 +24,9 @@ struct Arguments {
     /// Runs at a time.
     #[arg(long)]
     jobs: Option<usize>,
+    /// Print every event of the shortest way to the fault.
+    #[arg(long)]
+    trace: bool,
 }
 
 fn main() -> ExitCode {
@@ -66,18 +69,21 @@ fn main() -> ExitCode {
     match failure.into_inner().expect("set once") {
         None => ExitCode::SUCCESS,
         Some((seed, violation)) => {
-            show(seed, &violation);
+            show(seed, &violation, arguments.trace);
             ExitCode::FAILURE
         }
     }
 }
 
-fn show(seed: u64, violation: &Violation) {
+fn show(seed: u64, violation: &Violation, is_traced: bool) {
     println!("seed {seed} breaks {violation}");
     let (plan, violation) = sim::shrink(seed, sim::plan_of(seed), violation);
     println!("shortest way: {violation}");
-    for action in plan {
+    for action in &plan {
         println!("  {:>6} ms  {:?}", action.at, action.what);
+    }
+    if is_traced {
+        sim::tell_plan(seed, &plan, |event| println!("{event}"));
     }
     println!("replay: cargo xtask sim --seed {seed}");
 }

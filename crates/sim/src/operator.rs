@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use store::{Draft, Key};
 use types::cluster::RootCa;
-use types::node::{Availability, NodeSpec, Role};
+use types::node::{Availability, NodeSpec, NodeState, Role};
 use types::service::{Mode, Previous, UpdateConfig, UpdateOrder};
 use types::{
     Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId, Service, ServiceId, ServiceSpec,
@@ -19,26 +19,38 @@ pub(crate) fn write_cluster(draft: &mut Draft, nodes: &[(NodeId, Role)]) {
         id: ClusterId::from_random(1),
         meta: Meta::default(),
         spec: ClusterSpec::default(),
-        root_ca: RootCa {
-            certificate: String::new(),
-            key: String::new(),
-            digest: String::new(),
-            worker_token: String::new(),
-            manager_token: String::new(),
-        },
+        root_ca: RootCa::default(),
+        unlock_key: None,
         data_path_port: 4_789,
         default_address_pools: Vec::new(),
         subnet_size: 24,
     });
     for (id, role) in nodes {
-        draft.put(Node {
-            id: *id,
-            meta: Meta::default(),
-            spec: NodeSpec { role: *role, ..NodeSpec::default() },
-            description: types::node::Description::default(),
-            status: types::node::NodeStatus::default(),
-            manager: None,
-        });
+        join(draft, *id, *role);
+    }
+}
+
+/// Takes in a node, as its join does.
+pub(crate) fn join(draft: &mut Draft, id: NodeId, role: Role) {
+    if draft.node(id).is_some() {
+        return;
+    }
+    draft.put(Node {
+        id,
+        meta: Meta::default(),
+        spec: NodeSpec { role, ..NodeSpec::default() },
+        description: types::node::Description::default(),
+        status: types::node::NodeStatus::default(),
+        manager: None,
+    });
+}
+
+/// Removes those of `nodes` that are not here.
+pub(crate) fn remove_nodes(draft: &mut Draft, nodes: &[NodeId]) {
+    for id in nodes {
+        if draft.node(*id).is_some_and(|node| node.status.state != NodeState::Ready) {
+            draft.delete(Key::Node(*id));
+        }
     }
 }
 

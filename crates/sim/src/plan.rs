@@ -47,6 +47,13 @@ pub enum What {
     Demote {
         host: usize,
     },
+    /// A worker leaves the swarm and joins it again as a new node after the milliseconds.
+    Leave {
+        host: usize,
+        back_after: Millis,
+    },
+    /// Nodes that are down and were left by their hosts are removed.
+    RemoveNodes,
     /// The daemon is killed and started again after the milliseconds; containers run on.
     Kill {
         host: usize,
@@ -55,6 +62,12 @@ pub enum What {
     /// The power fails; containers end.
     PowerLoss {
         host: usize,
+        back_after: Millis,
+    },
+    /// The power fails at the next moment of this kind.
+    PowerLossAt {
+        host: usize,
+        moment: Moment,
         back_after: Millis,
     },
     /// The daemon does nothing for the milliseconds.
@@ -87,6 +100,15 @@ pub enum What {
     HandOver,
 }
 
+/// The worst times to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// In a flush: what was sent before it is out, what it was to keep may not be kept.
+    Flush,
+    /// Right after a vote was given to another.
+    Vote,
+}
+
 /// A run's plan, in order of time.
 pub(crate) fn generate(random: &mut Random) -> Vec<Action> {
     let count = random.between(8, 40);
@@ -113,7 +135,12 @@ fn one(random: &mut Random) -> What {
         35..39 => What::Promote { host },
         39..43 => What::Demote { host },
         43..56 => What::Kill { host, back_after: duration },
-        56..64 => What::PowerLoss { host, back_after: duration },
+        56..60 => What::PowerLoss { host, back_after: duration },
+        60..64 => What::PowerLossAt {
+            host,
+            moment: if random.chance(50) { Moment::Flush } else { Moment::Vote },
+            back_after: random.between(10, 1_500),
+        },
         64..69 => What::Freeze { host, duration },
         69..80 => What::Partition { mask: random.below(1 << HOSTS), duration },
         80..86 => What::Unreliable {
@@ -123,7 +150,9 @@ fn one(random: &mut Random) -> What {
         },
         86..89 => What::FullDisk { host, duration },
         89..92 => What::SlowDisk { host, duration },
-        92..97 => What::Crash { host },
+        92..95 => What::Crash { host },
+        95..97 => What::Leave { host, back_after: duration },
+        97..98 => What::RemoveNodes,
         _ => What::HandOver,
     }
 }

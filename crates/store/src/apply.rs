@@ -7,13 +7,21 @@ use crate::{Change, ChangeSet, Event, Key, Object, Snapshot};
 /// A change set was made from a state that is no longer the current one; nothing of it was applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("update out of sequence")]
-pub struct Rejected {
+pub enum Rejected {
     /// The first object whose version differed.
-    pub key: Key,
-    /// The version the change was made from; `None` for a creation.
-    pub from: Option<u64>,
-    /// The version in the store; `None` where there is no such object.
-    pub found: Option<u64>,
+    Object {
+        key: Key,
+        /// The version the change was made from; `None` for a creation.
+        from: Option<u64>,
+        /// The version in the store; `None` where there is no such object.
+        found: Option<u64>,
+    },
+    /// Something was proposed before it that was not applied.
+    State {
+        /// The sequence it was made from.
+        from: u64,
+        found: u64,
+    },
 }
 
 /// The state after `set`, and what changed.
@@ -21,6 +29,9 @@ pub struct Rejected {
 /// # Errors
 /// [`Rejected`] when any change was made from another version than the stored one.
 pub fn apply(snapshot: &Snapshot, set: &ChangeSet) -> Result<(Snapshot, Vec<Event>), Rejected> {
+    if let Some(from) = set.follows.filter(|from| *from != snapshot.sequence) {
+        return Err(Rejected::State { from, found: snapshot.sequence });
+    }
     let mut next = snapshot.clone();
     next.sequence += 1;
     let mut events = Vec::with_capacity(set.changes.len());
@@ -53,7 +64,7 @@ fn check(key: Key, change: &Change, before: Option<&Object>) -> Result<(), Rejec
         Change::Update { from, .. } | Change::Delete { from, .. } => Some(*from),
     };
     let found = before.map(Object::version);
-    if from == found { Ok(()) } else { Err(Rejected { key, from, found }) }
+    if from == found { Ok(()) } else { Err(Rejected::Object { key, from, found }) }
 }
 
 /// Writes version and times; the creation time is kept from the stored object.

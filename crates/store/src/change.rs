@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use types::Timestamp;
 
-use crate::{Key, Object};
+use crate::{Key, Object, Snapshot};
 
 /// One object's change, with the version it was made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,9 +27,18 @@ impl Change {
 pub struct ChangeSet {
     pub at: Timestamp,
     pub changes: Vec<Change>,
+    /// The sequence of the state it has to be applied to. Objects have their versions; this is for a set that changes
+    /// nothing, because everything it asks for was proposed before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<u64>,
 }
 
 impl ChangeSet {
+    /// Changes nothing, and is applied only where everything proposed before it was.
+    pub fn nothing_after(snapshot: &Snapshot, at: Timestamp) -> Self {
+        Self { at, changes: Vec::new(), follows: Some(snapshot.sequence()) }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }

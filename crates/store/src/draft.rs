@@ -122,7 +122,7 @@ impl Draft {
                 _ => {}
             }
         }
-        ChangeSet { at: self.now, changes }
+        ChangeSet { at: self.now, changes, follows: None }
     }
 
     /// Notes the object as it was before the draft; answers with it as it is now.

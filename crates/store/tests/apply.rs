@@ -59,7 +59,11 @@ fn a_change_made_from_an_older_version_is_rejected_whole() {
     let rejected = apply(&second, &stale.finish()).expect_err("stale");
     assert_eq!(
         rejected,
-        Rejected { key: Key::Service(ServiceId::from_random(1)), from: Some(1), found: Some(2) }
+        Rejected::Object {
+            key: Key::Service(ServiceId::from_random(1)),
+            from: Some(1),
+            found: Some(2)
+        }
     );
     assert!(second.service_by_name("other").is_none());
 }
@@ -84,7 +88,7 @@ fn a_draft_that_ends_where_it_began_changes_nothing() {
     draft.put(Task::clone(&original));
     draft.put(task(2, 1, None));
     draft.delete(Key::Task(TaskId::from_random(2)));
-    assert_eq!(draft.finish(), ChangeSet { at: Timestamp(2), changes: vec![] });
+    assert_eq!(draft.finish(), ChangeSet { at: Timestamp(2), ..ChangeSet::default() });
 }
 
 #[derive(Clone, Debug)]
@@ -127,4 +131,14 @@ proptest! {
         let bytes = rmp_serde::to_vec_named(&snapshot).expect("encodes");
         prop_assert_eq!(&rmp_serde::from_slice::<Snapshot>(&bytes).expect("decodes"), &snapshot);
     }
+}
+
+#[test]
+fn a_set_that_relies_on_others_is_refused_where_they_were_not_applied() {
+    let agreed = Snapshot::default();
+    let proposed = commit(&agreed, 1, |draft| draft.put(service(1, "web")));
+    let nothing = ChangeSet::nothing_after(&proposed, Timestamp(2));
+    assert!(apply(&proposed, &nothing).is_ok());
+    let rejected = apply(&agreed, &nothing).expect_err("the service is missing");
+    assert_eq!(rejected, Rejected::State { from: 1, found: 0 });
 }

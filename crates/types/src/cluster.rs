@@ -59,11 +59,15 @@ impl Default for RaftSpec {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CaSpec {
     pub node_cert_expiry: Duration,
     pub external: Vec<ExternalCa>,
+    /// The root to go to. Empty: whichever the swarm makes itself.
+    pub signing_cert: String,
+    /// Its key. Empty where an external authority holds it. Kept here only on its way into the root.
+    pub signing_key: String,
     /// Each change asks for a new root.
     pub force_rotate: u64,
 }
@@ -71,7 +75,24 @@ pub struct CaSpec {
 impl Default for CaSpec {
     fn default() -> Self {
         let day = Duration::from_secs(24 * 60 * 60);
-        Self { node_cert_expiry: 90 * day, external: Vec::new(), force_rotate: 0 }
+        Self {
+            node_cert_expiry: 90 * day,
+            external: Vec::new(),
+            signing_cert: String::new(),
+            signing_key: String::new(),
+            force_rotate: 0,
+        }
+    }
+}
+
+impl std::fmt::Debug for CaSpec {
+    /// Leaves the key out: debug output ends in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CaSpec")
+            .field("node_cert_expiry", &self.node_cert_expiry)
+            .field("external", &self.external)
+            .field("force_rotate", &self.force_rotate)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,34 +106,118 @@ pub struct ExternalCa {
 }
 
 /// The root authority and the secrets that admit nodes.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RootCa {
     /// PEM.
     pub certificate: String,
-    /// PEM of the private key; lives only in the encrypted log.
+    /// PEM of the private key; lives only in the encrypted log. Empty where an external authority holds it.
     pub key: String,
     /// SHA-256 of the certificate's DER, in base 36, as tokens carry it.
     pub digest: String,
     pub worker_token: String,
     pub manager_token: String,
+    /// The root that the swarm is on its way to.
+    pub rotation: Option<RootRotation>,
+    /// [`CaSpec::force_rotate`] as it was when a root was last asked for.
+    pub forced: u64,
+}
+
+/// A root that takes the place of another once every node has a certificate of it.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RootRotation {
+    /// PEM.
+    pub certificate: String,
+    /// PEM of the private key. Empty where an external authority holds it.
+    pub key: String,
+    pub digest: String,
+    /// PEM of the new root as the old one signs it: who trusts only the old one believes certificates of the new one.
+    pub cross_signed: String,
+}
+
+/// What node certificates are signed with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Signer<'a> {
+    /// PEM of the certificate that is named as the issuer.
+    pub certificate: &'a str,
+    /// PEM. Empty where an external authority holds it.
+    pub key: &'a str,
+    /// PEM of what a node shows beside its certificate to those who do not know the issuer yet.
+    pub intermediate: Option<&'a str>,
+    pub digest: &'a str,
 }
 
 impl RootCa {
-    /// PEM of every certificate that nodes have to trust.
-    pub fn trust_bundle(&self) -> &str {
-        &self.certificate
+    /// PEM of every certificate that nodes have to trust; the one that tokens name is first.
+    pub fn trust_bundle(&self) -> String {
+        let next = self.rotation.as_ref().map_or("", |rotation| &rotation.certificate);
+        format!("{}{next}", self.certificate)
     }
 
-    /// The digest of the root that certificates are issued under.
-    pub fn issuer_digest(&self) -> &str {
-        &self.digest
+    /// The root that certificates are issued under.
+    pub fn signer(&self) -> Signer<'_> {
+        match &self.rotation {
+            Some(next) => Signer {
+                certificate: &next.certificate,
+                key: &next.key,
+                intermediate: Some(&next.cross_signed),
+                digest: &next.digest,
+            },
+            None => Signer {
+                certificate: &self.certificate,
+                key: &self.key,
+                intermediate: None,
+                digest: &self.digest,
+            },
+        }
     }
 }
 
 impl std::fmt::Debug for RootCa {
     /// Leaves key and tokens out: debug output ends in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RootCa").field("digest", &self.digest).finish_non_exhaustive()
+        f.debug_struct("RootCa")
+            .field("digest", &self.digest)
+            .field("rotation", &self.rotation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for RootRotation {
+    /// Leaves the key out: debug output ends in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RootRotation").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Signer<'_> {
+    /// Leaves the key out: debug output ends in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+/// The secret that managers' keys are locked with while autolock is on. Only managers know it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnlockKey(#[serde(with = "serde_bytes")] [u8; Self::BYTES]);
+
+impl UnlockKey {
+    pub const BYTES: usize = 32;
+
+    pub fn from_random(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    pub fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for UnlockKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UnlockKey(..)")
     }
 }
 
@@ -123,6 +228,9 @@ pub struct Cluster {
     pub meta: Meta,
     pub spec: ClusterSpec,
     pub root_ca: RootCa,
+    /// There while [`ClusterSpec::autolock_managers`] is set.
+    #[serde(default)]
+    pub unlock_key: Option<UnlockKey>,
     /// UDP port of the overlay's data path.
     pub data_path_port: u16,
     /// Subnets that networks are cut from, as `10.0.0.0/8`.

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
 use docker_types::convert;
-use docker_types::swarm::{InitRequest, JoinRequest, Swarm, SwarmSpec};
+use docker_types::swarm::{InitRequest, JoinRequest, Swarm, SwarmSpec, UnlockRequest};
 use http::StatusCode;
 use manager::Rotation;
 use serde_json::{Value, json};
@@ -62,6 +62,7 @@ async fn update(
     let rotation = Rotation {
         worker_token: flag(&query, "rotateWorkerToken")?,
         manager_token: flag(&query, "rotateManagerToken")?,
+        unlock_key: flag(&query, "rotateManagerUnlockKey")?,
     };
     let spec = convert::swarm::spec_from_api(spec)?;
     state.swarm.manager()?.update_cluster(version, spec, rotation).await?;
@@ -78,15 +79,18 @@ fn flag(query: &Query, name: &str) -> Result<bool, ApiError> {
 }
 
 async fn unlock_key(State(state): State<ApiState>) -> Result<Answer<Value>, ApiError> {
+    let manager = state.swarm.manager()?;
+    manager.read().await?;
+    let cluster = manager.cluster()?;
     // Without autolock there is no key, and Docker answers with an empty one.
-    state.swarm.manager()?;
-    Ok(Answer(json!({ "UnlockKey": "" })))
+    let key = cluster.unlock_key.as_ref().map(ca::unlock_key_text);
+    Ok(Answer(json!({ "UnlockKey": key.unwrap_or_default() })))
 }
 
-async fn unlock(State(state): State<ApiState>) -> Result<StatusCode, ApiError> {
-    let message = match state.swarm.status() {
-        "inactive" => "This node is not part of a swarm",
-        _ => "swarm is not locked",
-    };
-    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message))
+async fn unlock(
+    State(state): State<ApiState>,
+    Json(request): Json<UnlockRequest>,
+) -> Result<StatusCode, ApiError> {
+    state.swarm.clone().unlock(request.unlock_key).await?;
+    Ok(StatusCode::OK)
 }

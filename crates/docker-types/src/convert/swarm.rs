@@ -38,6 +38,8 @@ pub fn spec_from_api(spec: api::SwarmSpec) -> Result<ClusterSpec, Error> {
                 default.ca.node_cert_expiry,
             )?,
             external: spec.ca_config.external_cas.into_iter().map(external_from_api).collect(),
+            signing_cert: spec.ca_config.signing_ca_cert,
+            signing_key: spec.ca_config.signing_ca_key,
             force_rotate: spec.ca_config.force_rotate,
         },
         autolock_managers: spec.encryption_config.auto_lock_managers,
@@ -74,7 +76,7 @@ pub fn swarm_to_api(cluster: &Cluster, tls: &TlsInfo) -> api::Swarm {
         updated_at: time(cluster.meta.updated_at),
         spec: spec_to_api(&cluster.spec),
         tls_info: node::tls_to_api(tls),
-        root_rotation_in_progress: false,
+        root_rotation_in_progress: cluster.root_ca.rotation.is_some(),
         default_addr_pool: cluster.default_address_pools.clone(),
         subnet_size: u32::from(cluster.subnet_size),
         data_path_port: u32::from(cluster.data_path_port),
@@ -113,8 +115,10 @@ fn spec_to_api(spec: &ClusterSpec) -> api::SwarmSpec {
                     ca_cert: ca.ca_cert.clone(),
                 })
                 .collect(),
+            signing_ca_cert: spec.ca.signing_cert.clone(),
+            // It is taken in and never given out.
+            signing_ca_key: String::new(),
             force_rotate: spec.ca.force_rotate,
-            ..api::CaConfig::default()
         },
         task_defaults: api::TaskDefaults {
             log_driver: spec.log_driver.as_ref().map(driver_to_api),

@@ -1,10 +1,16 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
+mod ca;
+mod cluster_backup;
+mod cluster_join;
+mod cluster_nodes;
+mod cluster_writes;
 mod containers;
 mod daemon;
 mod digest;
 mod engine;
 mod flags;
+mod lock;
 mod logs;
 mod look;
 mod outlive;

@@ -26,11 +26,17 @@ pub(super) fn step(pass: &mut Pass<'_>) {
     let dirty: Vec<_> = slots.iter().filter(|(_, slot)| slot.is_dirty(version)).collect();
     let state = pass.service.update_status.as_ref().map(|status| status.state);
     match state {
-        Some(UpdateState::Paused | UpdateState::RollbackPaused) => return,
+        // What was begun is brought to its end: a slot is not left with two tasks.
+        Some(UpdateState::Paused | UpdateState::RollbackPaused) => {
+            drop_abandoned(pass, &slots);
+            hand_over(pass, &slots);
+            return;
+        }
         Some(state) if state.is_running() => {}
         _ if dirty.is_empty() => return,
         _ => start(pass, dirty.len()),
     }
+    drop_abandoned(pass, &slots);
     hand_over(pass, &slots);
     let config = config(pass);
     let busy = slots.values().filter(|slot| is_busy(pass, slot, &config)).count();
@@ -107,6 +113,18 @@ fn replace(pass: &mut Pass<'_>, number: Slot, slot: &SlotTasks, config: &UpdateC
     }
 }
 
+/// Where an earlier update was overtaken half way by this one, which has not reached the slot yet, one task stays.
+fn drop_abandoned(pass: &mut Pass<'_>, slots: &BTreeMap<Slot, SlotTasks>) {
+    let version = pass.service.template_version;
+    for slot in slots.values().filter(|slot| slot.current(version).is_none()) {
+        let runs = |task: &&Arc<Task>| task.status.state == TaskState::Running;
+        let kept = slot.wanted.iter().rev().find(runs).or(slot.wanted.last());
+        for task in slot.wanted.iter().filter(|task| kept.is_some_and(|kept| kept.id != task.id)) {
+            pass.stop(task);
+        }
+    }
+}
+
 /// Stops the old task of each slot whose new one is ready to take over.
 fn hand_over(pass: &mut Pass<'_>, slots: &BTreeMap<Slot, SlotTasks>) {
     let version = pass.service.template_version;
@@ -116,7 +134,8 @@ fn hand_over(pass: &mut Pass<'_>, slots: &BTreeMap<Slot, SlotTasks>) {
         let is_ready = match waits {
             // Where there is no room for both, the old one makes room.
             Some(_) => {
-                let no_room = new.node.is_none() && !new.status.err.is_empty();
+                let is_held = new.place_after.is_some_and(|at| at > pass.now());
+                let no_room = new.node.is_none() && !new.status.err.is_empty() && !is_held;
                 new.status.state >= TaskState::Ready || no_room
             }
             None => new.status.state == TaskState::Running,

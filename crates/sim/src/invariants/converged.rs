@@ -35,13 +35,19 @@ pub(crate) fn check(
         if running != wanted {
             let tasks = state.tasks_of(service.id).map(|task| {
                 let (wanted, seen) = (task.desired_state, task.status.state);
+                let (slot, version, node) = (task.slot, task.template_version, task.node);
+                let since = task.meta.created_at;
                 format!(
-                    "\n  {:?} on {:?}: {wanted:?}, {seen:?} {}",
-                    task.slot, task.node, task.status.err
+                    "\n  {:?} v{version} of {since:?} on {node:?}: {wanted:?}, {seen:?} {} {:?}",
+                    slot, task.status.err, task.waits_for,
                 )
             });
             let (name, tasks) = (service.name(), tasks.collect::<String>());
-            return Err(format!("service {name} has {running} of {wanted} tasks:{tasks}"));
+            let version = service.template_version;
+            let update = service.update_status.as_ref().map(|status| status.state);
+            return Err(format!(
+                "service {name} v{version} ({update:?}) has {running} of {wanted} tasks:{tasks}"
+            ));
         }
     }
     for (node, containers) in containers {
