@@ -5,6 +5,7 @@ mod cluster_backup;
 mod cluster_join;
 mod cluster_nodes;
 mod cluster_writes;
+mod containers;
 mod daemon;
 mod digest;
 mod engine;
@@ -16,6 +17,7 @@ mod outlive;
 mod refusals;
 mod restart;
 mod service;
+mod streams;
 mod swarm;
 
 use e2e::Host;
