@@ -1,7 +1,10 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
+mod cluster_failover;
 mod cluster_join;
 mod cluster_nodes;
+mod cluster_placement;
+mod cluster_quorum;
 mod cluster_writes;
 mod daemon;
 mod digest;
