@@ -160,6 +160,7 @@ impl Host {
     /// Ends the daemon as a crash does.
     pub fn kill(&mut self) {
         self.daemon.take().expect("the daemon runs").end("-KILL");
+        daemon::forget(&self.place);
     }
 
     /// Stops the daemon in its tracks.
@@ -357,7 +358,7 @@ impl Default for Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if let Some(daemon) = self.daemon.take() {
-            daemon.end("-KILL");
+            daemon.make_end();
         }
         daemon::clean(&self.machine, &self.place, &self.program);
         // The namespace is its first host's.

@@ -2,8 +2,11 @@
 
 mod ca;
 mod cluster_backup;
+mod cluster_failover;
 mod cluster_join;
 mod cluster_nodes;
+mod cluster_placement;
+mod cluster_quorum;
 mod cluster_writes;
 mod containers;
 mod daemon;
