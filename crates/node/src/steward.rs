@@ -18,8 +18,9 @@ use types::node::Role;
 use crate::lock;
 use crate::membership::Membership;
 
-/// After a step that did not succeed.
+/// After a step that did not succeed, and again after each that does not: doubled up to the longest pause.
 const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// How long the managers may take to give a seat.
 const SEAT_TIMEOUT: Duration = Duration::from_secs(25);
@@ -38,15 +39,21 @@ pub(crate) async fn follow(
 ) {
     // One number for this run, so that a renewal that is put off falls on the same moment again.
     let random = rand::random();
+    let mut retry = RETRY;
     loop {
         let news = heard.borrow_and_update().clone();
         let pause = match membership.upgrade() {
             None => return,
             Some(membership) => match settle(&membership, news.as_ref(), random).await {
-                Ok(pause) => pause,
+                Ok(pause) => {
+                    retry = RETRY;
+                    pause
+                }
                 Err(error) => {
                     warn!("{error:#}");
-                    RETRY
+                    let pause = retry;
+                    retry = (retry * 2).min(RETRY_MAX);
+                    pause
                 }
             },
         };
