@@ -150,6 +150,13 @@ pub enum Error {
         #[source]
         source: network::Error,
     },
+    #[error("driver failed programming external connectivity on endpoint {name} ({id}): {source}")]
+    PublishPorts {
+        name: String,
+        id: String,
+        #[source]
+        source: network::Error,
+    },
     #[error(transparent)]
     Database(#[from] crate::db::Error),
     #[error("{what}")]
@@ -218,6 +225,7 @@ impl Error {
             | Self::Start { .. }
             | Self::ExecStart { .. }
             | Self::NetworkSetup { .. }
+            | Self::PublishPorts { .. }
             | Self::Database(_)
             | Self::Io { .. }
             | Self::Decode { .. } => ErrorKind::Internal,

@@ -14,6 +14,7 @@ mod lock;
 mod logs;
 mod look;
 mod outlive;
+mod ports;
 mod refusals;
 mod restart;
 mod service;
