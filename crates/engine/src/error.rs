@@ -158,6 +158,8 @@ pub enum Error {
         source: network::Error,
     },
     #[error(transparent)]
+    Cgroups(runtime::Error),
+    #[error(transparent)]
     Database(#[from] crate::db::Error),
     #[error("{what}")]
     Io {
@@ -226,6 +228,7 @@ impl Error {
             | Self::ExecStart { .. }
             | Self::NetworkSetup { .. }
             | Self::PublishPorts { .. }
+            | Self::Cgroups(_)
             | Self::Database(_)
             | Self::Io { .. }
             | Self::Decode { .. } => ErrorKind::Internal,
