@@ -17,6 +17,7 @@ mod lock;
 mod logs;
 mod look;
 mod outlive;
+mod ports;
 mod refusals;
 mod restart;
 mod service;
