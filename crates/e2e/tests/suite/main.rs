@@ -1,5 +1,6 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
+mod cluster_disk;
 mod cluster_failover;
 mod cluster_join;
 mod cluster_nodes;
