@@ -41,6 +41,7 @@ pub(crate) const TEST_PACKAGES: &[Package] = &[
     package("ip", "iproute2"),
     package("nft", "nftables"),
     package("curl", "curl"),
+    package("openssl", "openssl"),
 ];
 
 /// The workspace's folder.

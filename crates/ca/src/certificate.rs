@@ -6,12 +6,16 @@
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PublicKeyData as _,
 };
+use types::cluster::Signer;
 use types::node::Role;
 use types::{ClusterId, NodeId};
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::Error;
+use crate::root::{certificates, normalized};
 
 const MANAGER: &str = "swarm-manager";
 const WORKER: &str = "swarm-worker";
@@ -54,20 +58,20 @@ pub struct NodeCertificate {
 
 /// Signs the key of `request` for `subject`. Nothing else that the request asks for is granted.
 ///
-/// `root` and `root_key` are PEM; `now` and `lifetime` are seconds. Answers with PEM.
+/// `now` and `lifetime` are seconds. Answers with PEM: the certificate, and behind it what those need who do not know
+/// the issuer yet.
 ///
 /// # Errors
 /// [`Error::Request`] for what is no request or is not signed with its own key.
 pub fn sign(
-    root: &str,
-    root_key: &str,
+    signer: Signer<'_>,
     request: &str,
     subject: &Subject,
     lifetime: i64,
     now: i64,
 ) -> Result<String, Error> {
     let request = CertificateSigningRequestParams::from_pem(request).map_err(|_| Error::Request)?;
-    let issuer = Issuer::from_ca_cert_pem(root, KeyPair::from_pem(root_key)?)?;
+    let issuer = Issuer::from_ca_cert_pem(signer.certificate, KeyPair::from_pem(signer.key)?)?;
     let role = server_name(subject.role);
     let names = vec![role.to_owned(), subject.node.to_string()];
     let mut params = CertificateParams::new(names)?;
@@ -81,7 +85,53 @@ pub fn sign(
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.not_before = time_at(now - BACKDATED_SECONDS)?;
     params.not_after = time_at(now + lifetime)?;
-    Ok(params.signed_by(&request.public_key, &issuer)?.pem())
+    let leaf = params.signed_by(&request.public_key, &issuer)?.pem();
+    Ok(leaf + signer.intermediate.unwrap_or_default())
+}
+
+/// Looks at what an external authority has issued for `request`; all PEM. Answers as [`sign`].
+///
+/// # Errors
+/// [`Error::BadIssue`] when it is not what was asked for: nodes would not believe it, or believe too much.
+pub fn check_issued(
+    signer: Signer<'_>,
+    request: &str,
+    subject: &Subject,
+    issued: &str,
+    now: i64,
+) -> Result<String, Error> {
+    let no_certificate = |_| Error::BadIssue("is no PEM certificate alone");
+    let leaf = normalized(issued).map_err(no_certificate)?;
+    let parsed = certificates(&leaf).map_err(no_certificate)?;
+    let parsed = parsed.first().ok_or(Error::BadIssue("is no PEM certificate alone"))?;
+    let parsed = parsed.parse_x509().map_err(|_| Error::BadIssue("is no PEM certificate alone"))?;
+    let node = NodeCertificate::from_pem(&leaf);
+    if node.ok().is_none_or(|node| node.subject != *subject) {
+        return Err(Error::BadIssue("names another subject than was asked for"));
+    }
+    if parsed.is_ca() {
+        return Err(Error::BadIssue("may sign others"));
+    }
+    let wanted = CertificateSigningRequestParams::from_pem(request).map_err(|_| Error::Request)?;
+    if wanted.public_key.subject_public_key_info() != parsed.public_key().raw {
+        return Err(Error::BadIssue("is for another key than was asked for"));
+    }
+    let root = certificates(signer.certificate)?;
+    let root = root.first().ok_or(Error::Parse)?.parse_x509().map_err(|_| Error::Parse)?;
+    if parsed.verify_signature(Some(root.public_key())).is_err() {
+        return Err(Error::BadIssue("is not signed by the swarm's root"));
+    }
+    let role = server_name(subject.role);
+    let names = parsed.subject_alternative_name().ok().flatten();
+    let is_role = |name: &GeneralName<'_>| *name == GeneralName::DNSName(role);
+    if names.is_none_or(|names| !names.value.general_names.iter().any(is_role)) {
+        return Err(Error::BadIssue("does not have the role among its names"));
+    }
+    let validity = parsed.validity();
+    if !(validity.not_before.timestamp()..validity.not_after.timestamp()).contains(&now) {
+        return Err(Error::BadIssue("is not valid now: compare the clocks"));
+    }
+    Ok(leaf + signer.intermediate.unwrap_or_default())
 }
 
 fn time_at(seconds: i64) -> Result<time::OffsetDateTime, Error> {
@@ -152,8 +202,7 @@ mod tests {
         let root = crate::generate(NOW).expect("generates");
         let (_, request) = new_request().expect("generates");
         for role in [Role::Worker, Role::Manager] {
-            let pem = sign(&root.certificate, &root.key, &request, &subject(role), 7_200, NOW)
-                .expect("signs");
+            let pem = sign(root.signer(), &request, &subject(role), 7_200, NOW).expect("signs");
             let read = NodeCertificate::from_pem(&pem).expect("parses");
             assert_eq!(read.subject, subject(role));
             assert_eq!((read.not_before, read.not_after), (NOW - 3_600, NOW + 7_200));
@@ -166,8 +215,7 @@ mod tests {
         let (key, request) = new_request().expect("generates");
         let cut = &request[..request.len() / 2];
         for request in ["", "hello", cut, &key, &root.certificate] {
-            let signed =
-                sign(&root.certificate, &root.key, request, &subject(Role::Worker), 1, NOW);
+            let signed = sign(root.signer(), request, &subject(Role::Worker), 1, NOW);
             assert!(signed.is_err(), "{request}");
         }
     }

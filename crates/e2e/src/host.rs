@@ -204,6 +204,13 @@ impl Host {
         command
     }
 
+    /// Runs `skep VERB` on this host's daemon.
+    pub fn skep(&self, verb: &str, arguments: &[&str]) -> Printed {
+        let socket = format!("unix://{}", self.path("docker.sock").display());
+        let mut command = Command::new(&self.program);
+        printed(command.args([verb, "-H", &socket]).args(arguments).output().expect("skep runs"))
+    }
+
     /// Runs docker and answers with whatever comes.
     pub fn docker(&self, arguments: &[&str]) -> Printed {
         printed(self.command(arguments).output().expect("docker runs"))

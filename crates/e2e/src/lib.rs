@@ -13,6 +13,7 @@ mod follow;
 mod host;
 mod images;
 mod registry;
+mod terminal;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use cluster::{Cluster, Row, nodes};
 pub use follow::Follow;
 pub use host::{Host, Printed};
 pub use registry::Registry;
+pub use terminal::Terminal;
 
 /// Ends the test here where the daemon is not ours, and writes down why.
 ///

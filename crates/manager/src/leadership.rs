@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use types::Timestamp;
 
+use crate::authority::Authority;
 use crate::clock::now;
 use crate::dispatcher_server::DispatcherServer;
 use crate::members::Members;
@@ -23,6 +24,7 @@ pub(crate) struct Duties {
     pub(crate) writer: Arc<Writer>,
     pub(crate) dispatcher: Arc<DispatcherServer>,
     pub(crate) members: Arc<Members>,
+    pub(crate) authority: Arc<Authority>,
 }
 
 impl Duties {
@@ -40,6 +42,7 @@ impl Duties {
                 duties.spawn(self.dispatcher.clone().follow_changes(term.clone()));
                 duties.spawn(self.dispatcher.clone().expire_sessions(term.clone()));
                 duties.spawn(self.members.clone().keep(term.clone()));
+                duties.spawn(self.authority.clone().finish_rotations(term.clone()));
             }
             loop {
                 tokio::select! {

@@ -3,10 +3,12 @@
 //! Every write is planned before it is proposed: one log entry carries a request and all that follows from it at once.
 
 mod authority;
+mod backup;
 mod clock;
 mod control;
 mod dispatcher_server;
 mod error;
+mod external;
 mod leadership;
 mod links;
 mod members;
@@ -27,12 +29,13 @@ use tokio_util::task::TaskTracker;
 use types::assignment::ManagerPeer;
 
 pub use clock::now;
-pub use control::cluster::{Bootstrap, Bootstrapped, Rotation};
+pub use control::cluster::{Bootstrap, Bootstrapped, Restore, Rotation};
 pub use control::lookup;
 pub use control::service::{Created, RegistryAuthFrom, Update};
 pub use dispatcher_server::{Reporter, Session};
 pub use error::{Code, Error};
 
+use authority::Authority;
 use control::request::{Request, Response};
 use dispatcher_server::DispatcherServer;
 use leadership::Duties;
@@ -79,6 +82,21 @@ impl Manager {
             .map_err(|_| Error::stopped())?
     }
 
+    /// Makes the state of a cluster that goes on from `state` with this node as its only manager.
+    ///
+    /// # Errors
+    /// When the state holds no cluster, or the state directory cannot be written.
+    pub async fn restore(
+        config: &consensus::Config,
+        state: Snapshot,
+        request: Restore,
+    ) -> Result<Bootstrapped, Error> {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || control::cluster::restore(&config, state, request))
+            .await
+            .map_err(|_| Error::stopped())?
+    }
+
     /// Opens the state in `config` and begins to manage; `others` are managers that the state may not tell of yet.
     ///
     /// # Errors
@@ -98,7 +116,8 @@ impl Manager {
         let writer = Arc::new(Writer::new(consensus.clone()));
         let dispatcher = Arc::new(DispatcherServer::new(writer.clone()));
         let members = Arc::new(Members::new(writer.clone()));
-        let duties = Duties { writer, dispatcher, members };
+        let authority = Arc::new(Authority::new(writer.clone(), identity.clone()));
+        let duties = Duties { writer, dispatcher, members, authority };
         let client = Client::new(identity.clone());
         let links = Arc::new(Links::new(client, consensus.clone(), others));
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
@@ -117,7 +136,7 @@ impl Manager {
 
     /// Does what another manager passed on.
     async fn handle(&self, request: Request) -> Result<Response, Error> {
-        control::handle(&self.duties.writer, &self.duties.members, request).await
+        control::handle(&self.duties, request).await
     }
 
     /// Where the managers are.
@@ -189,6 +208,11 @@ impl Manager {
         (self.leader() == 0).then(|| consensus::Error::NoLeader.to_string())
     }
 
+    /// The nodes that the swarm waits for on its way to another root: those without a certificate of it.
+    pub fn rotation_waits_for(&self) -> Vec<Arc<types::Node>> {
+        authority::waiting(&self.snapshot())
+    }
+
     /// Waits until this manager has no seat any more.
     pub async fn seat_is_gone(&self) {
         let mut peers = self.consensus.peers();
@@ -202,19 +226,7 @@ impl Manager {
     /// When this manager does not come to lead.
     pub async fn dismiss_others(&self, node: types::NodeId) -> Result<(), Error> {
         let dismiss = |draft: &mut store::Draft| {
-            let others: Vec<_> = draft
-                .nodes()
-                .filter(|other| other.id != node && other.manager.is_some())
-                .cloned()
-                .collect();
-            for other in others {
-                dispatcher::write_down(draft, other.id, "manager lost with its quorum");
-                let other = draft.node(other.id).cloned().expect("it is still there");
-                draft.update_node(&other, |other| {
-                    other.manager = None;
-                    other.spec.role = types::node::Role::Worker;
-                });
-            }
+            control::cluster::dismiss_others(draft, node, "manager lost with its quorum");
             Ok(())
         };
         self.duties.writer.write(dismiss).await

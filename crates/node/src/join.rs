@@ -42,14 +42,9 @@ pub(crate) async fn admit(
     let parsed: JoinToken =
         token.parse().map_err(|error: ca::Error| ApiError::bad_request(error.to_string()))?;
     let root = fetch_root(remote).await?;
-    let found = ca::digest_of(&root)
-        .map_err(|_| failed(format!("{remote} did not answer with a root certificate")))?;
-    if found != parsed.digest {
-        return Err(failed(format!(
-            "remote CA does not match fingerprint. Expected: {}",
-            parsed.digest
-        )));
-    }
+    let root = ca::pinned(&root, &parsed.digest).map_err(|_| {
+        failed(format!("remote CA does not match fingerprint. Expected: {}", parsed.digest))
+    })?;
     let (key, request) = ca::new_request().map_err(|error| failed(error.to_string()))?;
     let channel =
         Channel::anonymous(remote, Some(&root)).map_err(|error| failed(error.to_string()))?;

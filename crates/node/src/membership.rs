@@ -1,14 +1,16 @@
 //! A node's place in a swarm: init, join, leave, and what the daemon runs meanwhile.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use apiserver::{Answer, ApiError, Swarm};
+use consensus::DataKey;
 use docker_types::convert;
 use docker_types::swarm::{InitRequest, JoinRequest, Peer, SwarmInfo};
 use http::StatusCode;
-use manager::{Bootstrap, Manager};
+use manager::{Bootstrap, Bootstrapped, Manager};
 use rpc::SharedIdentity;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -17,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use types::NodeId;
 use types::assignment::ManagerPeer;
-use types::node::{Availability, Reachability, Role};
+use types::cluster::UnlockKey;
+use types::node::{Availability, NodeState, Reachability, Role};
 use types::resources::Generic;
 
 use crate::address::{self, Addresses};
@@ -28,10 +31,12 @@ use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
 use crate::{describe, join, lock, steward, swarm_events};
 
-const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
-const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
-const ALREADY_IN_SWARM: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.";
-const NOT_IN_SWARM: &str = "This node is not part of a swarm";
+pub(crate) const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
+pub(crate) const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
+pub(crate) const ALREADY_IN_SWARM: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.";
+pub(crate) const NOT_IN_SWARM: &str = "This node is not part of a swarm";
+const EXPIRED: &str =
+    "Swarm certificates have expired. To replace them, leave the swarm and join again.";
 const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the \"docker info\" command to see the current swarm status of your node.";
 
 /// How long `swarm join` waits for the node to have its place.
@@ -48,6 +53,8 @@ const DATA_PATH_PORT: u32 = 4789;
 struct Active {
     state: State,
     identity: SharedIdentity,
+    /// End of the certificate's life, in seconds since 1970.
+    valid_until: i64,
     upstream: Arc<Upstream>,
     manager: Option<Arc<Manager>>,
     /// What follows the manager's changes: `docker events`, the lock.
@@ -59,7 +66,7 @@ struct Active {
 
 #[derive(Debug)]
 pub(crate) struct Membership {
-    engine: SharedEngine,
+    pub(crate) engine: SharedEngine,
     pub(crate) files: Files,
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
@@ -116,6 +123,7 @@ impl Membership {
     ) -> anyhow::Result<()> {
         let identity = self.files.load_identity()?;
         let shared = SharedIdentity::new(&identity)?;
+        let valid_until = ca::NodeCertificate::from_pem(&identity.certificate)?.not_after;
         let upstream =
             Arc::new(Upstream::new(state.node, shared.clone(), None, state.managers.clone()));
         let info = NodeInfo {
@@ -137,6 +145,7 @@ impl Membership {
         *self.lock() = Some(Active {
             state,
             identity: shared,
+            valid_until,
             upstream,
             manager: None,
             followers: Vec::new(),
@@ -226,8 +235,10 @@ impl Membership {
     pub(crate) fn use_identity(&self, identity: &rpc::Identity) -> anyhow::Result<()> {
         self.files.save_identity(identity)?;
         let description = self.description(identity)?;
-        if let Some(active) = self.lock().as_ref() {
+        let valid_until = ca::NodeCertificate::from_pem(&identity.certificate)?.not_after;
+        if let Some(active) = self.lock().as_mut() {
             active.identity.replace(identity)?;
+            active.valid_until = valid_until;
             active.upstream.reconnect(active.identity.clone());
             active.info.send_modify(|info| info.description = description);
         }
@@ -279,38 +290,37 @@ impl Membership {
         if request.force_new_cluster {
             return self.force_new_cluster().await;
         }
-        let (mut state, bootstrap, key) = self.plan_init(request)?;
+        let (state, bootstrap, key) = self.plan_init(request)?;
         let raft_id = bootstrap.raft_id;
+        let unlock_key = bootstrap.unlock_key.clone();
+        let make = |config| async move { Manager::bootstrap(&config, bootstrap).await };
+        self.begin(state, raft_id, key, unlock_key, make).await
+    }
+
+    /// Enters a swarm whose state `make` writes, as its only manager.
+    pub(crate) async fn begin<Made>(
+        self: &Arc<Self>,
+        mut state: State,
+        raft_id: u64,
+        key: String,
+        unlock_key: Option<UnlockKey>,
+        make: impl FnOnce(consensus::Config) -> Made,
+    ) -> Result<NodeId, ApiError>
+    where
+        Made: Future<Output = Result<Bootstrapped, manager::Error>>,
+    {
         let listener = bind(&state.listen).await.map_err(ApiError::internal)?;
         self.files.remove().map_err(ApiError::internal)?;
         // From the beginning, so that nothing ever lies open.
-        self.files.set_lock(bootstrap.unlock_key.as_ref()).map_err(ApiError::internal)?;
+        self.files.set_lock(unlock_key.as_ref()).map_err(ApiError::internal)?;
         let config = self.files.consensus(raft_id).map_err(ApiError::internal)?;
-        let made = Manager::bootstrap(&config, bootstrap).await?;
-        let (certificate, roots) = (made.certificate, made.roots);
+        let Bootstrapped { certificate, roots } = make(config).await?;
         let identity = rpc::Identity { certificate, key, roots };
         self.files.save_identity(&identity).map_err(ApiError::internal)?;
         state.raft_id = Some(raft_id);
         self.files.save(&state).map_err(ApiError::internal)?;
         let node = state.node;
         self.activate(state, Some(listener)).await.map_err(ApiError::internal)?;
-        Ok(node)
-    }
-
-    /// Goes on as the only manager, with everything this one knows.
-    async fn force_new_cluster(self: &Arc<Self>) -> Result<NodeId, ApiError> {
-        let state = self.state().ok_or_else(|| unavailable(NOT_IN_SWARM))?;
-        let raft_id = state.raft_id.ok_or_else(|| unavailable(WORKER))?;
-        self.close().await;
-        let config = self.files.consensus(raft_id).map_err(ApiError::internal)?;
-        let force = move || consensus::Consensus::force_alone(&config);
-        let forced = tokio::task::spawn_blocking(force).await;
-        let forced = forced.map_err(ApiError::internal)?;
-        forced.map_err(ApiError::internal)?;
-        let node = state.node;
-        self.activate(state, None).await.map_err(ApiError::internal)?;
-        let manager = self.running_manager().ok_or_else(|| unavailable(NOT_A_MANAGER))?;
-        manager.dismiss_others(node).await?;
         Ok(node)
     }
 
@@ -419,7 +429,8 @@ impl Membership {
         }
         let Some(state) = self.state() else { return Err(unavailable(NOT_IN_SWARM)) };
         let manager = self.running_manager();
-        if let Some(manager) = manager.as_ref().filter(|_| !force) {
+        let is_expired = self.lock().as_ref().is_some_and(Active::is_expired);
+        if let Some(manager) = manager.as_ref().filter(|_| !force && !is_expired) {
             return Err(unavailable(&leave_warning(manager)));
         }
         let told = self.tell_of_leaving(&state, manager.as_ref());
@@ -464,6 +475,11 @@ impl Membership {
 }
 
 impl Active {
+    /// Whether the node's certificate is worth nothing any more. Clocks may be set back: it is asked for each time.
+    fn is_expired(&self) -> bool {
+        manager::now().as_nanos() / 1_000_000_000 > self.valid_until
+    }
+
     async fn end(self) {
         self.stop.cancel();
         for follower in self.followers {
@@ -485,6 +501,7 @@ impl Swarm for Membership {
     fn manager(&self) -> Result<Arc<Manager>, ApiError> {
         let active = self.lock();
         match active.as_ref() {
+            Some(active) if active.is_expired() => Err(unavailable(EXPIRED)),
             Some(Active { manager: Some(manager), .. }) => Ok(manager.clone()),
             Some(_) => Err(unavailable(WORKER)),
             None if self.is_locked() => Err(unavailable(lock::LOCKED)),
@@ -498,6 +515,7 @@ impl Swarm for Membership {
 
     fn status(&self) -> &'static str {
         match self.lock().as_ref() {
+            Some(active) if active.is_expired() => "error",
             Some(Active { manager: Some(_), .. }) => "active/manager",
             Some(_) => "active/worker",
             None if self.is_locked() => "locked",
@@ -516,6 +534,10 @@ impl Swarm for Membership {
             local_node_state: "active".into(),
             ..SwarmInfo::default()
         };
+        if active.is_expired() {
+            let local_node_state = "error".into();
+            return SwarmInfo { local_node_state, error: EXPIRED.into(), ..info };
+        }
         match &active.manager {
             Some(manager) => manager_info(info, manager),
             None => SwarmInfo { remote_managers: Some(peers(active.upstream.managers())), ..info },
@@ -528,6 +550,15 @@ impl Swarm for Membership {
 
     fn join(self: Arc<Self>, request: JoinRequest) -> Answer<'static, ()> {
         Box::pin(async move { self.join_now(request).await })
+    }
+
+    fn restore(
+        self: Arc<Self>,
+        place: InitRequest,
+        key: [u8; 32],
+        file: Box<dyn Read + Send>,
+    ) -> Answer<'static, NodeId> {
+        Box::pin(async move { self.restore_now(place, DataKey::new(key), file).await })
     }
 
     fn leave(self: Arc<Self>, force: bool) -> Answer<'static, ()> {
@@ -553,8 +584,10 @@ fn manager_info(info: SwarmInfo, manager: &Manager) -> SwarmInfo {
         Some(trouble) => format!("rpc error: code = Unknown desc = {trouble}"),
         None => String::new(),
     };
+    let waiting = manager.rotation_waits_for();
     SwarmInfo {
         control_available: true,
+        warnings: rotation_warning(&waiting).into_iter().collect(),
         error,
         nodes: count(snapshot.nodes().count()),
         managers: count(managers.len()),
@@ -562,6 +595,18 @@ fn manager_info(info: SwarmInfo, manager: &Manager) -> SwarmInfo {
         cluster: shown,
         ..info
     }
+}
+
+/// What keeps a rotation of the root from its end.
+fn rotation_warning(waiting: &[Arc<types::Node>]) -> Option<String> {
+    let down = waiting.iter().filter(|node| node.status.state != NodeState::Ready);
+    let down: Vec<_> = down.map(|node| format!("{} ({})", node.name(), node.id)).collect();
+    (!down.is_empty()).then(|| {
+        format!(
+            "WARNING: the rotation of the swarm's root certificate waits for nodes that are not there: {}. Bring them back, or remove them with \"docker node rm\".",
+            down.join(", ")
+        )
+    })
 }
 
 fn peers(managers: Vec<ManagerPeer>) -> Vec<Peer> {
@@ -625,7 +670,7 @@ fn address_pools(pools: Vec<String>, size: u32) -> Result<(Vec<String>, u8), Api
     }
 }
 
-fn availability(text: &str) -> Result<Availability, ApiError> {
+pub(crate) fn availability(text: &str) -> Result<Availability, ApiError> {
     Ok(convert::node::availability(text)?)
 }
 

@@ -18,8 +18,9 @@ use types::node::Role;
 use crate::lock;
 use crate::membership::Membership;
 
-/// After a step that did not succeed.
+/// After a step that did not succeed, and again after each that does not: doubled up to the longest pause.
 const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// How long the managers may take to give a seat.
 const SEAT_TIMEOUT: Duration = Duration::from_secs(25);
@@ -38,15 +39,21 @@ pub(crate) async fn follow(
 ) {
     // One number for this run, so that a renewal that is put off falls on the same moment again.
     let random = rand::random();
+    let mut retry = RETRY;
     loop {
         let news = heard.borrow_and_update().clone();
         let pause = match membership.upgrade() {
             None => return,
             Some(membership) => match settle(&membership, news.as_ref(), random).await {
-                Ok(pause) => pause,
+                Ok(pause) => {
+                    retry = RETRY;
+                    pause
+                }
                 Err(error) => {
                     warn!("{error:#}");
-                    RETRY
+                    let pause = retry;
+                    retry = (retry * 2).min(RETRY_MAX);
+                    pause
                 }
             },
         };
@@ -79,7 +86,7 @@ async fn settle(
     let due = certificate.renew_at(random);
     let role = news.map_or(certificate.subject.role, |news| news.role);
     let is_other_role = role != certificate.subject.role;
-    if is_other_role || now >= due {
+    if is_other_role || now >= due || is_of_other_root(&identity, news) {
         renew(membership).await?;
         return Ok(Duration::ZERO);
     }
@@ -93,6 +100,12 @@ async fn settle(
     }
     let left = u64::try_from(due - now).unwrap_or(0);
     Ok(Duration::from_secs(left).min(LOOK_INTERVAL))
+}
+
+/// Whether the swarm wants certificates of another root.
+fn is_of_other_root(identity: &Identity, news: Option<&News>) -> bool {
+    let issuer = ca::issuer_digest(&identity.roots, &identity.certificate);
+    news.is_some_and(|news| issuer.ok().as_deref() != Some(&*news.issuer_digest))
 }
 
 /// Gets the next certificate, in the role the swarm has given this node.

@@ -159,6 +159,27 @@ pub(crate) fn anonymous(roots: Option<&str>) -> Result<Arc<ClientConfig>, Error>
     Ok(Arc::new(config))
 }
 
+/// TLS towards who is no node, and has a certificate of one of `roots` (PEM) or of a public authority.
+pub(crate) fn outside(
+    roots: &[&str],
+    identity: Option<&SharedIdentity>,
+) -> Result<Arc<ClientConfig>, Error> {
+    let mut store = RootCertStore::empty();
+    store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    for root in roots {
+        store.roots.extend(root_store(root)?.roots);
+    }
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Identity(error.to_string()))?
+        .with_root_certificates(store);
+    Ok(Arc::new(match identity {
+        Some(identity) => builder
+            .with_client_cert_resolver(identity.ready().client.client_auth_cert_resolver.clone()),
+        None => builder.with_no_client_auth(),
+    }))
+}
+
 /// Takes any certificate. Only for reading the root, which is then compared with the join token's digest.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);

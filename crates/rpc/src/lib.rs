@@ -9,11 +9,13 @@
 mod client;
 mod frames;
 mod identity;
+mod outside;
 mod server;
 
 pub use client::{Channel, Client, FrameSender, Items};
 pub use frames::{FRAME_BYTES_MAX, Frames};
 pub use identity::{Identity, Peer, SharedIdentity};
+pub use outside::{post_json, reach};
 pub use server::{Access, Caller, Router, serve};
 
 /// Why a call did not come to an answer.
@@ -31,6 +33,8 @@ pub enum Error {
     Refused { address: String, method: &'static str, reason: String },
     #[error("the answer of {address} to {method} cannot be read: do both run the same version?")]
     Answer { address: String, method: &'static str },
+    #[error("{url}: {reason}")]
+    Outside { url: String, reason: String },
     #[error("this node's certificate cannot be used: {0}")]
     Identity(String),
 }

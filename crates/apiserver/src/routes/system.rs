@@ -50,7 +50,9 @@ async fn version(State(state): State<ApiState>) -> Answer<Version> {
 
 async fn info(State(state): State<ApiState>) -> Result<Answer<Info>, ApiError> {
     let mut info = state.engine.info().await?;
-    info.swarm = serde_json::to_value(state.swarm.info())
+    let swarm = state.swarm.info();
+    info.warnings.get_or_insert_default().extend(swarm.warnings.iter().cloned());
+    info.swarm = serde_json::to_value(swarm)
         .expect("the swarm's description has text keys and no fallible encoders");
     Ok(Answer(info))
 }

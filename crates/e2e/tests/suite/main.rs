@@ -1,5 +1,7 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
+mod ca;
+mod cluster_backup;
 mod cluster_disk;
 mod cluster_failover;
 mod cluster_join;
@@ -7,6 +9,7 @@ mod cluster_nodes;
 mod cluster_placement;
 mod cluster_quorum;
 mod cluster_writes;
+mod containers;
 mod daemon;
 mod digest;
 mod engine;
@@ -18,6 +21,7 @@ mod outlive;
 mod refusals;
 mod restart;
 mod service;
+mod streams;
 mod swarm;
 
 use e2e::Host;

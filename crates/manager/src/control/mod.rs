@@ -11,18 +11,14 @@ use request::{Request, Response};
 
 use crate::authority;
 use crate::error::Error;
-use crate::members::Members;
-use crate::writer::Writer;
+use crate::leadership::Duties;
 
 /// Does what a request asks for, on the leader.
 ///
 /// # Errors
 /// What the request's own method says, and [`Error::is_not_leader`] on other managers.
-pub(crate) async fn handle(
-    writer: &Writer,
-    members: &Members,
-    request: Request,
-) -> Result<Response, Error> {
+pub(crate) async fn handle(duties: &Duties, request: Request) -> Result<Response, Error> {
+    let Duties { writer, members, authority, .. } = duties;
     match request {
         Request::CreateService(spec) => {
             return Ok(Response::ServiceCreated(service::create(writer, *spec).await?));
@@ -34,13 +30,14 @@ pub(crate) async fn handle(
         }
         Request::RemoveNode { id, force } => node::remove(writer, id, force).await?,
         Request::UpdateCluster { version, spec, rotation } => {
+            authority.check_root(&spec).await?;
             cluster::update(writer, version, *spec, rotation).await?;
         }
         Request::Issue(request) => {
-            return Ok(Response::Issued(Box::new(authority::issue(writer, request).await?)));
+            return Ok(Response::Issued(Box::new(authority.issue(request).await?)));
         }
         Request::Renew { node, request } => {
-            let issued = authority::renew(writer, node, &request).await?;
+            let issued = authority.renew(node, &request).await?;
             return Ok(Response::Issued(Box::new(issued)));
         }
         Request::Leave(node) => authority::leave(writer, node).await?,
