@@ -10,5 +10,10 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
     let mut build = host::cargo();
     build.args(["build", "--release", "--target", host::TARGET, "-p", "node", "-p", "whoami"]);
     host::run(&mut build)?;
-    Ok(host::root().join("target").join(host::TARGET).join("release/skep"))
+    Ok(built("skep"))
+}
+
+/// Where a program is once it is built.
+pub(crate) fn built(program: &str) -> PathBuf {
+    host::root().join("target").join(host::TARGET).join("release").join(program)
 }

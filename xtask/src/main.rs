@@ -1,6 +1,7 @@
 //! One-command tasks: `cargo xtask <task>`.
 #![expect(clippy::print_stdout, reason = "tasks talk to whoever started them")]
 
+mod cluster;
 mod demo;
 mod dist;
 mod e2e;
@@ -21,11 +22,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Build Skep, start a node, make a swarm and run an example service on it
+    /// Build Skep, start three hosts, make them a swarm and run an example service on it
     Demo {
         #[command(subcommand)]
         step: Option<demo::Step>,
     },
+    /// Build Skep and make a swarm of several hosts on this machine; start, stop, kill, freeze and cut off hosts
+    Cluster(cluster::Options),
     /// Check everything without writing: format, lints, tidiness, unit and property tests
     Verify,
     /// Mend what can be mended by itself: lints, format
@@ -43,6 +46,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Demo { step } => demo::run(step.unwrap_or_default()),
+        Task::Cluster(options) => cluster::run(&options),
         Task::Verify => verify::verify(),
         Task::Fix => verify::fix(),
         Task::E2e(options) => e2e::run(&options),

@@ -45,7 +45,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("sim", &["agent", "consensus", "dispatcher", "planner", "store", "types"]),
-    ("e2e", &[]),
+    ("testbed", &[]),
+    ("e2e", &["testbed"]),
 ];
 
 /// Crates that decide and never do.

@@ -90,6 +90,11 @@ impl Local {
     fn adopt(&mut self, found: Found, now: Timestamp) {
         self.container = Some(found.container);
         if self.phase == Phase::Ended {
+            // Given up while the node was away: what still runs is stopped, and nobody waits to hear of it.
+            if let FoundState::Running { started, .. } = found.state {
+                self.started = started;
+                self.phase = Phase::Running;
+            }
             return;
         }
         match found.state {

@@ -425,3 +425,17 @@ fn a_recalled_task_that_never_ran_waits_for_a_managers_word() {
         assert_eq!(next.task_count(), 0);
     }
 }
+
+#[test]
+fn a_container_whose_task_was_given_up_meanwhile_is_stopped() {
+    let mut agent = connected();
+    let state = FoundState::Running { started: Started::default(), since: NOW };
+    let container = Found { container: "c1".into(), state };
+    agent.handle(Event::Found { task: id(1), container }, NOW);
+    let mut orphan = Task::clone(&task(1, TaskState::Shutdown));
+    orphan.status.state = TaskState::Orphaned;
+    let actions = agent.handle(full(vec![Arc::new(orphan)]), NOW);
+    assert!(matches!(&actions[..], [Action::Stop { .. }]), "{actions:?}");
+    let actions = agent.handle(Event::Stopped { task: id(1), exit: Exit::default() }, NOW);
+    assert_eq!(actions, vec![]);
+}

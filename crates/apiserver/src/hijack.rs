@@ -5,17 +5,22 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io;
+use std::io::{self, Cursor};
+use std::os::fd::AsFd;
+use std::pin::Pin;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use futures::TryStreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio_util::io::{ReaderStream, StreamReader};
 
+use crate::hangup::hung_up;
 use crate::version::ApiVersion;
 
 /// Bytes held between a container's output and a client without an upgrade.
@@ -27,6 +32,9 @@ pub(crate) struct Duplex {
     pub(crate) reader: Box<dyn AsyncRead + Send + Unpin>,
     /// To be shut down at the end, which tells the client that all was sent.
     pub(crate) writer: Box<dyn AsyncWrite + Send + Unpin>,
+    /// Ready when the client has closed both halves, where that can be seen: one that has only ended its
+    /// sending half still listens.
+    pub(crate) gone: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl fmt::Debug for Duplex {
@@ -77,10 +85,7 @@ where
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             match upgrade.await {
-                Ok(upgraded) => {
-                    let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
-                    serve(Duplex { reader: Box::new(reader), writer: Box::new(writer) }).await;
-                }
+                Ok(upgraded) => serve(duplex(upgraded)).await,
                 Err(error) => tracing::debug!(%error, "client left before the upgrade"),
             }
         });
@@ -89,9 +94,45 @@ where
     let input = request.into_body().into_data_stream().map_err(io::Error::other);
     let (writer, output) = tokio::io::duplex(PLAIN_BUFFER_BYTES);
     *response.body_mut() = Body::from_stream(ReaderStream::new(output));
-    let duplex = Duplex { reader: Box::new(StreamReader::new(input)), writer: Box::new(writer) };
+    let duplex = Duplex {
+        reader: Box::new(StreamReader::new(input)),
+        writer: Box::new(writer),
+        gone: Box::pin(std::future::pending()),
+    };
     tokio::spawn(serve(duplex));
     response
+}
+
+fn duplex(upgraded: Upgraded) -> Duplex {
+    match upgraded.downcast::<TokioIo<UnixStream>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            let watched = stream.as_fd().try_clone_to_owned();
+            let (reader, writer) = stream.into_split();
+            Duplex {
+                // What hyper has read already comes first.
+                reader: Box::new(Cursor::new(parts.read_buf).chain(reader)),
+                writer: Box::new(writer),
+                gone: Box::pin(async move {
+                    let seen = match watched {
+                        Ok(watched) => hung_up(watched).await,
+                        Err(error) => Err(error),
+                    };
+                    if seen.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }),
+            }
+        }
+        Err(upgraded) => {
+            let (reader, writer) = tokio::io::split(TokioIo::new(upgraded));
+            Duplex {
+                reader: Box::new(reader),
+                writer: Box::new(writer),
+                gone: Box::pin(std::future::pending()),
+            }
+        }
+    }
 }
 
 fn wants_upgrade(headers: &HeaderMap) -> bool {

@@ -5,6 +5,7 @@
 
 mod error;
 mod filters;
+mod hangup;
 mod hijack;
 mod json;
 mod listen;

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::future::Future;
+use std::io::Read;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -40,6 +41,15 @@ pub trait Swarm: Debug + Send + Sync {
 
     /// Unlocks a manager with the swarm's unlock key.
     fn unlock(self: Arc<Self>, key: String) -> Answer<'static, ()>;
+
+    /// Brings a lost swarm back from its backup, with this node as its manager; answers with the node's identifier.
+    /// Of `place` only addresses and availability count. `file` is read on a thread that may block.
+    fn restore(
+        self: Arc<Self>,
+        place: InitRequest,
+        key: [u8; 32],
+        file: Box<dyn Read + Send>,
+    ) -> Answer<'static, NodeId>;
 
     /// Leaves the swarm and forgets it.
     fn leave(self: Arc<Self>, force: bool) -> Answer<'static, ()>;

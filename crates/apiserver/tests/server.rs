@@ -50,6 +50,15 @@ impl Swarm for Alone {
         Box::pin(async { Err(refused()) })
     }
 
+    fn restore(
+        self: Arc<Self>,
+        _: InitRequest,
+        _: [u8; 32],
+        _: Box<dyn std::io::Read + Send>,
+    ) -> Answer<'static, types::NodeId> {
+        Box::pin(async { Err(refused()) })
+    }
+
     fn leave(self: Arc<Self>, _: bool) -> Answer<'static, ()> {
         Box::pin(async { Err(refused()) })
     }

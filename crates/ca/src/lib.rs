@@ -1,5 +1,6 @@
 //! The cluster's authority: its root certificate, the tokens that admit nodes, the key that locks its managers.
 
+mod backup_key;
 mod base36;
 mod certificate;
 mod root;
@@ -7,6 +8,7 @@ mod rotation;
 mod token;
 mod unlock;
 
+pub use backup_key::{backup_key_from_text, backup_key_text, new_backup_key};
 pub use certificate::{NodeCertificate, Subject, check_issued, new_request, server_name, sign};
 pub use root::{digest_of, generate, issuer_digest, node_tls_info, of_external, pinned, tls_info};
 pub use rotation::{Change, change, externals_for, finish, is_of_newest, plan};
@@ -47,6 +49,8 @@ pub enum Error {
     /// Docker's words.
     #[error("invalid key string")]
     UnlockKey,
+    #[error("not the key of a backup: it begins SKEPBACKUP-1-")]
+    BackupKey,
     #[error("locked with another key, or damaged")]
     Locked,
 }

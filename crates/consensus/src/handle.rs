@@ -93,9 +93,9 @@ fn member_config(config: &Config) -> Result<MemberConfig, Error> {
 }
 
 impl Consensus {
-    /// Makes the state of a new cluster with this one member.
-    pub fn bootstrap(config: &Config) -> Result<(), Error> {
-        Member::bootstrap(&member_config(config)?)
+    /// Makes the state of a new cluster with this one member, beginning with `state`.
+    pub fn bootstrap(config: &Config, state: Snapshot) -> Result<(), Error> {
+        Member::bootstrap(&member_config(config)?, state)
     }
 
     /// Makes the empty state of a member that a leader is going to fill.

@@ -5,6 +5,7 @@
 //! ```
 //! Nothing is acknowledged before it is on disk. What was applied can be read at any time as a [`store::Snapshot`].
 
+mod backup;
 mod cipher;
 mod disk;
 mod driver;
@@ -14,12 +15,14 @@ mod member;
 mod message;
 mod random;
 mod reads;
+mod sealed;
 mod snapshot_file;
 mod wal;
 
 use std::io;
 use std::path::PathBuf;
 
+pub use backup::{read_backup, write_backup};
 pub use cipher::DataKey;
 pub use disk::{Disk, DiskFile, Folder};
 pub use handle::{Applied, Config, Consensus, Leadership, Proposal};
@@ -43,6 +46,10 @@ pub enum Error {
     Damaged { path: PathBuf, offset: u64, damage: Corruption },
     #[error("snapshot {path} is damaged: {damage}")]
     DamagedSnapshot { path: PathBuf, damage: Corruption },
+    #[error("this is not a backup of a swarm")]
+    NotABackup,
+    #[error("the backup is damaged or was made with another key: {damage}")]
+    DamagedBackup { damage: Corruption },
     #[error("no consensus state in {path}")]
     NotBootstrapped { path: PathBuf },
     #[error("raft")]

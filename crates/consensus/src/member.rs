@@ -142,9 +142,9 @@ impl Member {
     ///
     /// # Errors
     /// When the disk refuses it.
-    pub fn bootstrap(config: &MemberConfig) -> Result<(), Error> {
+    pub fn bootstrap(config: &MemberConfig, state: Snapshot) -> Result<(), Error> {
         // Index 1, not 0: members that join have nothing, so they are sent this state and learn who is in it.
-        Self::write_first(config, 1, vec![config.raft_id])
+        Self::write_first(config, 1, vec![config.raft_id], state)
     }
 
     /// Writes the empty state of a member that a leader is going to fill.
@@ -152,11 +152,15 @@ impl Member {
     /// # Errors
     /// When the disk refuses it.
     pub fn prepare_join(config: &MemberConfig) -> Result<(), Error> {
-        Self::write_first(config, 0, Vec::new())
+        Self::write_first(config, 0, Vec::new(), Snapshot::default())
     }
 
-    fn write_first(config: &MemberConfig, index: u64, voters: Vec<u64>) -> Result<(), Error> {
-        let state = Snapshot::default();
+    fn write_first(
+        config: &MemberConfig,
+        index: u64,
+        voters: Vec<u64>,
+        state: Snapshot,
+    ) -> Result<(), Error> {
         let first = StoredSnapshot { index, term: index, voters, learners: Vec::new(), state };
         snapshot_file::save(&*config.disk, &config.key, &first, 0)
     }

@@ -31,6 +31,12 @@ impl Message {
         self.0.get_msg_type() == eraftpb::MessageType::MsgSnapshot
     }
 
+    /// Whether its sender has voted for the receiver.
+    pub fn gives_vote(&self) -> bool {
+        let kind = self.0.get_msg_type();
+        kind == eraftpb::MessageType::MsgRequestVoteResponse && !self.0.reject
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         self.0.write_to_bytes().expect("every field of a message can be written")
     }

@@ -1,27 +1,18 @@
 //! The store's snapshot on disk: one sealed file for each, the newest wins.
-//!
-//! ```text
-//! magic 8 | nonce base 12 | chunk … | last chunk
-//! chunk:   length 4, its top bit set on the last one | sealed bytes
-//! ```
-//! Chunks bound the memory that writing and reading take beside the state itself.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 use store::Snapshot;
 
-use crate::cipher::{Cipher, DataKey, TAG_BYTES, random_base};
+use crate::cipher::DataKey;
 use crate::disk::{Disk, DiskFile};
+use crate::sealed::{self, Magic};
 use crate::wal::file_error;
 use crate::{Corruption, Error};
 
-const MAGIC: &[u8; 8] = b"SKEPSNP2";
+const MAGIC: &Magic = b"SKEPSNP2";
 
-/// Bytes of the state in one chunk.
-const CHUNK_BYTES: usize = 1 << 20;
-
-const LAST: u32 = 1 << 31;
 const TEMPORARY: &str = "snapshot.tmp";
 
 /// The store as of one raft entry, with the membership then.
@@ -43,10 +34,8 @@ pub(crate) fn save(
 ) -> Result<(), Error> {
     let name = name(snapshot.index);
     let write = || -> io::Result<()> {
-        let mut writer = SealingWriter::new(disk.create(TEMPORARY)?, key)?;
-        let encoder = &mut rmp_serde::Serializer::new(&mut writer).with_struct_map();
-        snapshot.serialize(encoder).map_err(io::Error::other)?;
-        writer.finish()?;
+        let file = Appending { file: disk.create(TEMPORARY)?, offset: 0 };
+        sealed::write(file, MAGIC, key, snapshot)?.file.sync()?;
         disk.rename(TEMPORARY, &name)
     };
     write().map_err(file_error("write", disk, &name))?;
@@ -66,13 +55,10 @@ pub(crate) fn load(disk: &dyn Disk, key: &DataKey) -> Result<Option<StoredSnapsh
     let name = name(index);
     let file = disk.open(&name).map_err(file_error("read", disk, &name))?;
     let damaged = |damage| Error::DamagedSnapshot { path: disk.path(&name), damage };
-    let mut reader = OpeningReader::new(file, key).map_err(|_| damaged(Corruption::Header))?;
-    let decoded: Result<StoredSnapshot, _> = rmp_serde::from_read(io::BufReader::new(&mut reader));
-    let is_whole = reader.is_whole();
-    match decoded {
-        Ok(snapshot) if is_whole && snapshot.index == index => Ok(Some(snapshot)),
-        _ if reader.is_damaged || !is_whole => Err(damaged(Corruption::Checksum)),
-        _ => Err(damaged(Corruption::Content)),
+    match sealed::read::<StoredSnapshot>(file, MAGIC, key) {
+        Ok(snapshot) if snapshot.index == index => Ok(Some(snapshot)),
+        Ok(_) => Err(damaged(Corruption::Content)),
+        Err(damage) => Err(damaged(damage)),
     }
 }
 
@@ -89,56 +75,17 @@ fn indexes(disk: &dyn Disk) -> Result<Vec<u64>, Error> {
     Ok(indexes.collect())
 }
 
-/// Binds a chunk to its place.
-fn associated(is_last: bool) -> [u8; 9] {
-    let mut aad = [0; 9];
-    aad[..8].copy_from_slice(MAGIC);
-    aad[8] = u8::from(is_last);
-    aad
-}
-
-struct SealingWriter {
+/// A file that is written from its beginning to its end.
+struct Appending {
     file: Box<dyn DiskFile>,
     offset: u64,
-    cipher: Cipher,
-    counter: u64,
-    chunk: Vec<u8>,
 }
 
-impl SealingWriter {
-    fn new(mut file: Box<dyn DiskFile>, key: &DataKey) -> io::Result<Self> {
-        let base = random_base();
-        file.write_at(MAGIC, 0)?;
-        file.write_at(&base, 8)?;
-        Ok(Self { file, offset: 20, cipher: Cipher::new(key, base), counter: 0, chunk: Vec::new() })
-    }
-
-    fn seal(&mut self, is_last: bool) -> io::Result<()> {
-        self.cipher.seal(self.counter, &associated(is_last), &mut self.chunk);
-        let length = u32::try_from(self.chunk.len()).expect("a chunk is a mebibyte");
-        let header = if is_last { length | LAST } else { length };
-        self.file.write_at(&header.to_le_bytes(), self.offset)?;
-        self.file.write_at(&self.chunk, self.offset + 4)?;
-        self.offset += 4 + u64::from(length);
-        self.counter += 1;
-        self.chunk.clear();
-        Ok(())
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.seal(true)?;
-        self.file.sync()
-    }
-}
-
-impl Write for SealingWriter {
+impl Write for Appending {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(CHUNK_BYTES - self.chunk.len());
-        self.chunk.extend_from_slice(&bytes[..taken]);
-        if self.chunk.len() == CHUNK_BYTES {
-            self.seal(false)?;
-        }
-        Ok(taken)
+        self.file.write_at(bytes, self.offset)?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -146,73 +93,12 @@ impl Write for SealingWriter {
     }
 }
 
-struct OpeningReader {
-    file: Box<dyn Read + Send>,
-    cipher: Cipher,
-    counter: u64,
-    chunk: Vec<u8>,
-    read: usize,
-    was_last: bool,
-    is_damaged: bool,
-}
-
-impl OpeningReader {
-    fn new(mut file: Box<dyn Read + Send>, key: &DataKey) -> io::Result<Self> {
-        let (mut magic, mut base) = ([0; 8], [0; 12]);
-        file.read_exact(&mut magic)?;
-        file.read_exact(&mut base)?;
-        if &magic != MAGIC {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let cipher = Cipher::new(key, base);
-        let chunk = Vec::new();
-        Ok(Self { file, cipher, counter: 0, chunk, read: 0, was_last: false, is_damaged: false })
-    }
-
-    /// Whether everything was read, and nothing follows.
-    fn is_whole(&mut self) -> bool {
-        let mut rest = [0; 1];
-        self.was_last && self.read == self.chunk.len() && matches!(self.file.read(&mut rest), Ok(0))
-    }
-
-    fn next_chunk(&mut self) -> io::Result<()> {
-        let mut header = [0; 4];
-        self.file.read_exact(&mut header)?;
-        let header = u32::from_le_bytes(header);
-        let (is_last, length) = (header & LAST != 0, (header & !LAST) as usize);
-        if !(TAG_BYTES..=CHUNK_BYTES + TAG_BYTES).contains(&length) {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        self.chunk.resize(length, 0);
-        self.file.read_exact(&mut self.chunk)?;
-        let opened = self.cipher.open(self.counter, &associated(is_last), &mut self.chunk);
-        let length = opened.ok_or(io::ErrorKind::InvalidData)?.len();
-        self.chunk.truncate(length);
-        (self.read, self.was_last) = (0, is_last);
-        self.counter += 1;
-        Ok(())
-    }
-}
-
-impl Read for OpeningReader {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.read == self.chunk.len() && !self.was_last {
-            if let Err(error) = self.next_chunk() {
-                self.is_damaged = true;
-                return Err(error);
-            }
-        }
-        let count = into.len().min(self.chunk.len() - self.read);
-        into[..count].copy_from_slice(&self.chunk[self.read..self.read + count]);
-        self.read += count;
-        Ok(count)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cipher::TAG_BYTES;
     use crate::disk::Folder;
+    use crate::sealed::CHUNK_BYTES;
 
     fn snapshot() -> StoredSnapshot {
         StoredSnapshot {

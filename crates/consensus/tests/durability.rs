@@ -44,7 +44,7 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_crash() {
     let (live, crashed) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
-    Consensus::bootstrap(&config(live.path())).expect("bootstraps");
+    Consensus::bootstrap(&config(live.path()), Snapshot::default()).expect("bootstraps");
     let consensus = open(&config(live.path())).expect("opens");
     for number in 1..=20 {
         let set = create(&consensus.snapshot(), number);
@@ -60,7 +60,7 @@ async fn what_was_acknowledged_is_there_after_a_crash() {
 #[tokio::test]
 async fn proposals_made_ahead_are_applied_in_their_order() {
     let directory = tempfile::tempdir().expect("dir");
-    Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
+    Consensus::bootstrap(&config(directory.path()), Snapshot::default()).expect("bootstraps");
     let consensus = open(&config(directory.path())).expect("opens");
     let mut head = (*consensus.snapshot()).clone();
     let mut feed = consensus.subscribe();
@@ -83,7 +83,7 @@ async fn proposals_made_ahead_are_applied_in_their_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_told_of_a_change_finds_it_in_the_state() {
     let directory = tempfile::tempdir().expect("dir");
-    Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
+    Consensus::bootstrap(&config(directory.path()), Snapshot::default()).expect("bootstraps");
     let consensus = Arc::new(open(&config(directory.path())).expect("opens"));
     let (mut feed, reader) = (consensus.subscribe(), consensus.clone());
     let follower = tokio::spawn(async move {
@@ -102,7 +102,7 @@ async fn who_is_told_of_a_change_finds_it_in_the_state() {
 #[tokio::test]
 async fn a_stale_proposal_is_rejected_and_changes_nothing() {
     let directory = tempfile::tempdir().expect("dir");
-    Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
+    Consensus::bootstrap(&config(directory.path()), Snapshot::default()).expect("bootstraps");
     let consensus = open(&config(directory.path())).expect("opens");
     let set = create(&consensus.snapshot(), 1);
     consensus.propose(&set).await.expect("agreed");
@@ -114,7 +114,7 @@ async fn a_stale_proposal_is_rejected_and_changes_nothing() {
 #[tokio::test]
 async fn a_snapshot_takes_the_place_of_the_log_before_it() {
     let directory = tempfile::tempdir().expect("dir");
-    Consensus::bootstrap(&config(directory.path())).expect("bootstraps");
+    Consensus::bootstrap(&config(directory.path()), Snapshot::default()).expect("bootstraps");
     let consensus = open(&config(directory.path())).expect("opens");
     consensus.set_snapshot_interval(50, 0);
     // Several segments of log, and many snapshots.

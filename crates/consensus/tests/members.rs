@@ -46,7 +46,7 @@ impl Cluster {
     /// A cluster of members 1 to `count`.
     fn new(count: u64) -> Self {
         let directory = tempfile::tempdir().expect("dir");
-        Member::bootstrap(&config(directory.path(), 1)).expect("bootstraps");
+        Member::bootstrap(&config(directory.path(), 1), Snapshot::default()).expect("bootstraps");
         let mut cluster = Self {
             directory,
             members: BTreeMap::new(),

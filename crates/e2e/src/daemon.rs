@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use testbed::{Daemon as Place, Host};
+
 /// How long stock Docker may take to end by itself.
 const END: Duration = Duration::from_secs(60);
 
@@ -15,32 +17,21 @@ pub(crate) struct Daemon {
     pid: u32,
 }
 
-/// A command in a network namespace. `ip netns exec` would hide the control groups behind a new `/sys`.
-pub(crate) fn in_namespace(name: &str) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{name}")).arg("--");
-    command
-}
-
-/// How to start `program` in the network namespace `name`, its state beneath `directory`.
-pub(crate) fn launch(
-    name: &str,
-    group: &str,
-    program: &Path,
-    directory: &Path,
-    flags: &[&str],
-) -> Command {
-    let mut command = in_namespace(name);
-    if !crate::is_skep() {
+/// How to start `program` on `host`, its things where `place` says.
+pub(crate) fn launch(host: &Host, place: &Place, program: &Path, flags: &[&str]) -> Command {
+    let mut command = if crate::is_skep() {
+        host.command(program)
+    } else {
         // Mounts and processes end with the daemon: stock Docker has no way to be taken down whole.
-        command.args(["unshare", "--mount", "--propagation", "private", "--pid", "--fork"]);
-        command.args(["--kill-child", "--mount-proc", "--"]);
-    }
-    command.arg(program);
+        let mut command = host.command("unshare");
+        command.args(["--mount", "--propagation", "private", "--pid", "--fork"]);
+        command.args(["--kill-child", "--mount-proc", "--"]).arg(program);
+        command
+    };
     if program.file_name().is_some_and(|name| name == "skep") {
         command.arg("daemon");
     }
-    command.args(own_flags(group, directory)).args(flags).stdin(Stdio::null());
+    command.args(place.flags()).args(flags).stdin(Stdio::null());
     command
 }
 
@@ -50,7 +41,7 @@ impl Daemon {
         let log = File::options().create(true).append(true).open(log).expect("the log opens");
         command.stdout(log.try_clone().expect("clones")).stderr(log);
         let child = command.spawn().expect("the daemon starts");
-        // `nsenter` becomes what it is told to run.
+        // What the host is told to run is what was spawned.
         let pid = if crate::is_skep() { child.id() } else { only_child(child.id()) };
         Self { child, pid }
     }
@@ -66,18 +57,12 @@ impl Daemon {
         assert!(sent.expect("kill runs").success(), "the daemon was there to be signalled");
         self.child.wait().expect("the daemon ends");
     }
-}
 
-fn own_flags(group: &str, directory: &Path) -> Vec<String> {
-    let path = |name: &str| directory.join(name).display().to_string();
-    let flags = [
-        ("-H", format!("unix://{}", path("docker.sock"))),
-        ("--pidfile", path("pid")),
-        ("--data-root", path("data")),
-        ("--exec-root", path("exec")),
-        ("--cgroup-parent", format!("/{group}")),
-    ];
-    flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    /// Ends the daemon, if it still runs.
+    pub(crate) fn make_end(mut self) {
+        let _ = Command::new("kill").args(["-KILL", &self.pid.to_string()]).status();
+        let _ = self.child.wait();
+    }
 }
 
 /// The process that `parent` forks.
@@ -94,19 +79,26 @@ fn only_child(parent: u32) -> u32 {
     }
 }
 
+/// Removes what a killed daemon leaves that tells the next one not to start. Stock Docker has its own process numbers,
+/// which are always taken.
+pub(crate) fn forget(place: &Place) {
+    if !crate::is_skep() {
+        let _ = std::fs::remove_file(&place.pidfile);
+        let _ = std::fs::remove_file(place.exec_root.join("containerd/containerd.pid"));
+    }
+}
+
 /// Removes what a host's ended daemon has made outside its folder.
-pub(crate) fn clean(name: &str, group: &str, program: &Path, directory: &Path) {
+pub(crate) fn clean(host: &Host, place: &Place, program: &Path) {
     if crate::is_skep() {
-        let mut purge = in_namespace(name);
-        purge.arg(program).arg("purge").arg("--data-root").arg(directory.join("data"));
-        purge.arg("--exec-root").arg(directory.join("exec"));
-        let _ = purge.args(["--cgroup-parent", &format!("/{group}")]).status();
+        let mut purge = host.command(program);
+        let _ = purge.arg("purge").args(place.roots()).status();
         return;
     }
     let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") else { return };
     let hierarchies = hierarchies.filter_map(Result::ok).map(|entry| entry.path());
     for hierarchy in hierarchies.chain([Path::new("/sys/fs/cgroup").to_owned()]) {
-        remove_group(&hierarchy.join(group));
+        remove_group(&hierarchy.join(&place.group));
     }
 }
 

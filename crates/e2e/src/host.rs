@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use testbed::{Daemon as Place, Switch};
 
 use crate::daemon::{self, Daemon};
-use crate::{Follow, encoded, images, ip, printed, program, told};
+use crate::{Follow, encoded, images, ip, printed, program, run, told};
 
 /// How long anything may take before a test gives up. Generous: machines under load are no failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -24,8 +25,10 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct Host {
     /// Of the network namespace.
     pub name: String,
-    /// The control group of the daemon's containers.
-    group: String,
+    /// What other hosts reach it by.
+    pub address: String,
+    machine: testbed::Host,
+    place: Place,
     directory: tempfile::TempDir,
     daemon: Option<Daemon>,
     program: PathBuf,
@@ -55,25 +58,42 @@ impl Host {
 
     /// A host on which nothing runs yet.
     pub fn without_daemon() -> Self {
-        let name = next_name();
-        ip(&["netns", "add", &name]);
-        ip(&["-n", &name, "link", "set", "lo", "up"]);
-        ip(&["-n", &name, "link", "add", "eth0", "type", "veth", "peer", "name", "wire"]);
-        ip(&["-n", &name, "addr", "add", "10.99.0.1/24", "dev", "eth0"]);
-        ip(&["-n", &name, "link", "set", "eth0", "up"]);
-        ip(&["-n", &name, "link", "set", "wire", "up"]);
-        Self::at(name.clone(), name)
+        let machine = machine(&next_name(), "host1");
+        let name = &machine.namespace;
+        ip(&["-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", "wire"]);
+        ip(&["-n", name, "addr", "add", "10.99.0.1/24", "dev", "eth0"]);
+        ip(&["-n", name, "link", "set", "eth0", "up"]);
+        ip(&["-n", name, "link", "set", "wire", "up"]);
+        let group = machine.namespace.clone();
+        Self::at(machine, group, 1)
+    }
+
+    /// A host with a cable to `switch`, on which nothing runs yet.
+    pub(crate) fn on(switch: &Switch, number: u8) -> Self {
+        let hostname = format!("host{number}");
+        let machine = machine(&next_name(), &hostname);
+        let address = format!("10.99.0.{number}/24");
+        switch.connect(&hostname, &machine.namespace, &address).expect("the cable is laid");
+        let group = machine.namespace.clone();
+        Self::at(machine, group, number)
     }
 
     /// Another folder for another daemon in the network namespace of `other`, which has to live longer.
     pub fn beside(other: &Self) -> Self {
-        Self::at(other.name.clone(), next_name())
+        Self::at(other.machine.clone(), next_name(), 1)
     }
 
-    fn at(name: String, group: String) -> Self {
+    fn at(machine: testbed::Host, group: String, number: u8) -> Self {
         let directory = tempfile::Builder::new().prefix("skep-e2e-").tempdir().expect("directory");
+        let place = Place::beneath(directory.path(), &group);
+        let (name, address) = (machine.namespace.clone(), format!("10.99.0.{number}"));
         let docker = told("SKEP_E2E_DOCKER");
-        Self { name, group, directory, daemon: None, program: program(), docker }
+        Self { name, address, machine, place, directory, daemon: None, program: program(), docker }
+    }
+
+    /// What the host is called.
+    pub fn hostname(&self) -> &str {
+        &self.machine.hostname
     }
 
     /// The daemon's program.
@@ -91,7 +111,12 @@ impl Host {
 
     /// Makes this host the manager of a swarm of its own.
     pub fn init(&self) {
-        self.ok(&["swarm", "init", "--advertise-addr", "10.99.0.1"]);
+        self.ok(&["swarm", "init", "--advertise-addr", &self.address]);
+    }
+
+    /// The token that lets nodes join the swarm in this role.
+    pub fn token(&self, role: &str) -> String {
+        self.ok(&["swarm", "join-token", "-q", role])
     }
 
     /// The identifier of this host's node in its swarm.
@@ -124,7 +149,7 @@ impl Host {
     }
 
     fn launch(&self, program: &Path, flags: &[&str]) -> Command {
-        daemon::launch(&self.name, &self.group, program, self.directory.path(), flags)
+        daemon::launch(&self.machine, &self.place, program, flags)
     }
 
     /// Ends the daemon as an operator does.
@@ -135,6 +160,17 @@ impl Host {
     /// Ends the daemon as a crash does.
     pub fn kill(&mut self) {
         self.daemon.take().expect("the daemon runs").end("-KILL");
+        daemon::forget(&self.place);
+    }
+
+    /// Stops the daemon in its tracks.
+    pub fn freeze(&self) {
+        signal("-STOP", self.daemon_pid());
+    }
+
+    /// Lets a frozen daemon go on.
+    pub fn thaw(&self) {
+        signal("-CONT", self.daemon_pid());
     }
 
     /// A path in the host's folder.
@@ -147,11 +183,6 @@ impl Host {
         self.daemon.as_ref().expect("the daemon runs").pid()
     }
 
-    /// What `DOCKER_HOST` would be.
-    pub fn address(&self) -> String {
-        format!("unix://{}", self.path("docker.sock").display())
-    }
-
     /// Whether the docker command is Debian's of 2022 (20.10), and not one of today.
     pub fn has_old_docker(&self) -> bool {
         self.ok(&["version", "--format", "{{.Client.Version}}"]).starts_with("20.")
@@ -161,8 +192,15 @@ impl Host {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.docker);
         command.env("DOCKER_CONFIG", self.path("config")).env_remove("DOCKER_CONTEXT");
-        command.args(["-H", &self.address()]).args(arguments).stdin(Stdio::null());
+        command.args(["-H", &self.place.address()]).args(arguments).stdin(Stdio::null());
         command
+    }
+
+    /// Runs `skep VERB` on this host's daemon.
+    pub fn skep(&self, verb: &str, arguments: &[&str]) -> Printed {
+        let socket = format!("unix://{}", self.path("docker.sock").display());
+        let mut command = Command::new(&self.program);
+        printed(command.args([verb, "-H", &socket]).args(arguments).output().expect("skep runs"))
     }
 
     /// Runs docker and answers with whatever comes.
@@ -272,6 +310,20 @@ impl Host {
         });
     }
 
+    /// Waits until this many containers of a service run on this host, whatever the managers say.
+    pub fn until_containers(&self, service: &str, count: usize) {
+        self.until(&format!("{count} containers of {service} run here"), || {
+            self.containers(service).len() == count
+        });
+    }
+
+    /// The service's containers that run on this host, whatever the managers say.
+    pub fn containers(&self, service: &str) -> Vec<String> {
+        let filter = format!("label=com.docker.swarm.service.name={service}");
+        let listed = self.docker(&["ps", "-q", "--no-trunc", "--filter", &filter]).stdout;
+        listed.lines().map(str::to_owned).collect()
+    }
+
     /// Container identifiers of the running tasks of a service.
     pub fn running(&self, service: &str) -> Vec<String> {
         let filters = format!(r#"{{"service":["{service}"],"desired-state":["running"]}}"#);
@@ -306,16 +358,26 @@ impl Default for Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if let Some(daemon) = self.daemon.take() {
-            daemon.end("-KILL");
+            daemon.make_end();
         }
-        daemon::clean(&self.name, &self.group, &self.program, self.directory.path());
+        daemon::clean(&self.machine, &self.place, &self.program);
         // The namespace is its first host's.
-        if self.name == self.group {
-            let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        if self.name == self.place.group {
+            let _ = self.machine.remove();
         }
     }
 }
 
-fn next_name() -> String {
+fn signal(signal: &str, pid: u32) {
+    run(Command::new("kill").args([signal, &pid.to_string()]));
+}
+
+fn machine(namespace: &str, hostname: &str) -> testbed::Host {
+    let machine = testbed::Host { namespace: namespace.to_owned(), hostname: hostname.to_owned() };
+    machine.create().expect("the namespace is made");
+    machine
+}
+
+pub(crate) fn next_name() -> String {
     format!("e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }

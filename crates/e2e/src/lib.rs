@@ -7,19 +7,23 @@
     reason = "the suite is told by its environment which daemon and which command to test"
 )]
 
+mod cluster;
 mod daemon;
 mod follow;
 mod host;
 mod images;
 mod registry;
+mod terminal;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+pub use cluster::{Cluster, Row, nodes};
 pub use follow::Follow;
 pub use host::{Host, Printed};
 pub use registry::Registry;
+pub use terminal::Terminal;
 
 /// Ends the test here where the daemon is not ours, and writes down why.
 ///

@@ -3,6 +3,7 @@
 //! Every write is planned before it is proposed: one log entry carries a request and all that follows from it at once.
 
 mod authority;
+mod backup;
 mod clock;
 mod control;
 mod dispatcher_server;
@@ -28,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use types::assignment::ManagerPeer;
 
 pub use clock::now;
-pub use control::cluster::{Bootstrap, Bootstrapped, Rotation};
+pub use control::cluster::{Bootstrap, Bootstrapped, Restore, Rotation};
 pub use control::lookup;
 pub use control::service::{Created, RegistryAuthFrom, Update};
 pub use dispatcher_server::{Reporter, Session};
@@ -77,6 +78,21 @@ impl Manager {
     ) -> Result<Bootstrapped, Error> {
         let config = config.clone();
         tokio::task::spawn_blocking(move || control::cluster::bootstrap(&config, request))
+            .await
+            .map_err(|_| Error::stopped())?
+    }
+
+    /// Makes the state of a cluster that goes on from `state` with this node as its only manager.
+    ///
+    /// # Errors
+    /// When the state holds no cluster, or the state directory cannot be written.
+    pub async fn restore(
+        config: &consensus::Config,
+        state: Snapshot,
+        request: Restore,
+    ) -> Result<Bootstrapped, Error> {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || control::cluster::restore(&config, state, request))
             .await
             .map_err(|_| Error::stopped())?
     }
@@ -212,19 +228,7 @@ impl Manager {
     /// When this manager does not come to lead.
     pub async fn dismiss_others(&self, node: types::NodeId) -> Result<(), Error> {
         let dismiss = |draft: &mut store::Draft| {
-            let others: Vec<_> = draft
-                .nodes()
-                .filter(|other| other.id != node && other.manager.is_some())
-                .cloned()
-                .collect();
-            for other in others {
-                dispatcher::write_down(draft, other.id, "manager lost with its quorum");
-                let other = draft.node(other.id).cloned().expect("it is still there");
-                draft.update_node(&other, |other| {
-                    other.manager = None;
-                    other.spec.role = types::node::Role::Worker;
-                });
-            }
+            control::cluster::dismiss_others(draft, node, "manager lost with its quorum");
             Ok(())
         };
         self.duties.writer.write(dismiss).await

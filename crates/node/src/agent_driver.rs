@@ -17,15 +17,16 @@ use engine::{Engine, ErrorKind};
 use manager::now;
 use network::{Protocol, PublishedPort};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use types::assignment::{News, SessionMessage};
+use types::assignment::{AssignmentSet, News, SessionMessage};
 use types::endpoint::{PortConfig, PublishMode};
 use types::{ServiceId, Task, TaskId, TaskTemplate, Timestamp};
 
 use crate::daemon::SharedEngine;
 use crate::keeper::Keeper;
-use crate::session::{Link, NodeInfo, Reporter, Upstream};
+use crate::session::{Link, NoSession, NodeInfo, Reporter, Upstream};
 use crate::state::Files;
 use crate::templating::Values;
 
@@ -39,6 +40,10 @@ const EVENTS_MAX: usize = 1024;
 
 /// How long a node looks for a manager before it says so: longer than managers take to elect a leader.
 const ALONE_TOLD_AFTER: Duration = Duration::from_secs(5);
+
+/// How long leaders have to say that the swarm does not have this node before it ends its tasks: a leader that was just
+/// elected is not to be taken at its first word.
+const REMOVED_AFTER: Duration = Duration::from_secs(1);
 
 /// Between two attempts to reach the manager.
 const RECONNECT: Duration = Duration::from_millis(200);
@@ -97,6 +102,7 @@ impl AgentDriver {
         self.adopt();
         self.recall().await;
         let mut alone_since = None;
+        let mut removed_since = None;
         loop {
             let info = self.info.borrow_and_update().clone();
             let link = tokio::select! {
@@ -105,19 +111,19 @@ impl AgentDriver {
             };
             match link {
                 Ok(link) => {
-                    alone_since = None;
+                    (alone_since, removed_since) = (None, None);
                     if self.serve(link, &mut changes, stop).await.is_err() {
                         return;
                     }
                 }
                 Err(refusal) => {
-                    let (since, is_told) =
-                        alone_since.get_or_insert((tokio::time::Instant::now(), false));
-                    debug!(refusal, "no session with a manager");
+                    let (since, is_told) = alone_since.get_or_insert((Instant::now(), false));
+                    debug!(%refusal, "no session with a manager");
                     if !*is_told && since.elapsed() >= ALONE_TOLD_AFTER {
-                        warn!(refusal, "no manager is reached; tasks run on");
+                        warn!(%refusal, "no session with a manager");
                         *is_told = true;
                     }
+                    self.heed(&refusal, &mut removed_since).await;
                 }
             }
             let pause = RECONNECT.mul_f64(rand::random_range(0.5..1.5));
@@ -125,6 +131,18 @@ impl AgentDriver {
                 () = stop.cancelled() => return,
                 () = self.without_manager(&mut changes, pause) => {}
             }
+        }
+    }
+
+    /// A node that is removed while it runs has no tasks any more: the swarm runs them elsewhere.
+    async fn heed(&mut self, refusal: &NoSession, removed_since: &mut Option<Instant>) {
+        if *refusal != NoSession::Removed {
+            *removed_since = None;
+            return;
+        }
+        if removed_since.get_or_insert_with(Instant::now).elapsed() >= REMOVED_AFTER {
+            let nothing = AssignmentSet { is_full: true, ..AssignmentSet::default() };
+            self.handle(Event::Assigned(nothing), None).await;
         }
     }
 
@@ -187,7 +205,7 @@ impl AgentDriver {
         changes: &mut broadcast::Receiver<Change>,
         pause: Duration,
     ) {
-        let until = tokio::time::Instant::now() + pause;
+        let until = Instant::now() + pause;
         loop {
             let event = tokio::select! {
                 () = tokio::time::sleep_until(until) => return,

@@ -349,6 +349,13 @@ fn ignored(flags: &Daemon) -> Vec<String> {
         .collect()
 }
 
+/// The daemon that commands talk to where they are told of none.
+#[expect(clippy::disallowed_methods, reason = "this module alone reads the environment")]
+pub(crate) fn docker_host() -> String {
+    let named = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+    named.unwrap_or_else(|| "unix:///run/skep/docker.sock".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,9 @@ const ISSUE_TIMEOUT: Duration = Duration::from_secs(30);
 const ROOT_ATTEMPTS: usize = 3;
 const ROOT_RETRY: Duration = Duration::from_millis(500);
 
+const NO_TOKEN: &str =
+    "rpc error: code = InvalidArgument desc = A valid join token is necessary to join this cluster";
+
 /// What a swarm admits a node with.
 pub(crate) struct Admission {
     pub(crate) issued: Issued,
@@ -32,6 +35,10 @@ pub(crate) async fn admit(
     token: &str,
     availability: Availability,
 ) -> Result<Admission, ApiError> {
+    // Docker's words: to join without a token is no mistake of its form.
+    if token.is_empty() {
+        return Err(ApiError::bad_request(NO_TOKEN));
+    }
     let parsed: JoinToken =
         token.parse().map_err(|error: ca::Error| ApiError::bad_request(error.to_string()))?;
     let root = fetch_root(remote).await?;

@@ -2,6 +2,7 @@
 
 mod address;
 mod agent_driver;
+mod backup;
 mod config;
 mod daemon;
 mod describe;
@@ -11,6 +12,7 @@ mod keeper;
 mod lock;
 mod membership;
 mod purge;
+mod recovery;
 mod session;
 mod state;
 mod steward;
@@ -35,6 +37,10 @@ struct Cli {
 enum Verb {
     /// Run this host's node: serves the Docker Engine API and runs containers.
     Daemon(Box<flags::Daemon>),
+    /// Write the state of the whole swarm into one sealed file, while it works
+    Backup(backup::Backup),
+    /// Bring a lost swarm back from a backup, with this host as its manager
+    Restore(backup::Restore),
     /// Remove everything a node's daemon has made: containers, links, state. The daemon must not run
     Purge(purge::Flags),
 }
@@ -64,6 +70,8 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
     }
     match Cli::parse_from(&arguments).verb {
         Verb::Daemon(flags) => daemon::run(config::Config::resolve(*flags, &arguments[2..])?),
+        Verb::Backup(flags) => backup::backup(flags),
+        Verb::Restore(flags) => backup::restore(flags),
         Verb::Purge(flags) => purge::run(flags),
     }
 }

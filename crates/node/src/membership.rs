@@ -1,14 +1,16 @@
 //! A node's place in a swarm: init, join, leave, and what the daemon runs meanwhile.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use apiserver::{Answer, ApiError, Swarm};
+use consensus::DataKey;
 use docker_types::convert;
 use docker_types::swarm::{InitRequest, JoinRequest, Peer, SwarmInfo};
 use http::StatusCode;
-use manager::{Bootstrap, Manager};
+use manager::{Bootstrap, Bootstrapped, Manager};
 use rpc::SharedIdentity;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use types::NodeId;
 use types::assignment::ManagerPeer;
+use types::cluster::UnlockKey;
 use types::node::{Availability, NodeState, Reachability, Role};
 use types::resources::Generic;
 
@@ -28,10 +31,10 @@ use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
 use crate::{describe, join, lock, steward, swarm_events};
 
-const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
-const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
-const ALREADY_IN_SWARM: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.";
-const NOT_IN_SWARM: &str = "This node is not part of a swarm";
+pub(crate) const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
+pub(crate) const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
+pub(crate) const ALREADY_IN_SWARM: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.";
+pub(crate) const NOT_IN_SWARM: &str = "This node is not part of a swarm";
 const EXPIRED: &str =
     "Swarm certificates have expired. To replace them, leave the swarm and join again.";
 const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the \"docker info\" command to see the current swarm status of your node.";
@@ -63,7 +66,7 @@ struct Active {
 
 #[derive(Debug)]
 pub(crate) struct Membership {
-    engine: SharedEngine,
+    pub(crate) engine: SharedEngine,
     pub(crate) files: Files,
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
@@ -287,38 +290,37 @@ impl Membership {
         if request.force_new_cluster {
             return self.force_new_cluster().await;
         }
-        let (mut state, bootstrap, key) = self.plan_init(request)?;
+        let (state, bootstrap, key) = self.plan_init(request)?;
         let raft_id = bootstrap.raft_id;
+        let unlock_key = bootstrap.unlock_key.clone();
+        let make = |config| async move { Manager::bootstrap(&config, bootstrap).await };
+        self.begin(state, raft_id, key, unlock_key, make).await
+    }
+
+    /// Enters a swarm whose state `make` writes, as its only manager.
+    pub(crate) async fn begin<Made>(
+        self: &Arc<Self>,
+        mut state: State,
+        raft_id: u64,
+        key: String,
+        unlock_key: Option<UnlockKey>,
+        make: impl FnOnce(consensus::Config) -> Made,
+    ) -> Result<NodeId, ApiError>
+    where
+        Made: Future<Output = Result<Bootstrapped, manager::Error>>,
+    {
         let listener = bind(&state.listen).await.map_err(ApiError::internal)?;
         self.files.remove().map_err(ApiError::internal)?;
         // From the beginning, so that nothing ever lies open.
-        self.files.set_lock(bootstrap.unlock_key.as_ref()).map_err(ApiError::internal)?;
+        self.files.set_lock(unlock_key.as_ref()).map_err(ApiError::internal)?;
         let config = self.files.consensus(raft_id).map_err(ApiError::internal)?;
-        let made = Manager::bootstrap(&config, bootstrap).await?;
-        let (certificate, roots) = (made.certificate, made.roots);
+        let Bootstrapped { certificate, roots } = make(config).await?;
         let identity = rpc::Identity { certificate, key, roots };
         self.files.save_identity(&identity).map_err(ApiError::internal)?;
         state.raft_id = Some(raft_id);
         self.files.save(&state).map_err(ApiError::internal)?;
         let node = state.node;
         self.activate(state, Some(listener)).await.map_err(ApiError::internal)?;
-        Ok(node)
-    }
-
-    /// Goes on as the only manager, with everything this one knows.
-    async fn force_new_cluster(self: &Arc<Self>) -> Result<NodeId, ApiError> {
-        let state = self.state().ok_or_else(|| unavailable(NOT_IN_SWARM))?;
-        let raft_id = state.raft_id.ok_or_else(|| unavailable(WORKER))?;
-        self.close().await;
-        let config = self.files.consensus(raft_id).map_err(ApiError::internal)?;
-        let force = move || consensus::Consensus::force_alone(&config);
-        let forced = tokio::task::spawn_blocking(force).await;
-        let forced = forced.map_err(ApiError::internal)?;
-        forced.map_err(ApiError::internal)?;
-        let node = state.node;
-        self.activate(state, None).await.map_err(ApiError::internal)?;
-        let manager = self.running_manager().ok_or_else(|| unavailable(NOT_A_MANAGER))?;
-        manager.dismiss_others(node).await?;
         Ok(node)
     }
 
@@ -550,6 +552,15 @@ impl Swarm for Membership {
         Box::pin(async move { self.join_now(request).await })
     }
 
+    fn restore(
+        self: Arc<Self>,
+        place: InitRequest,
+        key: [u8; 32],
+        file: Box<dyn Read + Send>,
+    ) -> Answer<'static, NodeId> {
+        Box::pin(async move { self.restore_now(place, DataKey::new(key), file).await })
+    }
+
     fn leave(self: Arc<Self>, force: bool) -> Answer<'static, ()> {
         Box::pin(async move { self.leave_now(force).await })
     }
@@ -659,7 +670,7 @@ fn address_pools(pools: Vec<String>, size: u32) -> Result<(Vec<String>, u8), Api
     }
 }
 
-fn availability(text: &str) -> Result<Availability, ApiError> {
+pub(crate) fn availability(text: &str) -> Result<Availability, ApiError> {
     Ok(convert::node::availability(text)?)
 }
 

@@ -1,5 +1,6 @@
 //! A node's way to its managers: to the one that leads, in this process or on another host.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use manager::methods::{
     self, HeartbeatRequest, Issued, RenewRequest, ReportRequest, SessionEvent, SessionRefusal,
     SessionRequest,
 };
-use manager::{Error, Manager};
+use manager::{Code, Error, Manager};
 use rpc::{Channel, Client, Items, SharedIdentity};
 use types::NodeId;
 use types::assignment::{ManagerPeer, SessionMessage, StatusReport};
@@ -43,6 +44,15 @@ struct Known {
 pub(crate) struct Upstream {
     node: NodeId,
     known: Mutex<Known>,
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoSession {
+    /// The leader says that the swarm does not have this node any more.
+    Removed,
+    /// What the last manager said that was asked.
+    Refused(String),
 }
 
 /// An open session.
@@ -104,8 +114,8 @@ impl Upstream {
     /// Opens a session with the manager that leads.
     ///
     /// # Errors
-    /// What the last manager said that was asked.
-    pub(crate) async fn open(&self, info: &NodeInfo) -> Result<Link, String> {
+    /// [`NoSession`].
+    pub(crate) async fn open(&self, info: &NodeInfo) -> Result<Link, NoSession> {
         let local = self.lock().manager.clone();
         let mut next = None;
         if let Some(manager) = local {
@@ -114,10 +124,10 @@ impl Upstream {
             match manager.open_session(node, description, address).await {
                 Ok(session) => return Ok(Link::Local(session)),
                 Err(error) if error.is_not_leader() => next = manager.leader_address(),
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         }
-        let mut refusal = "no manager is known".to_owned();
+        let mut refusal = NoSession::Refused("no manager is known".to_owned());
         let mut candidates = self.channels().into_iter();
         for _ in 0..HOPS_MAX {
             let hinted = next.take().map(|address| self.lock().client.channel(&address));
@@ -125,9 +135,10 @@ impl Upstream {
             match open_at(&channel, info).await {
                 Ok(Ok(link)) => return Ok(link),
                 Ok(Err(leader)) => {
-                    refusal = format!("{} does not lead", channel.address());
+                    refusal = NoSession::Refused(format!("{} does not lead", channel.address()));
                     next = leader;
                 }
+                Err(NoSession::Removed) => return Err(NoSession::Removed),
                 Err(reason) => refusal = reason,
             }
         }
@@ -166,7 +177,7 @@ impl Upstream {
 async fn open_at(
     channel: &Channel,
     info: &NodeInfo,
-) -> Result<Result<Link, Option<String>>, String> {
+) -> Result<Result<Link, Option<String>>, NoSession> {
     let request =
         SessionRequest { description: info.description.clone(), address: info.address.clone() };
     let opened = channel
@@ -176,17 +187,35 @@ async fn open_at(
             OPEN_TIMEOUT,
         )
         .await;
-    let mut events = match opened.map_err(|error| error.to_string())? {
+    let mut events = match opened.map_err(|error| NoSession::Refused(error.to_string()))? {
         Ok(events) => events,
         Err(SessionRefusal::NotLeader(leader)) => return Ok(Err(leader)),
-        Err(SessionRefusal::Other(error)) => return Err(error.to_string()),
+        Err(SessionRefusal::Other(error)) => return Err(error.into()),
     };
     match tokio::time::timeout(OPEN_TIMEOUT, events.next()).await {
         Ok(Some(SessionEvent::Opened(session))) => {
             let reporter = Reporter::Remote { channel: channel.clone(), session };
             Ok(Ok(Link::Remote(events, reporter)))
         }
-        _ => Err(format!("{} opened no session", channel.address())),
+        _ => Err(NoSession::Refused(format!("{} opened no session", channel.address()))),
+    }
+}
+
+impl From<Error> for NoSession {
+    fn from(error: Error) -> Self {
+        match error.code {
+            Code::NotFound => Self::Removed,
+            _ => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for NoSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Removed => f.write_str("this node was removed from the swarm"),
+            Self::Refused(refusal) => f.write_str(refusal),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod world;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
+use types::limits::ORPHANED_AFTER;
 use types::node::Availability;
 use types::service::{
     FailureAction, Mode, Placement, RestartCondition, RestartPolicy, UpdateConfig, UpdateOrder,
@@ -409,4 +410,29 @@ fn parallelism_and_delay_pace_an_update() {
     assert_eq!(update_state(&world), Some(UpdateState::Completed));
     // Two delays between three pairs, and 31 s of watching after the last.
     assert_eq!(world.now.since(start), Duration::from_secs(30 + 30 + 31));
+}
+
+#[test]
+fn a_task_is_orphaned_when_its_node_was_down_for_a_day() {
+    let mut world = World::with_nodes(2);
+    world.replicas(1, 2);
+    world.settle();
+    let down = world.now;
+    world.node(2, |node| {
+        node.status.state = types::node::NodeState::Down;
+        node.status.down_since = Some(down);
+    });
+    world.plan();
+    let orphans = |world: &World| {
+        let tasks = world.tasks(1);
+        tasks.iter().filter(|task| task.status.state == TaskState::Orphaned).count()
+    };
+    world.now = down + ORPHANED_AFTER - Duration::from_nanos(1);
+    world.plan();
+    assert_eq!(orphans(&world), 0, "{}", world.show());
+    assert_eq!(world.wake_at, Some(down + ORPHANED_AFTER));
+    world.now = down + ORPHANED_AFTER;
+    world.plan();
+    assert_eq!(orphans(&world), 1, "{}", world.show());
+    assert_eq!(world.wake_at, None);
 }

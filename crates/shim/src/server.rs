@@ -560,8 +560,7 @@ impl Server {
         let Some(running) = &self.running else { return };
         let group = &running.summary.group;
         self.streams.drain();
-        let waiting = !self.streams.is_read() && self.streams.terminal().is_none();
-        if waiting && now_ns() < ending.until_ns {
+        if !self.streams.is_read() && now_ns() < ending.until_ns {
             // Without process ids of its own a container may leave processes behind.
             if group.pids().is_empty() {
                 self.ending = Some(ending);

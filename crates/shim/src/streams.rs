@@ -69,8 +69,10 @@ pub(crate) struct Streams {
     stderr: Option<OwnedFd>,
     /// The far end of the terminal, kept open so that it is never hung up while programs come and
     /// go.
-    _terminal: Option<OwnedFd>,
+    far_terminal: Option<OwnedFd>,
     is_terminal: bool,
+    /// Whether the container's ends are here. Before, what clients send waits in their pipes.
+    is_open: bool,
     input: Vec<u8>,
     close_input: bool,
     stdin_once: bool,
@@ -87,8 +89,9 @@ impl Streams {
             stdin: None,
             stdout: None,
             stderr: None,
-            _terminal: None,
+            far_terminal: None,
             is_terminal: false,
+            is_open: false,
             input: Vec::new(),
             close_input: false,
             stdin_once,
@@ -112,6 +115,7 @@ impl Streams {
         self.stdin = stdin;
         self.stdout = Some(stdout);
         self.stderr = Some(stderr);
+        self.open();
         Ok(())
     }
 
@@ -124,13 +128,20 @@ impl Streams {
         use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
         ioctl_fionbio(&master, true)?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        self._terminal = ioctl_tiocgptpeer(&master, flags).ok();
+        self.far_terminal = ioctl_tiocgptpeer(&master, flags).ok();
         if open_stdin {
             self.stdin = Some(rustix::io::fcntl_dupfd_cloexec(&master, 3)?);
         }
         self.stdout = Some(master);
         self.is_terminal = true;
+        self.open();
         Ok(())
+    }
+
+    fn open(&mut self) {
+        self.is_open = true;
+        // The input may have been ended already.
+        self.pump_input();
     }
 
     /// The controlling end of the terminal, where there is one.
@@ -198,7 +209,7 @@ impl Streams {
         if let Some(fd) = self.stdin.as_ref().filter(|_| !self.input.is_empty()) {
             add(Token::Input, PollFd::new(fd, PollFlags::OUT));
         }
-        let takes_input = self.input.len() < INPUT_BYTES_MAX;
+        let takes_input = self.is_open && self.input.len() < INPUT_BYTES_MAX;
         for it in &self.attachments {
             if let Some(fd) = it.stdin.as_ref().filter(|_| takes_input) {
                 add(Token::ClientInput(it.id), PollFd::new(fd, PollFlags::IN));
@@ -232,6 +243,8 @@ impl Streams {
 
     /// Reads what is there without waiting, after the container has ended.
     pub(crate) fn drain(&mut self) {
+        // Now the terminal may be hung up: that is the end of its output.
+        self.far_terminal = None;
         for stream in [Stream::Stdout, Stream::Stderr] {
             self.read_output(stream);
         }

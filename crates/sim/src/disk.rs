@@ -9,6 +9,9 @@ use consensus::{Disk, DiskFile};
 
 use crate::random::Random;
 
+/// What a flush says that the power failed in. Nobody is there to hear it.
+pub(crate) const POWER_LOSS: &str = "the power failed";
+
 #[derive(Clone, Debug, Default)]
 struct Content {
     /// As programs see it.
@@ -24,6 +27,8 @@ struct State {
     /// Files removed since the folder was last flushed, oldest first.
     removed: Vec<(String, Arc<Mutex<Content>>)>,
     is_full: bool,
+    /// The power fails in the next flush.
+    fails_in_flush: bool,
 }
 
 /// One host's disk. Clones are the same disk.
@@ -50,6 +55,11 @@ fn write(into: &mut Vec<u8>, bytes: &[u8], offset: usize) {
 impl SimDisk {
     pub(crate) fn set_full(&self, is_full: bool) {
         lock(&self.0).is_full = is_full;
+    }
+
+    /// Has the power fail in the next flush, or no more.
+    pub(crate) fn fail_in_flush(&self, is_armed: bool) {
+        lock(&self.0).fails_in_flush = is_armed;
     }
 
     pub(crate) fn wipe(&self) {
@@ -144,6 +154,9 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        if lock(&self.disk.0).fails_in_flush {
+            return Err(io::Error::other(POWER_LOSS));
+        }
         let mut content = lock(&self.content);
         for (offset, bytes) in std::mem::take(&mut content.pending) {
             write(&mut content.durable, &bytes, usize::try_from(offset).expect("small files"));

@@ -10,6 +10,7 @@ use crate::clock::{Clock, Millis};
 use crate::disk::SimDisk;
 use crate::leading::Leading;
 use crate::network::{HostId, LinkId};
+use crate::plan::Moment;
 
 /// A task's container, which outlives the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(crate) struct Host {
     pub(crate) run: u64,
     pub(crate) frozen_until: Millis,
     pub(crate) is_disk_slow: bool,
+    /// The power fails at this moment, and comes back after the milliseconds.
+    pub(crate) armed: Option<(Moment, Millis)>,
     /// It has left the swarm.
     pub(crate) is_away: bool,
     pub(crate) links: u64,
@@ -69,6 +72,7 @@ impl Host {
             run: 0,
             frozen_until: 0,
             is_disk_slow: false,
+            armed: None,
             is_away: false,
             links: 0,
             seat_asked: None,

@@ -45,10 +45,10 @@ pub(crate) fn join(draft: &mut Draft, id: NodeId, role: Role) {
     });
 }
 
-/// Removes those of `nodes` that are down.
+/// Removes those of `nodes` that are not here.
 pub(crate) fn remove_nodes(draft: &mut Draft, nodes: &[NodeId]) {
     for id in nodes {
-        if draft.node(*id).is_some_and(|node| node.status.state == NodeState::Down) {
+        if draft.node(*id).is_some_and(|node| node.status.state != NodeState::Ready) {
             draft.delete(Key::Node(*id));
         }
     }

@@ -64,6 +64,17 @@ pub enum What {
         host: usize,
         back_after: Millis,
     },
+    /// The power fails at the next moment of this kind.
+    PowerLossAt {
+        host: usize,
+        moment: Moment,
+        back_after: Millis,
+    },
+    /// The leader is cut off, and whoever votes for another loses power at once and is back in a moment.
+    VoteStorm {
+        back_after: Millis,
+        duration: Millis,
+    },
     /// The daemon does nothing for the milliseconds.
     Freeze {
         host: usize,
@@ -94,6 +105,15 @@ pub enum What {
     HandOver,
 }
 
+/// The worst times to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// In a flush: what was sent before it is out, what it was to keep may not be kept.
+    Flush,
+    /// Right after a vote was given to another.
+    Vote,
+}
+
 /// A run's plan, in order of time.
 pub(crate) fn generate(random: &mut Random) -> Vec<Action> {
     let count = random.between(8, 40);
@@ -115,12 +135,18 @@ fn one(random: &mut Random) -> What {
             is_start_first: random.chance(30),
         },
         22..26 => What::RemoveService { number },
-        26..29 => What::Global { number: SERVICES + random.below(2) },
+        26..28 => What::VoteStorm { back_after: random.between(10, 60), duration },
+        28..29 => What::Global { number: SERVICES + random.below(2) },
         29..35 => What::Availability { host, word: u8::try_from(random.below(3)).expect("small") },
         35..39 => What::Promote { host },
         39..43 => What::Demote { host },
         43..56 => What::Kill { host, back_after: duration },
-        56..64 => What::PowerLoss { host, back_after: duration },
+        56..60 => What::PowerLoss { host, back_after: duration },
+        60..64 => What::PowerLossAt {
+            host,
+            moment: if random.chance(50) { Moment::Flush } else { Moment::Vote },
+            back_after: random.between(10, 1_500),
+        },
         64..69 => What::Freeze { host, duration },
         69..80 => What::Partition { mask: random.below(1 << HOSTS), duration },
         80..86 => What::Unreliable {

@@ -20,6 +20,9 @@ pub const NAME_BYTES_MAX: usize = 63;
 /// First and last port that a service gets when it names none (swarmkit's range).
 pub const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
+/// After so long a task on a node that is down counts as lost for good; Docker's time.
+pub const ORPHANED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long a replacement waits for its predecessor to end before it starts anyway.
 pub const PREDECESSOR_WAIT: Duration = Duration::from_secs(60);
 

@@ -58,7 +58,10 @@ async fn start(
         return Ok(StatusCode::OK.into_response());
     }
     let media_type = Framing::of_tty(is_tty).media_type(version);
-    Ok(hijack(head, media_type, move |duplex| streams::exec(duplex, started)))
+    let containers = containers.clone();
+    Ok(hijack(head, media_type, move |duplex| async move {
+        streams::exec(duplex, started, containers.wait_exec(&id)).await;
+    }))
 }
 
 async fn resize(

@@ -3,6 +3,7 @@
 //! A file exposes `routes()`, which is merged here. A handler takes what it needs as extractors, calls the
 //! engine or the manager, and answers `Result<_, ApiError>`.
 
+mod backup;
 mod containers;
 mod distribution;
 mod events;
@@ -27,6 +28,7 @@ use crate::state::ApiState;
 
 pub(crate) fn router(state: ApiState) -> Router {
     Router::new()
+        .merge(backup::routes())
         .merge(containers::routes())
         .merge(distribution::routes())
         .merge(events::routes())

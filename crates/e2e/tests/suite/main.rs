@@ -1,6 +1,14 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
 mod ca;
+mod cluster_backup;
+mod cluster_failover;
+mod cluster_join;
+mod cluster_nodes;
+mod cluster_placement;
+mod cluster_quorum;
+mod cluster_writes;
+mod containers;
 mod daemon;
 mod digest;
 mod engine;
@@ -12,6 +20,7 @@ mod outlive;
 mod refusals;
 mod restart;
 mod service;
+mod streams;
 mod swarm;
 
 use e2e::Host;

@@ -140,8 +140,9 @@ impl Shared {
     /// Sends a signal; a paused container goes on, or it would never receive it.
     async fn signal(&self, container: &Arc<Container>, signal: Signal) -> Result<(), Error> {
         let shim = container.running_shim()?;
-        shim.kill(signal.0, false).await.map_err(|source| shim_error(container, source))?;
+        // Told first: the end it may bring is told by another task.
         self.event(container, "kill", &[("signal", signal.to_string())]);
+        shim.kill(signal.0, false).await.map_err(|source| shim_error(container, source))?;
         if container.phase() == Phase::Paused && shim.resume().await.is_ok() {
             self.set_status(container, |status| {
                 if status.phase == Phase::Paused {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ca::{JoinToken, new_secret};
 use consensus::Consensus;
 use serde::{Deserialize, Serialize};
-use store::{Draft, Object};
+use store::{Draft, Object, Snapshot, apply};
 use types::cluster::{RootCa, UnlockKey};
 use types::limits::{CERTIFICATE_EXPIRY_MIN, HEARTBEAT_PERIOD_MIN};
 use types::node::{Availability, ManagerStatus, NodeSpec, NodeStatus, Reachability, Role};
@@ -51,6 +51,18 @@ pub struct Rotation {
     pub unlock_key: bool,
 }
 
+/// What a host says that brings a lost swarm back from its state.
+#[derive(Clone, Debug)]
+pub struct Restore {
+    pub node: NodeId,
+    pub raft_id: u64,
+    /// Host and port where other nodes reach the cluster service.
+    pub address: String,
+    /// PEM of the request for the node's certificate.
+    pub request: String,
+    pub availability: Availability,
+}
+
 /// Writes a new cluster's log with the cluster and its first node in it.
 pub(crate) fn bootstrap(
     config: &consensus::Config,
@@ -58,46 +70,91 @@ pub(crate) fn bootstrap(
 ) -> Result<Bootstrapped, Error> {
     validate(&request.spec)?;
     let seconds = now().as_nanos() / 1_000_000_000;
-    let root_ca = first_root(&request.spec, seconds)?;
-    let id = ClusterId::from_random(rand::random());
-    let subject = ca::Subject { node: request.node, role: Role::Manager, cluster: id };
-    let signing = authority::sign(&root_ca, &request.spec, None, &request.request, &subject);
-    let certificate = block_on(signing)?;
-    let roots = root_ca.trust_bundle();
-    Consensus::bootstrap(config)?;
-    // Nobody listens yet: a member that is alone has nothing to say to others.
-    let (outgoing, _) = tokio::sync::mpsc::channel(1);
-    let consensus = Consensus::open(config, outgoing)?;
-    let mut draft = Draft::new((*consensus.snapshot()).clone(), now());
-    draft.put(Cluster {
-        id,
+    let cluster = Cluster {
+        id: ClusterId::from_random(rand::random()),
         meta: Meta::default(),
+        root_ca: first_root(&request.spec, seconds)?,
         spec: request.spec,
-        root_ca,
         unlock_key: request.unlock_key,
         data_path_port: request.data_path_port,
         default_address_pools: request.default_address_pools,
         subnet_size: request.subnet_size,
-    });
+    };
+    let first = Restore {
+        node: request.node,
+        raft_id: request.raft_id,
+        address: request.address,
+        request: request.request,
+        availability: request.availability,
+    };
+    let mut draft = Draft::new(Snapshot::default(), now());
+    draft.put(cluster.clone());
+    begin(config, Snapshot::default(), draft, &cluster, first)
+}
+
+/// Writes a log that begins with a state from elsewhere, and with this node as the only manager. The others are lost:
+/// those that come back do so as workers.
+pub(crate) fn restore(
+    config: &consensus::Config,
+    state: Snapshot,
+    request: Restore,
+) -> Result<Bootstrapped, Error> {
+    let cluster = state
+        .cluster()
+        .cloned()
+        .ok_or_else(|| Error::new(Code::InvalidArgument, "the backup holds no swarm".to_owned()))?;
+    let mut draft = Draft::new(state.clone(), now());
+    dismiss_others(&mut draft, request.node, "restored from a backup");
+    let nodes: Vec<_> = state.nodes().map(|node| node.id).collect();
+    for node in nodes {
+        dispatcher::write_down(&mut draft, node, "restored from a backup");
+    }
+    begin(config, state, draft, &cluster, request)
+}
+
+/// Takes the seats of all managers but `node` away.
+pub(crate) fn dismiss_others(draft: &mut Draft, node: NodeId, why: &str) {
+    let is_other = |other: &&Arc<Node>| other.id != node && other.manager.is_some();
+    let others: Vec<_> = draft.nodes().filter(is_other).map(|other| other.id).collect();
+    for other in others {
+        dispatcher::write_down(draft, other, why);
+        let Some(other) = draft.node(other).cloned() else { continue };
+        draft.update_node(&other, |other| {
+            other.manager = None;
+            other.spec.role = Role::Worker;
+        });
+    }
+}
+
+fn begin(
+    config: &consensus::Config,
+    state: Snapshot,
+    mut draft: Draft,
+    cluster: &Cluster,
+    first: Restore,
+) -> Result<Bootstrapped, Error> {
+    let subject = ca::Subject { node: first.node, role: Role::Manager, cluster: cluster.id };
+    let signing = authority::sign(&cluster.root_ca, &cluster.spec, None, &first.request, &subject);
+    let certificate = block_on(signing)?;
     draft.put(Node {
-        id: request.node,
+        id: first.node,
         meta: Meta::default(),
         spec: NodeSpec {
             role: Role::Manager,
-            availability: request.availability,
+            availability: first.availability,
             ..NodeSpec::default()
         },
         description: types::node::Description::default(),
         status: NodeStatus::default(),
         manager: Some(ManagerStatus {
-            raft_id: request.raft_id,
-            address: request.address,
+            raft_id: first.raft_id,
+            address: first.address,
             reachability: Reachability::Reachable,
         }),
     });
-    let proposal = consensus.propose(&draft.finish());
-    block_on(proposal)?;
-    Ok(Bootstrapped { certificate, roots })
+    let (state, _) = apply(&state, &draft.finish()).expect("the draft was made from this state");
+    Consensus::bootstrap(config, state)?;
+    Ok(Bootstrapped { certificate, roots: cluster.root_ca.trust_bundle() })
 }
 
 /// The root of a new swarm: its own, or the one whose key an external authority has.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use store::{Draft, Key};
+use types::limits::ORPHANED_AFTER;
 use types::service::Mode;
 use types::task::{RestartHistory, Slot};
 use types::{
@@ -174,22 +175,36 @@ impl Pass<'_> {
         node.sheds_tasks() || !self.constraints.iter().all(|constraint| constraint.allows(node))
     }
 
-    /// Tasks of nodes that were removed from the cluster will never be reported on again.
+    /// Tasks of nodes that were removed from the cluster will never be reported on again; those of nodes that are down
+    /// for long are taken for lost, so that they need not be remembered for ever.
     fn write_off_orphans(&mut self) {
         let now = self.now();
-        let orphans: Vec<_> = self
-            .draft
-            .tasks_of(self.service.id)
-            .filter(|task| !task.status.state.is_terminal())
-            .filter(|task| task.node.is_some_and(|node| self.draft.node(node).is_none()))
-            .cloned()
-            .collect();
-        for task in orphans {
+        let mut orphans = Vec::new();
+        let mut next_look: Option<Timestamp> = None;
+        let alive = self.draft.tasks_of(self.service.id);
+        for task in alive.filter(|task| !task.status.state.is_terminal()) {
+            let Some(node) = task.node else { continue };
+            match self.draft.node(node).map(|node| node.status.down_since) {
+                None => orphans.push((task.clone(), "node was removed")),
+                Some(None) => {}
+                Some(Some(since)) if since + ORPHANED_AFTER <= now => {
+                    orphans.push((task.clone(), "node is down for too long"));
+                }
+                Some(Some(since)) => {
+                    let at = since + ORPHANED_AFTER;
+                    next_look = Some(next_look.map_or(at, |next| next.min(at)));
+                }
+            }
+        }
+        for (task, why) in orphans {
             self.draft.update_task(&task, |task| {
                 task.status.at = now;
                 task.status.state = TaskState::Orphaned;
-                task.status.message = "node was removed".into();
+                task.status.message = why.into();
             });
+        }
+        if let Some(at) = next_look {
+            self.wake_at(at);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::host::Container;
 use crate::invariants::Written;
 use crate::network::HostId;
 use crate::operator::{self, Wanted};
-use crate::plan::{HOSTS, What};
+use crate::plan::{HOSTS, Moment, What};
 
 impl World {
     pub(super) fn act(&mut self, what: &What) {
@@ -38,6 +38,11 @@ impl World {
             What::RemoveNodes => self.remove_nodes(),
             What::Kill { host, back_after } => self.stop(host, Some(back_after)),
             What::PowerLoss { host, back_after } => self.lose_power(host, back_after),
+            What::PowerLossAt { host, moment, back_after } => {
+                self.hosts[host].armed = Some((moment, back_after));
+                self.hosts[host].disk.fail_in_flush(moment == Moment::Flush);
+            }
+            What::VoteStorm { back_after, duration } => self.storm(back_after, duration),
             What::Freeze { host, duration } => {
                 self.hosts[host].frozen_until = self.now + duration;
             }
@@ -77,6 +82,16 @@ impl World {
                 }
             }
         }
+    }
+
+    fn storm(&mut self, back_after: Millis, duration: Millis) {
+        let Some(leader) = self.leader_for(0) else { return };
+        let others: BTreeSet<_> = (0..HOSTS).filter(|host| *host != leader).collect();
+        for host in &others {
+            self.hosts[*host].armed = Some((Moment::Vote, back_after));
+        }
+        self.network.partition(vec![BTreeSet::from([leader]), others]);
+        self.after(duration, Happening::HealNetwork);
     }
 
     /// The leader, found by way of a host that happens to be asked.
@@ -164,7 +179,16 @@ impl World {
         });
     }
 
-    pub(super) fn lose_power(&mut self, host: HostId, back_after: Millis) {
+    /// The moment has come that [`What::PowerLossAt`] waited for.
+    pub(super) fn lose_power_now(&mut self, host: HostId) {
+        if let Some((_, back_after)) = self.hosts[host].armed {
+            self.lose_power(host, back_after);
+        }
+    }
+
+    fn lose_power(&mut self, host: HostId, back_after: Millis) {
+        self.hosts[host].armed = None;
+        self.hosts[host].disk.fail_in_flush(false);
         self.stop(host, Some(back_after));
         let disk = self.hosts[host].disk.clone();
         disk.lose_power(&mut self.random);
@@ -213,6 +237,8 @@ impl World {
         self.network.heal();
         for host in 0..HOSTS {
             self.hosts[host].disk.set_full(false);
+            self.hosts[host].disk.fail_in_flush(false);
+            self.hosts[host].armed = None;
             self.hosts[host].is_disk_slow = false;
             self.hosts[host].frozen_until = 0;
             self.start(host);

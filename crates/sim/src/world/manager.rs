@@ -8,10 +8,12 @@ use types::node::Role;
 
 use super::{AGENT, Happening, LOOK, Purpose, RETRY, STALL, TICK, World, seat};
 use crate::clock::Millis;
+use crate::disk::POWER_LOSS;
 use crate::host::{Container, Daemon};
 use crate::invariants::{check_forward, check_order};
 use crate::leading::Leading;
 use crate::network::{HostId, Wire};
+use crate::plan::Moment;
 
 impl World {
     pub(super) fn member_config(&self, host: HostId, raft_id: u64) -> MemberConfig {
@@ -69,6 +71,7 @@ impl World {
             }
             // A disk that is full takes no new segment; the daemon does not start.
             Err(error) if error.is_disk_full() => self.stop(host, Some(2_000)),
+            Err(error) if is_power_loss(&error) => self.lose_power_now(host),
             Err(error) => self.fail("acknowledged_writes", Err(format!("host {host}: {error}"))),
         }
     }
@@ -97,12 +100,21 @@ impl World {
                 break;
             }
             let output = member.advance(&mut |outgoing| sent.push(outgoing));
+            let has_voted = sent.iter().any(|outgoing| outgoing.message.gives_vote());
             for outgoing in sent {
                 self.send_raft(host, outgoing);
+            }
+            if has_voted && matches!(self.hosts[host].armed, Some((Moment::Vote, _))) {
+                self.lose_power_now(host);
+                return;
             }
             match output {
                 Ok(output) => self.take_output(host, output),
                 Err(error) if error.is_disk_full() => return,
+                Err(error) if is_power_loss(&error) => {
+                    self.lose_power_now(host);
+                    return;
+                }
                 Err(error) => {
                     self.fail("acknowledged_writes", Err(format!("host {host}: {error}")));
                     return;
@@ -333,6 +345,10 @@ impl World {
 
     pub(super) fn snapshot_written(&mut self, host: HostId, job: &SnapshotJob) {
         let (index, result) = job.run();
+        if result.as_ref().is_err_and(is_power_loss) {
+            self.lose_power_now(host);
+            return;
+        }
         if let Some(member) = self.member(host) {
             // A disk that is full keeps the log; the next snapshot comes later.
             let _ = member.snapshot_done(index, result);
@@ -345,8 +361,13 @@ impl World {
         let Some(leader) = self.leader_for(host) else { return };
         let raft_id = self.random.next() | 1;
         self.hosts[host].disk.wipe();
-        if Member::prepare_join(&self.member_config(host, raft_id)).is_err() {
-            return;
+        match Member::prepare_join(&self.member_config(host, raft_id)) {
+            Ok(()) => {}
+            Err(error) if is_power_loss(&error) => {
+                self.lose_power_now(host);
+                return;
+            }
+            Err(_) => return,
         }
         self.members.insert(raft_id, host);
         self.open_member(host, raft_id);
@@ -378,4 +399,8 @@ impl World {
             daemon.leading = None;
         }
     }
+}
+
+fn is_power_loss(error: &consensus::Error) -> bool {
+    matches!(error, consensus::Error::File { source, .. } if source.to_string() == POWER_LOSS)
 }

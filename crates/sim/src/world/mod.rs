@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use agent::Action as Deed;
 use consensus::{Member, SnapshotJob, Ticket};
+use store::Snapshot;
 use types::NodeId;
 use types::assignment::StatusReport;
 use types::node::{ManagerStatus, Reachability, Role};
@@ -140,7 +141,8 @@ impl World {
         let raft_id = self.random.next() | 1;
         self.hosts[0].seat = Some(raft_id);
         self.members.insert(raft_id, 0);
-        Member::bootstrap(&self.member_config(0, raft_id)).expect("an empty disk takes it");
+        Member::bootstrap(&self.member_config(0, raft_id), Snapshot::default())
+            .expect("an empty disk takes it");
         self.start(0);
         let role = |host| if host < FIRST_MANAGERS { Role::Manager } else { Role::Worker };
         let nodes: Vec<_> =

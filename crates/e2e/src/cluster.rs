@@ -1,0 +1,171 @@
+//! Hosts on one switch, and the swarm that they make.
+
+use std::process::Stdio;
+
+use testbed::Switch;
+
+use crate::host::next_name;
+use crate::{Host, Printed, images, printed};
+
+/// Hosts with a cable to one switch. Dropping them removes all.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Before the switch, which goes last.
+    hosts: Vec<Host>,
+    switch: Option<Switch>,
+}
+
+/// What `docker node ls` says of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub hostname: String,
+    pub status: String,
+    pub availability: String,
+    /// `Leader`, `Reachable`, `Unreachable`, or nothing for a worker.
+    pub manager: String,
+}
+
+impl Cluster {
+    /// Hosts whose daemons run, in no swarm.
+    pub fn of(count: u8) -> Self {
+        Self::with_flags(count, &[])
+    }
+
+    /// Hosts whose daemons are given more flags.
+    pub fn with_flags(count: u8, flags: &[&str]) -> Self {
+        let switch = Switch::named(&next_name());
+        switch.create().expect("the switch is made");
+        let mut hosts: Vec<_> = (1..=count).map(|number| Host::on(&switch, number)).collect();
+        in_parallel(&mut hosts, |host| host.start_with(flags));
+        Self { hosts, switch: Some(switch) }
+    }
+
+    /// A swarm: the first hosts are managers, the others workers. All have the images `busybox` and `whoami`.
+    pub fn swarm(managers: usize, workers: usize) -> Self {
+        let count = u8::try_from(managers + workers).expect("few");
+        let mut cluster = Self::of(count);
+        in_parallel(&mut cluster.hosts, |host| images::load(host));
+        cluster.host(1).init();
+        cluster.join_all(managers);
+        cluster
+    }
+
+    /// Lets all but the first join, all at once, so many in all as managers.
+    pub fn join_all(&self, managers: usize) {
+        let first = self.host(1);
+        let (manager, worker) = (first.token("manager"), first.token("worker"));
+        let joining: Vec<_> = (2..=self.hosts.len())
+            .map(|number| {
+                let token = if number <= managers { &manager } else { &worker };
+                let mut join = self.join_command(number, token);
+                join.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("docker runs")
+            })
+            .collect();
+        for join in joining {
+            let joined = printed(join.wait_with_output().expect("docker ends"));
+            assert_eq!(joined.code, 0, "{joined:?}");
+        }
+        first.until("all are ready", || {
+            let rows = nodes(first);
+            let seats = rows.iter().filter(|row| !row.manager.is_empty()).count();
+            rows.iter().all(|row| row.status == "Ready" && row.manager != "Unreachable")
+                && (rows.len(), seats) == (self.hosts.len(), managers)
+        });
+    }
+
+    /// A host by its number, from 1.
+    pub fn host(&self, number: usize) -> &Host {
+        &self.hosts[number - 1]
+    }
+
+    /// A host by its number, from 1.
+    pub fn host_mut(&mut self, number: usize) -> &mut Host {
+        &mut self.hosts[number - 1]
+    }
+
+    /// All hosts, in order.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// Has a host ask the first one to be taken in.
+    pub fn join(&self, number: usize, token: &str) -> Printed {
+        printed(self.join_command(number, token).output().expect("docker runs"))
+    }
+
+    fn join_command(&self, number: usize, token: &str) -> std::process::Command {
+        let (host, first) = (self.host(number), format!("{}:2377", self.host(1).address));
+        let (join, advertise) = (["swarm", "join", "--token", token], host.address.as_str());
+        host.command(&[&join[..], &["--advertise-addr", advertise, &first]].concat())
+    }
+
+    /// The number of the host that leads, by the word of host `asked`. Waits until there is one.
+    pub fn leader(&self, asked: usize) -> usize {
+        let host = self.host(asked);
+        let leader = || nodes(host).into_iter().find(|row| row.manager == "Leader");
+        host.until("somebody leads", || leader().is_some());
+        let hostname = leader().expect("leads").hostname;
+        let found = self.hosts.iter().position(|host| host.hostname() == hostname);
+        found.expect("it is one of the hosts") + 1
+    }
+
+    /// Cuts a host off from the others.
+    pub fn cut(&self, number: usize) {
+        self.switch().cut(self.host(number).hostname()).expect("the port is there");
+    }
+
+    /// Connects a host again.
+    pub fn heal(&self, number: usize) {
+        self.switch().heal(self.host(number).hostname()).expect("the port is there");
+    }
+
+    /// Runs `step` for all hosts at once.
+    pub fn all(&mut self, step: impl Fn(&mut Host) + Sync) {
+        in_parallel(&mut self.hosts, step);
+    }
+
+    fn switch(&self) -> &Switch {
+        self.switch.as_ref().expect("it goes last")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let hosts = std::mem::take(&mut self.hosts);
+        std::thread::scope(|scope| {
+            for host in hosts {
+                scope.spawn(move || drop(host));
+            }
+        });
+        if let Some(switch) = self.switch.take() {
+            let _ = switch.remove();
+        }
+    }
+}
+
+fn in_parallel(hosts: &mut [Host], step: impl Fn(&mut Host) + Sync) {
+    std::thread::scope(|scope| {
+        for host in hosts {
+            scope.spawn(|| step(host));
+        }
+    });
+}
+
+/// What `docker node ls` on a host says, by hostname; nothing where it fails.
+pub fn nodes(host: &Host) -> Vec<Row> {
+    let format = "{{.Hostname}}|{{.Status}}|{{.Availability}}|{{.ManagerStatus}}";
+    let listed = host.docker(&["node", "ls", "--format", format]);
+    let mut rows: Vec<_> = listed.stdout.lines().filter_map(row).collect();
+    rows.sort_by(|one, other| one.hostname.cmp(&other.hostname));
+    rows
+}
+
+fn row(line: &str) -> Option<Row> {
+    let mut parts = line.split('|').map(str::to_owned);
+    Some(Row {
+        hostname: parts.next()?,
+        status: parts.next()?,
+        availability: parts.next()?,
+        manager: parts.next()?,
+    })
+}

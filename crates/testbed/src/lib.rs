@@ -1,0 +1,36 @@
+//! Hosts on one machine, for development: network namespaces with names and addresses of their own, joined by a switch
+//! that is a namespace too, so that the machine's own network is left as it is.
+
+mod host;
+mod switch;
+
+use std::process::Command;
+
+pub use host::{Daemon, Host};
+pub use switch::Switch;
+
+/// What went wrong, of what was tried.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program could not be run at all.
+    #[error("run {command}")]
+    Run { command: String, source: std::io::Error },
+    /// The program said no.
+    #[error("{command}: {said}")]
+    Failed { command: String, said: String },
+}
+
+/// Runs iproute2's `ip`.
+///
+/// # Errors
+/// With what it complained of.
+pub fn ip(arguments: &[&str]) -> Result<(), Error> {
+    let command = format!("ip {}", arguments.join(" "));
+    let output = Command::new("ip").args(arguments).output();
+    let output = output.map_err(|source| Error::Run { command: command.clone(), source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::Failed { command, said })
+}
