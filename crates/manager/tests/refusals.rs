@@ -16,6 +16,7 @@ use rpc::{Channel, Client, Identity, SharedIdentity};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
+use types::assignment::SessionMessage;
 use types::node::{Availability, Description, Role};
 use types::{ClusterSpec, NodeId};
 
@@ -219,5 +220,60 @@ async fn a_node_that_was_removed_gets_no_certificate_and_no_session() {
         .await;
     let Ok(Err(SessionRefusal::Other(refusal))) = opened else { panic!("is refused") };
     assert!(refusal.to_string().contains("is not in the cluster"), "{refusal}");
+    swarm.manager.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_hears_nothing_of_what_managers_keep_secret() {
+    let swarm = Swarm::start().await;
+    let cluster = swarm.manager.cluster().expect("is there");
+    let spec = ClusterSpec { autolock_managers: true, ..cluster.spec.clone() };
+    let rotation = manager::Rotation::default();
+    swarm.manager.update_cluster(cluster.meta.version, spec, rotation).await.expect("is locked");
+    let node = swarm.join(&cluster.root_ca.worker_token).await.expect("is admitted").node;
+    let worker = swarm.channel(node, Role::Worker);
+    let hello = SessionRequest { description: Description::default(), address: String::new() };
+    let opened = worker
+        .stream_out::<_, SessionEvent, SessionRefusal>(methods::OPEN_SESSION, &hello, PATIENCE)
+        .await;
+    let mut stream = opened.expect("answers").expect("opens");
+    // While it listens the key is changed, which is no news to it.
+    let cluster = swarm.manager.cluster().expect("is there");
+    let rotation = manager::Rotation { unlock_key: true, ..manager::Rotation::default() };
+    let rotated =
+        swarm.manager.update_cluster(cluster.meta.version, cluster.spec.clone(), rotation);
+    rotated.await.expect("is rotated");
+    let after = swarm.manager.cluster().expect("is there");
+    let keys = [&cluster, &after].map(|cluster| cluster.unlock_key.clone().expect("is locked"));
+    assert!(keys[0] != keys[1]);
+    // What ends the listening: the roots, which are news.
+    let mut spec = after.spec.clone();
+    spec.ca.force_rotate += 1;
+    let rotation = manager::Rotation::default();
+    swarm.manager.update_cluster(after.meta.version, spec, rotation).await.expect("begins");
+    let roots = swarm.manager.cluster().expect("is there").root_ca.trust_bundle();
+    let mut heard = Vec::new();
+    loop {
+        let event = stream.next().await.expect("goes on");
+        heard.extend(rmp_serde::to_vec_named(&event).expect("encodes"));
+        match event {
+            SessionEvent::Message(SessionMessage::News(news)) if *news.trust_root == *roots => {
+                break;
+            }
+            _ => {}
+        }
+    }
+    let has = |secret: &[u8]| heard.windows(secret.len()).any(|window| window == secret);
+    assert!(has(roots.as_bytes()));
+    let root = &after.root_ca;
+    for secret in [
+        &keys[0].as_bytes()[..],
+        keys[1].as_bytes(),
+        root.key.as_bytes(),
+        root.worker_token.as_bytes(),
+        root.manager_token.as_bytes(),
+    ] {
+        assert!(!has(secret));
+    }
     swarm.manager.close().await;
 }
