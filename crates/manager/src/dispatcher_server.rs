@@ -187,7 +187,8 @@ impl DispatcherServer {
     }
 
     pub(crate) fn goodbye(&self, node: NodeId, session: SessionId) {
-        self.lock().dispatcher.disconnect(node, session, now());
+        let period = self.heartbeat_period();
+        self.lock().dispatcher.disconnect(node, session, period, now());
         self.changed.notify_one();
     }
 
