@@ -11,12 +11,12 @@ fn swarm(host: &Host) -> Value {
     host.get("/v1.41/swarm")
 }
 
-fn is_rotating(host: &Host) -> bool {
+pub(crate) fn is_rotating(host: &Host) -> bool {
     swarm(host)["RootRotationInProgress"] == true
 }
 
 /// How many nodes show a certificate of the root that the swarm is at or goes to.
-fn renewed(host: &Host) -> usize {
+pub(crate) fn renewed(host: &Host) -> usize {
     let wanted = swarm(host)["TLSInfo"]["CertIssuerPublicKey"].clone();
     let nodes = host.get("/v1.41/nodes");
     let of = |node: &&Value| node["Description"]["TLSInfo"]["CertIssuerPublicKey"] == wanted;

@@ -6,11 +6,11 @@ const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can 
 
 const WORKER: &str = "Worker nodes can't be used to view or modify cluster state.";
 
-fn local_state(host: &Host) -> String {
+pub(crate) fn local_state(host: &Host) -> String {
     host.ok(&["info", "--format", "{{.Swarm.LocalNodeState}}"])
 }
 
-fn unlock(host: &Host, key: &str) -> Printed {
+pub(crate) fn unlock(host: &Host, key: &str) -> Printed {
     host.on_stdin(&["swarm", "unlock"], &format!("{key}\n"))
 }
 
@@ -27,7 +27,7 @@ fn keys(host: &Host) -> String {
 }
 
 /// Whether they lie locked on its disk.
-fn is_closed(host: &Host) -> bool {
+pub(crate) fn is_closed(host: &Host) -> bool {
     let keys = keys(host);
     keys.contains("ENCRYPTED PRIVATE KEY") || !keys.contains("PRIVATE KEY")
 }
