@@ -95,9 +95,12 @@ impl Reporter {
         self.server.heartbeat(self.node, self.id)
     }
 
-    /// Says that the node goes for good or for long.
+    /// Says that this manager's own node goes for good or for long. An only manager goes with it: nobody could give its
+    /// tasks to others, and they are to be found again when it is back.
     pub fn goodbye(&self) {
-        self.server.goodbye(self.node, self.id);
+        if self.server.writer.consensus().peers().borrow().voters.len() > 1 {
+            self.server.goodbye(self.node, self.id);
+        }
     }
 }
 
