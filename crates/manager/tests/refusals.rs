@@ -277,14 +277,3 @@ async fn a_worker_hears_nothing_of_what_managers_keep_secret() {
     }
     swarm.manager.close().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_only_managers_own_goodbye_gives_nothing_up() {
-    let swarm = Swarm::start().await;
-    let own = NodeId::from_random(1);
-    let session = swarm.manager.open_session(own, Description::default(), String::new()).await;
-    let reporter = session.as_ref().expect("opens").reporter();
-    reporter.goodbye();
-    reporter.heartbeat().expect("the session is the node's as before");
-    swarm.manager.close().await;
-}

@@ -158,11 +158,7 @@ impl AgentDriver {
         let ended = loop {
             let event = tokio::select! {
                 () = stop.cancelled() => {
-                    // A node with tasks is only restarted, mostly, and its containers run on: should it stay away, it is
-                    // missed soon enough. Its tasks must not move because a daemon was upgraded.
-                    if self.agent.task_count() == 0 {
-                        reporter.goodbye().await;
-                    }
+                    reporter.goodbye().await;
                     break Err(Stopped);
                 }
                 message = link.next() => match message {
