@@ -2,6 +2,7 @@
 
 mod ca;
 mod cluster_backup;
+mod cluster_ca;
 mod cluster_disk;
 mod cluster_failover;
 mod cluster_join;
@@ -18,6 +19,7 @@ mod lock;
 mod logs;
 mod look;
 mod outlive;
+mod ports;
 mod refusals;
 mod restart;
 mod service;
