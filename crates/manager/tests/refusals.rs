@@ -279,6 +279,29 @@ async fn a_worker_hears_nothing_of_what_managers_keep_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_removed_nodes_open_nothing_whatever_they_say() {
+    let swarm = Swarm::start().await;
+    let root = swarm.manager.cluster().expect("is there").root_ca.clone();
+    let node = swarm.join(&root.worker_token).await.expect("is admitted").node;
+    let channels = [swarm.channel(node, Role::Worker), swarm.channel(node, Role::Manager)];
+    let stream = channels[1].stream_in("skep.v1/raft/messages").await.expect("opens");
+    for channel in &channels {
+        ask::<String>(channel, methods::CA_ROOT, &()).await.expect("is told");
+    }
+    swarm.manager.remove_node(node, false).await.expect("is removed");
+    for channel in &channels {
+        for method in [methods::CA_ROOT, methods::CA_RENEW, methods::HEARTBEAT] {
+            let refusal = ask::<String>(channel, method, &()).await.expect_err("is refused");
+            assert!(refusal.contains("this node was removed from the swarm"), "{refusal}");
+        }
+    }
+    stream.send(message_from(99).into()).await;
+    let refusal = stream.finish().await.expect_err("is refused").to_string();
+    assert!(refusal.contains("this node was removed from the swarm"), "{refusal}");
+    swarm.manager.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_only_managers_own_goodbye_gives_nothing_up() {
     let swarm = Swarm::start().await;
     let own = NodeId::from_random(1);
