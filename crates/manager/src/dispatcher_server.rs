@@ -95,12 +95,9 @@ impl Reporter {
         self.server.heartbeat(self.node, self.id)
     }
 
-    /// Says that this manager's own node goes for good or for long. An only manager goes with it: nobody could give its
-    /// tasks to others, and they are to be found again when it is back.
+    /// Says that the node's daemon stops, and may be back soon.
     pub fn goodbye(&self) {
-        if self.server.writer.consensus().peers().borrow().voters.len() > 1 {
-            self.server.goodbye(self.node, self.id);
-        }
+        self.server.goodbye(self.node, self.id);
     }
 }
 
@@ -190,7 +187,8 @@ impl DispatcherServer {
     }
 
     pub(crate) fn goodbye(&self, node: NodeId, session: SessionId) {
-        self.lock().dispatcher.disconnect(node, session, now());
+        let period = self.heartbeat_period();
+        self.lock().dispatcher.disconnect(node, session, period, now());
         self.changed.notify_one();
     }
 

@@ -300,14 +300,3 @@ async fn certificates_of_removed_nodes_open_nothing_whatever_they_say() {
     assert!(refusal.contains("this node was removed from the swarm"), "{refusal}");
     swarm.manager.close().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_only_managers_own_goodbye_gives_nothing_up() {
-    let swarm = Swarm::start().await;
-    let own = NodeId::from_random(1);
-    let session = swarm.manager.open_session(own, Description::default(), String::new()).await;
-    let reporter = session.as_ref().expect("opens").reporter();
-    reporter.goodbye();
-    reporter.heartbeat().expect("the session is the node's as before");
-    swarm.manager.close().await;
-}

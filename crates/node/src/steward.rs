@@ -74,17 +74,39 @@ enum Step {
     Renew,
     /// The node is to be a manager and has no seat.
     TakeSeat,
+    /// The seat was taken away while the node was gone; it is to have another.
+    TakeAnotherSeat,
     /// The node is to be no manager any more.
     LeaveSeat,
     /// Nothing is due by itself before this long.
     Wait(Duration),
 }
 
+/// The node's seat among the managers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seat {
+    None,
+    Held,
+    /// The managers do not tell of it, but it hears a leader: what they told may be older than the seat.
+    Doubtful,
+    Lost,
+}
+
+fn seat_of(membership: &Membership, news: Option<&News>) -> Seat {
+    let Some(manager) = membership.running_manager() else { return Seat::None };
+    let told = news.zip(membership.state().and_then(|state| state.raft_id));
+    match told.is_none_or(|(news, id)| news.managers.iter().any(|peer| peer.raft_id == id)) {
+        true => Seat::Held,
+        false if manager.leader() != 0 => Seat::Doubtful,
+        false => Seat::Lost,
+    }
+}
+
 /// Decides what is due. `now` is in seconds since 1970; `random` is any number, the same one in one run of the daemon.
 fn next_step(
     identity: &Identity,
     news: Option<&News>,
-    is_managing: bool,
+    seat: Seat,
     random: u64,
     now: i64,
 ) -> anyhow::Result<Step> {
@@ -98,9 +120,11 @@ fn next_step(
         return Ok(Step::Renew);
     }
     let left = u64::try_from(due - now).unwrap_or(0);
-    Ok(match (role, is_managing) {
-        (Role::Manager, false) => Step::TakeSeat,
-        (Role::Worker, true) => Step::LeaveSeat,
+    Ok(match (role, seat) {
+        (Role::Manager, Seat::None) => Step::TakeSeat,
+        (Role::Manager, Seat::Lost) => Step::TakeAnotherSeat,
+        (Role::Manager, Seat::Doubtful) => Step::Wait(RETRY),
+        (Role::Worker, Seat::Held | Seat::Doubtful | Seat::Lost) => Step::LeaveSeat,
         _ => Step::Wait(Duration::from_secs(left).min(LOOK_INTERVAL)),
     })
 }
@@ -123,9 +147,9 @@ async fn settle(
     }
     let decide = || {
         let identity = membership.files.load_identity()?;
-        let is_managing = membership.running_manager().is_some();
+        let seat = seat_of(membership, news);
         let now = manager::now().as_nanos() / 1_000_000_000;
-        let step = next_step(&identity, news, is_managing, random, now)?;
+        let step = next_step(&identity, news, seat, random, now)?;
         anyhow::Ok((identity, step))
     };
     let (identity, step) = decide()?;
@@ -143,6 +167,11 @@ async fn settle(
             }
         }
         Step::TakeSeat => take_seat(membership, None).await?,
+        Step::TakeAnotherSeat => {
+            info!("this manager's seat was taken away while it was gone; it asks for another");
+            membership.stop_manager().await?;
+            take_seat(membership, None).await?;
+        }
         Step::LeaveSeat => {
             info!("this node is no manager any more");
             membership.stop_manager().await?;
@@ -240,7 +269,8 @@ mod tests {
         let identity = identity(&root, Role::Worker, 9 * HOUR);
         let news = news(&root, Role::Worker);
         for random in (0..1_000).step_by(37) {
-            let at = |now| next_step(&identity, Some(&news), false, random, now).expect("decides");
+            let at =
+                |now| next_step(&identity, Some(&news), Seat::None, random, now).expect("decides");
             assert!(matches!(at(NOW), Step::Wait(_)), "{random}");
             assert!(matches!(at(NOW + 4 * HOUR - 1), Step::Wait(_)), "{random}");
             assert_eq!(at(NOW + 7 * HOUR), Step::Renew, "{random}");
@@ -253,7 +283,7 @@ mod tests {
                 "it looks when it is due"
             );
         }
-        let alone = next_step(&identity, None, false, 0, NOW + 8 * HOUR).expect("decides");
+        let alone = next_step(&identity, None, Seat::None, 0, NOW + 8 * HOUR).expect("decides");
         assert_eq!(alone, Step::Renew, "also without a word from managers");
     }
 
@@ -261,7 +291,7 @@ mod tests {
     fn long_waits_are_cut_into_looks() {
         let root = ca::generate(NOW).expect("generates");
         let identity = identity(&root, Role::Worker, 90 * 24 * HOUR);
-        let step = next_step(&identity, None, false, 7, NOW).expect("decides");
+        let step = next_step(&identity, None, Seat::None, 7, NOW).expect("decides");
         assert_eq!(step, Step::Wait(LOOK_INTERVAL));
     }
 
@@ -270,17 +300,19 @@ mod tests {
         let root = ca::generate(NOW).expect("generates");
         let worker = identity(&root, Role::Worker, 24 * HOUR);
         let manager = identity(&root, Role::Manager, 24 * HOUR);
-        for (identity, role, is_managing, expected) in [
-            (&worker, Role::Manager, false, Step::Renew),
-            (&manager, Role::Manager, false, Step::TakeSeat),
-            (&manager, Role::Manager, true, Step::Wait(LOOK_INTERVAL)),
-            (&manager, Role::Worker, true, Step::Renew),
-            (&worker, Role::Worker, true, Step::LeaveSeat),
-            (&worker, Role::Worker, false, Step::Wait(LOOK_INTERVAL)),
+        for (identity, role, seat, expected) in [
+            (&worker, Role::Manager, Seat::None, Step::Renew),
+            (&manager, Role::Manager, Seat::None, Step::TakeSeat),
+            (&manager, Role::Manager, Seat::Held, Step::Wait(LOOK_INTERVAL)),
+            (&manager, Role::Manager, Seat::Doubtful, Step::Wait(RETRY)),
+            (&manager, Role::Manager, Seat::Lost, Step::TakeAnotherSeat),
+            (&manager, Role::Worker, Seat::Held, Step::Renew),
+            (&worker, Role::Worker, Seat::Held, Step::LeaveSeat),
+            (&worker, Role::Worker, Seat::None, Step::Wait(LOOK_INTERVAL)),
         ] {
             let news = news(&root, role);
-            let step = next_step(identity, Some(&news), is_managing, 0, NOW).expect("decides");
-            assert_eq!(step, expected, "{role:?}, managing: {is_managing}");
+            let step = next_step(identity, Some(&news), seat, 0, NOW).expect("decides");
+            assert_eq!(step, expected, "{role:?}, seat: {seat:?}");
         }
     }
 
@@ -296,7 +328,7 @@ mod tests {
         ca::finish(&mut last);
         let step = |identity: &Identity, root: &RootCa| {
             let news = news(root, Role::Worker);
-            next_step(identity, Some(&news), false, 0, NOW).expect("decides")
+            next_step(identity, Some(&news), Seat::None, 0, NOW).expect("decides")
         };
         let trusting = |identity: &Identity, root: &RootCa| Identity {
             roots: root.trust_bundle(),

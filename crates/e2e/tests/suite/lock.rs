@@ -114,7 +114,8 @@ fn containers_run_on_while_their_manager_is_locked() {
     assert_eq!(unlock(&host, &key).code, 0);
     host.until("the task is known again", || host.docker(&["service", "ls"]).code == 0);
     host.until_running("web", 1);
-    assert_eq!(host.running("web"), before);
+    let rows = host.ok(&["service", "ps", "--no-trunc", "web"]);
+    assert_eq!(host.running("web"), before, "{rows}");
 }
 
 #[test]
