@@ -117,7 +117,7 @@ impl std::fmt::Debug for Router {
 }
 
 impl Router {
-    /// Names nodes that get nothing whatever their certificates say.
+    /// Names nodes that are no managers, whatever their certificates say.
     pub fn shut_out(&mut self, is_shut_out: impl Fn(Peer) -> bool + Send + Sync + 'static) {
         self.is_shut_out = Some(Box::new(is_shut_out));
     }
@@ -229,10 +229,11 @@ impl Router {
         let role = caller.peer.map(|peer| peer.role);
         let is_shut_out = |peer| self.is_shut_out.as_ref().is_some_and(|is_out| is_out(peer));
         let reason = match (access, role) {
+            (Access::Anyone, _) | (Access::AnyNode, Some(_)) => None,
+            // Methods for any node have words of their own, by which a node knows that it was removed.
             _ if caller.peer.is_some_and(is_shut_out) => {
                 Some("this node was removed from the swarm")
             }
-            (Access::Anyone, _) | (Access::AnyNode, Some(_)) => None,
             (Access::Manager, Some(Role::Manager)) => None,
             (_, None) => Some("a certificate of this swarm is needed"),
             (Access::Manager, Some(Role::Worker)) => Some("only managers may ask for this"),
