@@ -79,6 +79,7 @@ pub(crate) fn bootstrap(
         data_path_port: request.data_path_port,
         default_address_pools: request.default_address_pools,
         subnet_size: request.subnet_size,
+        removed: Vec::new(),
     };
     let first = Restore {
         node: request.node,
