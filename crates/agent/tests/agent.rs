@@ -29,6 +29,7 @@ fn task(number: u128, desired_state: TaskState) -> Arc<Task> {
         waits_for: None,
         restarts: Default::default(),
         is_settled: false,
+        networks: vec![],
     })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{Action, Agent, Event, Exit, Found, FoundState, Refusal, Started};
-use docker_types::convert::task::{container_config, container_name};
+use docker_types::convert::task::container_config;
 use engine::containers::{
     Change, HealthState, NewContainer, Phase, RemoveOptions, Status, StopOptions,
 };
@@ -448,7 +448,7 @@ async fn prepare(
     fetch_image(engine, &template).await?;
     let (config, host) = container_config(task, &template, identity.node);
     let request = NewContainer {
-        name: Some(container_name(task, &template)),
+        name: Some(task.container_name(&template.service_name)),
         config,
         host,
         ..NewContainer::default()
@@ -456,7 +456,7 @@ async fn prepare(
     let created = match engine.containers.create(request.clone()).await {
         // Left by a daemon that ended in the middle of this.
         Err(error) if error.kind() == ErrorKind::Conflict => {
-            remove(engine, &container_name(task, &template)).await;
+            remove(engine, &task.container_name(&template.service_name)).await;
             engine.containers.create(request).await
         }
         created => created,
