@@ -181,6 +181,11 @@ impl Agent {
         self.tasks.len()
     }
 
+    /// The ports on which every node answers for a service that has tasks here.
+    pub fn ports(&self, service: ServiceId) -> &[types::endpoint::PortConfig] {
+        self.endpoints.get(&service).map_or(&[], |endpoint| &endpoint.ports)
+    }
+
     /// The node's work, to be recalled by the next daemon: its tasks, what they run, and the ports they serve.
     pub fn holding(&self) -> AssignmentSet {
         let held = self.tasks.values().filter(|local| !local.is_dismissed());
@@ -321,7 +326,7 @@ impl Agent {
     /// Says which tasks answer on which ports, where that has changed.
     fn publish(&mut self, actions: &mut Vec<Action>) {
         for service in std::mem::take(&mut self.touched) {
-            let ports = self.endpoints.get(&service).map_or(&[][..], |endpoint| &endpoint.ports);
+            let ports = self.ports(service);
             let tasks = self.tasks.values().filter(|local| local.service() == service);
             let mut backends: Vec<_> = tasks.filter_map(Local::backend).collect();
             backends.sort();

@@ -173,6 +173,14 @@ impl Host {
         signal("-CONT", self.daemon_pid());
     }
 
+    /// Gives the daemon that is to be started a small disk of its own for its data.
+    pub fn use_small_disk(&self, size: &str) {
+        std::fs::create_dir_all(&self.place.data_root).expect("creates");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        run(mount.arg(&self.place.data_root));
+    }
+
     /// A path in the host's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -361,6 +369,9 @@ impl Drop for Host {
             daemon.make_end();
         }
         daemon::clean(&self.machine, &self.place, &self.program);
+        // A small disk, if there is one.
+        let mut unmount = Command::new("umount");
+        let _ = unmount.args(["--lazy", "--quiet"]).arg(&self.place.data_root).output();
         // The namespace is its first host's.
         if self.name == self.place.group {
             let _ = self.machine.remove();

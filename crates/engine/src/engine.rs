@@ -30,6 +30,7 @@ impl Engine {
     /// # Errors
     /// A directory or database that cannot be used, or a network that cannot be set up.
     pub async fn open(config: Config) -> Result<Arc<Self>, Error> {
+        runtime::cgroup::Layout::detect().check().map_err(Error::Cgroups)?;
         for directory in [&config.data_root, &config.exec_root] {
             std::fs::create_dir_all(directory)
                 .attempt(|| format!("create directory {}", directory.display()))?;

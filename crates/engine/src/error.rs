@@ -150,6 +150,15 @@ pub enum Error {
         #[source]
         source: network::Error,
     },
+    #[error("driver failed programming external connectivity on endpoint {name} ({id}): {source}")]
+    PublishPorts {
+        name: String,
+        id: String,
+        #[source]
+        source: network::Error,
+    },
+    #[error(transparent)]
+    Cgroups(runtime::Error),
     #[error(transparent)]
     Database(#[from] crate::db::Error),
     #[error("{what}")]
@@ -218,6 +227,8 @@ impl Error {
             | Self::Start { .. }
             | Self::ExecStart { .. }
             | Self::NetworkSetup { .. }
+            | Self::PublishPorts { .. }
+            | Self::Cgroups(_)
             | Self::Database(_)
             | Self::Io { .. }
             | Self::Decode { .. } => ErrorKind::Internal,

@@ -28,6 +28,25 @@ pub enum Error {
     /// Docker's words.
     #[error("Bind for {address}:{port} failed: port is already allocated")]
     PortTaken { address: IpAddr, port: u16 },
+    /// A process of the host has it, or the host does not give it. Docker's words.
+    #[error("listen {protocol}4 {address}:{port}: bind: {}", reason(source))]
+    PortHeld {
+        protocol: &'static str,
+        address: IpAddr,
+        port: u16,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The C library's words, as Docker prints them.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "address already in use".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 impl Error {

@@ -113,10 +113,20 @@ impl Network {
     /// Replaces all ports of `owner` (a container or a service); an empty list removes them.
     ///
     /// # Errors
-    /// [`Error::PortTaken`] when another owner or a process of the host has the port; nothing changes then.
+    /// [`Error::PortTaken`] when another owner has the port, [`Error::PortHeld`] when a process of the host has; nothing
+    /// changes then.
     pub async fn publish(&self, owner: &str, ports: Vec<PublishedPort>) -> Result<(), Error> {
         let (inner, owner) = (self.0.clone(), owner.to_owned());
         blocking(move || inner.publish(&owner, ports)).await
+    }
+
+    /// Whether `owner` could publish this port now. It is not kept for it.
+    ///
+    /// # Errors
+    /// [`Error::PortTaken`] or [`Error::PortHeld`].
+    pub async fn check_free(&self, owner: &str, port: PublishedPort) -> Result<(), Error> {
+        let (inner, owner) = (self.0.clone(), owner.to_owned());
+        blocking(move || inner.lock().ports.check_free(&owner, &port)).await
     }
 
     /// Withdraws the ports of every owner whose name begins with `prefix` and that is not among `kept`: what was left by

@@ -88,7 +88,7 @@ impl Ports {
     /// Gives `owner` these ports instead of those it had.
     ///
     /// # Errors
-    /// [`Error::PortTaken`]; nothing changes then.
+    /// [`Error::PortTaken`] or [`Error::PortHeld`]; nothing changes then.
     pub(crate) fn replace(
         &mut self,
         owner: &str,
@@ -96,19 +96,14 @@ impl Ports {
     ) -> Result<Change, Error> {
         let before = self.owners.get(owner).cloned().unwrap_or_default();
         let (old, new) = (rules(&before), rules(&ports));
-        let taken: BTreeSet<_> = self
-            .owners
-            .iter()
-            .filter(|(other, _)| *other != owner)
-            .flat_map(|(_, ports)| ports.iter().filter_map(front))
-            .collect();
+        let taken = self.taken_by_others(owner);
         let mut reserved = Vec::new();
         for front in ports.iter().filter_map(front) {
             if taken.contains(&front) {
                 return Err(port_taken(front));
             }
             if !self.reserved.contains_key(&front) {
-                let reservation = Reservation::new(front).map_err(|_| port_taken(front))?;
+                let reservation = Reservation::new(front).map_err(port_held(front))?;
                 reserved.push((front, reservation));
             }
         }
@@ -123,6 +118,26 @@ impl Ports {
         let removed = old.iter().filter(|rule| !new.contains(rule)).cloned().collect();
         let added = new.iter().filter(|rule| !old.contains(rule)).cloned().collect();
         Ok(Change { removed, added, before })
+    }
+
+    /// Whether `owner` could have this port.
+    ///
+    /// # Errors
+    /// [`Error::PortTaken`] or [`Error::PortHeld`].
+    pub(crate) fn check_free(&self, owner: &str, port: &PublishedPort) -> Result<(), Error> {
+        let Some(front) = front(port) else { return Ok(()) };
+        if self.taken_by_others(owner).contains(&front) {
+            return Err(port_taken(front));
+        }
+        if !self.reserved.contains_key(&front) {
+            Reservation::new(front).map_err(port_held(front))?;
+        }
+        Ok(())
+    }
+
+    fn taken_by_others(&self, owner: &str) -> BTreeSet<Front> {
+        let others = self.owners.iter().filter(|(other, _)| *other != owner);
+        others.flat_map(|(_, ports)| ports.iter().filter_map(front)).collect()
     }
 
     /// Takes a replacement back that the table refused.
@@ -163,6 +178,16 @@ fn rules(ports: &[PublishedPort]) -> Vec<Rule> {
 fn port_taken(front: Front) -> Error {
     let address = front.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
     Error::PortTaken { address: address.into(), port: front.port }
+}
+
+fn port_held(front: Front) -> impl FnOnce(std::io::Error) -> Error {
+    let address = front.address.unwrap_or(Ipv4Addr::UNSPECIFIED).into();
+    let protocol = match front.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    };
+    move |source| Error::PortHeld { protocol, address, port: front.port, source }
 }
 
 fn file(run_dir: &Path) -> PathBuf {

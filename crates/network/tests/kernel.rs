@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use network::{Config, Endpoint, Error, Network, Protocol, PublishedPort};
+use network::{Config, Endpoint, Network, Protocol, PublishedPort};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// Runs `test` as if on a fresh host.
@@ -235,17 +235,21 @@ fn a_taken_port_is_refused_and_nothing_changes() {
         serve(&one, "one");
         network.publish("web", vec![tcp(8080, &[&one])]).await.unwrap();
         let process = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 9090)).unwrap();
-        for port in [8080, 9090] {
+        for (port, text) in [
+            (8080, "Bind for 0.0.0.0:8080 failed: port is already allocated"),
+            (9090, "listen tcp4 0.0.0.0:9090: bind: address already in use"),
+        ] {
             let error =
                 network.publish("other", vec![tcp(7070, &[&one]), tcp(port, &[&one])]).await;
-            let error = error.expect_err("taken");
-            assert!(matches!(error, Error::PortTaken { .. }), "{error}");
-            let text = format!("Bind for 0.0.0.0:{port} failed: port is already allocated");
-            assert_eq!(error.to_string(), text);
+            assert_eq!(error.expect_err("taken").to_string(), text);
+            let error = network.check_free("other", tcp(port, &[])).await;
+            assert_eq!(error.expect_err("taken").to_string(), text);
             assert!(ask(Ipv4Addr::LOCALHOST, 7070).is_err(), "nothing of the refused set is there");
         }
         assert!(ask(Ipv4Addr::LOCALHOST, 8080).is_ok());
+        network.check_free("web", tcp(8080, &[])).await.expect("it is its own");
         drop(process);
+        network.check_free("other", tcp(9090, &[])).await.expect("free");
         network.close().await.unwrap();
     });
 }

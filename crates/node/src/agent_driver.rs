@@ -1,6 +1,6 @@
 //! Does what the agent decides: carries its actions to the engine and the network, and their results back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,25 +15,23 @@ use engine::images::reference::Reference;
 use engine::registry::auth::Credentials;
 use engine::{Engine, ErrorKind};
 use manager::now;
-use network::{Protocol, PublishedPort};
+use network::Protocol;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use types::assignment::{AssignmentSet, News, SessionMessage};
 use types::endpoint::{PortConfig, PublishMode};
-use types::{ServiceId, Task, TaskId, TaskTemplate, Timestamp};
+use types::{Task, TaskId, TaskTemplate, Timestamp};
 
 use crate::daemon::SharedEngine;
+use crate::ingress::{self, Ingress};
 use crate::keeper::Keeper;
 use crate::session::{Link, NoSession, NodeInfo, Reporter, Upstream};
 use crate::state::Files;
 use crate::templating::Values;
 
 const TASK_LABEL: &str = "com.docker.swarm.task.id";
-
-/// Owners of published ports that are services begin so.
-const SERVICE_OWNER: &str = "service:";
 
 /// Results of actions under way; each task has at most one.
 const EVENTS_MAX: usize = 1024;
@@ -58,8 +56,7 @@ pub(crate) struct AgentDriver {
     inbox: mpsc::Receiver<Event>,
     /// A report did not arrive: only a new session tells what was not told.
     report_lost: Arc<Notify>,
-    /// Which services have ports, to withdraw those an earlier daemon left.
-    published: BTreeSet<String>,
+    ingress: Ingress,
     has_work: bool,
     files: Files,
     keeper: Keeper,
@@ -84,7 +81,7 @@ impl AgentDriver {
             events,
             inbox,
             report_lost: Arc::default(),
-            published: BTreeSet::new(),
+            ingress: Ingress::default(),
             has_work: false,
             keeper: Keeper::start(files.clone()),
             files,
@@ -183,6 +180,10 @@ impl AgentDriver {
                     Err(stopped) => break Err(stopped),
                 },
                 () = self.report_lost.notified() => break Ok(()),
+                () = self.ingress.due() => {
+                    self.ingress.publish_waiting(&self.engine).await;
+                    continue;
+                }
                 changed = self.info.changed() => match changed {
                     Ok(()) => break Ok(()),
                     Err(_) => break Err(Stopped),
@@ -285,11 +286,7 @@ impl AgentDriver {
             self.keeper.keep(self.agent.holding());
         }
         if is_first_work {
-            let withdrawn =
-                self.engine.network.withdraw_others(SERVICE_OWNER, self.published.clone()).await;
-            if let Err(error) = withdrawn {
-                warn!(%error, "ports of an earlier daemon stay published");
-            }
+            self.ingress.withdraw_others(&self.engine).await;
         }
     }
 
@@ -298,8 +295,12 @@ impl AgentDriver {
         match action {
             Action::Prepare { task, template } => {
                 let info = self.info.borrow().clone();
+                let ports = self.agent.ports(task.service).to_vec();
                 tokio::spawn(async move {
-                    let result = prepare(&engine, &task, &template, &info).await;
+                    let result = match ingress::check(&engine, task.service, &ports).await {
+                        Ok(()) => prepare(&engine, &task, &template, &info).await,
+                        Err(held) => Err(refusal(held)),
+                    };
                     send(&events, Event::Prepared { task: task.id, result }).await;
                 });
             }
@@ -333,32 +334,9 @@ impl AgentDriver {
                 });
             }
             Action::Publish { service, ports, backends } => {
-                self.publish(service, &ports, &backends).await;
+                // In the order of the agent's decisions.
+                self.ingress.publish(&self.engine, service, &ports, &backends).await;
             }
-        }
-    }
-
-    /// Publishes in the order of the agent's decisions.
-    async fn publish(&mut self, service: ServiceId, ports: &[PortConfig], backends: &[String]) {
-        let owner = format!("{SERVICE_OWNER}{service}");
-        let backends: Vec<_> = backends.iter().filter_map(|address| address.parse().ok()).collect();
-        let ports: Vec<_> = ports
-            .iter()
-            .map(|port| PublishedPort {
-                protocol: protocol(port.protocol),
-                host_ip: None,
-                published: port.published,
-                target: port.target,
-                backends: backends.clone(),
-            })
-            .collect();
-        if ports.is_empty() {
-            self.published.remove(&owner);
-        } else {
-            self.published.insert(owner.clone());
-        }
-        if let Err(error) = self.engine.network.publish(&owner, ports).await {
-            warn!(service.id = %service, %error, "ports are not published");
         }
     }
 }
@@ -368,14 +346,6 @@ struct Stopped;
 async fn send(events: &mpsc::Sender<Event>, event: Event) {
     // Nobody listens once the node has left its swarm or the daemon stops.
     let _ = events.send(event).await;
-}
-
-fn protocol(protocol: types::endpoint::Protocol) -> Protocol {
-    match protocol {
-        types::endpoint::Protocol::Tcp => Protocol::Tcp,
-        types::endpoint::Protocol::Udp => Protocol::Udp,
-        types::endpoint::Protocol::Sctp => Protocol::Sctp,
-    }
 }
 
 fn task_of(labels: &BTreeMap<String, String>) -> Option<TaskId> {
@@ -539,7 +509,5 @@ pub(crate) async fn clear(engine: &SharedEngine) {
         removals.spawn(async move { remove(&engine, &found.id).await });
     }
     while removals.join_next().await.is_some() {}
-    if let Err(error) = engine.network.withdraw_others(SERVICE_OWNER, BTreeSet::new()).await {
-        warn!(%error, "ports of the swarm stay published");
-    }
+    ingress::withdraw_all(engine).await;
 }

@@ -7,6 +7,7 @@ mod config;
 mod daemon;
 mod describe;
 mod flags;
+mod ingress;
 mod join;
 mod keeper;
 mod lock;

@@ -77,6 +77,27 @@ pub enum Error {
         /// Why it did not work.
         errno: Errno,
     },
+    /// A limit the host cannot hold a container to. Running without it is no choice of ours.
+    #[error(
+        "{limit} cannot be limited: control group {path} has no controller for it; see that the kernel has it and that it is switched on (cgroup.subtree_control) in the groups above"
+    )]
+    NoController {
+        /// What was to be limited.
+        limit: &'static str,
+        /// The group.
+        path: PathBuf,
+    },
+    /// The host's control groups are not to be seen.
+    #[error(
+        "control groups are not mounted at {}: mount them there (`mount -t cgroup2 cgroup2 /sys/fs/cgroup`, or Debian's package cgroupfs-mount), and enter a network namespace with `nsenter --net=/run/netns/NAME`, because `ip netns exec` hides them behind a new /sys", root.display()
+    )]
+    NoCgroups {
+        /// Where they are looked for.
+        root: PathBuf,
+    },
+    /// Version 1 without the controller that keeps containers from the host's devices. Docker's words.
+    #[error("Devices cgroup isn't mounted")]
+    NoDevices,
     /// An OCI runtime binary cannot be run.
     #[error("run {program}")]
     RunExternal {

@@ -1,6 +1,6 @@
 //! What a container goes through: files copied in and out, names, pauses, ends, and what is told of it.
 
-use e2e::Host;
+use e2e::{Host, skep_only};
 
 fn with_box() -> Host {
     let host = Host::new();
@@ -180,4 +180,19 @@ fn events_are_told_by_filter() {
         line.join().expect("a line")
     });
     assert!(names.contains(&seen), "{seen}");
+}
+
+#[test]
+fn a_daemon_that_sees_no_control_groups_says_what_to_do_instead_of_starting() {
+    skep_only!("stock Docker says less");
+    let host = Host::without_daemon();
+    let path = |name: &str| host.path(name).to_str().expect("text").to_owned();
+    let program = host.program().to_str().expect("text").to_owned();
+    let arguments = ["--data-root", &path("data"), "--exec-root", &path("exec")];
+    let daemon = [&["timeout", "60", &program, "daemon"][..], &arguments].concat();
+    let printed = host.exec(&daemon);
+    assert_eq!(printed.code, 1, "{printed:?}");
+    for text in ["control groups are not mounted at /sys/fs/cgroup", "nsenter --net=/run/netns/"] {
+        assert!(printed.stderr.contains(text), "{printed:?}");
+    }
 }

@@ -2,6 +2,7 @@
 
 mod ca;
 mod cluster_backup;
+mod cluster_disk;
 mod cluster_failover;
 mod cluster_join;
 mod cluster_nodes;
@@ -17,6 +18,7 @@ mod lock;
 mod logs;
 mod look;
 mod outlive;
+mod ports;
 mod refusals;
 mod restart;
 mod service;

@@ -49,12 +49,15 @@ impl Shared {
                     container.set_ports(ports);
                     return Ok(());
                 }
-                Err(network::Error::PortTaken { .. })
+                Err(network::Error::PortTaken { .. } | network::Error::PortHeld { .. })
                     if attempt < ATTEMPTS_MAX && wishes.iter().any(Wish::has_choice) =>
                 {
                     attempt += 1;
                 }
-                Err(source) => return Err(Error::NetworkSetup { source }),
+                Err(source) => {
+                    let (name, id) = (record.name.clone(), container.id.clone());
+                    return Err(Error::PublishPorts { name, id, source });
+                }
             }
         }
     }

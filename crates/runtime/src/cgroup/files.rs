@@ -29,6 +29,17 @@ pub(super) fn write_optional(
     }
 }
 
+/// Writes a limit nobody may be without. `what` is limited.
+pub(super) fn write_limit(path: &Path, value: &str, what: &'static str) -> Result<(), Error> {
+    match write(path, value) {
+        Err(Error::Cgroup { errno: Errno::NOENT, .. }) => {
+            let group = path.parent().unwrap_or(path).to_owned();
+            Err(Error::NoController { limit: what, path: group })
+        }
+        other => other,
+    }
+}
+
 fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -24,6 +24,8 @@ use crate::spec::Resources;
 const ROOT: &str = "/sys/fs/cgroup";
 /// f_type of a cgroup v2 mount, from linux/magic.h.
 const CGROUP2_MAGIC: u32 = 0x6367_7270;
+/// Controllers of version 1 whose groups tell who is inside.
+const MEMBERS: [&str; 4] = ["freezer", "pids", "memory", "cpu"];
 /// Times a group is read anew while its members still fork; each round finds fewer.
 const KILL_ROUNDS_MAX: u32 = 64;
 /// Times a group is tried to be removed, and the longest wait between two, in nanoseconds:
@@ -55,6 +57,25 @@ impl Layout {
         } else {
             Self::V1(v1::hierarchies(ROOT))
         }
+    }
+
+    /// Whether containers can be held in what is there: where nothing is mounted they would run without
+    /// limits, and nobody would know which processes are theirs.
+    ///
+    /// # Errors
+    /// [`Error::NoCgroups`] or [`Error::NoDevices`].
+    pub fn check(&self) -> Result<(), Error> {
+        let Self::V1(hierarchies) = self else { return Ok(()) };
+        let has = |names: &[&str]| {
+            hierarchies.iter().any(|it| it.controllers.iter().any(|name| names.contains(name)))
+        };
+        if !has(&MEMBERS) {
+            return Err(Error::NoCgroups { root: PathBuf::from(ROOT) });
+        }
+        if !has(&["devices"]) {
+            return Err(Error::NoDevices);
+        }
+        Ok(())
     }
 
     /// Whether this is the single tree of version 2.
@@ -275,9 +296,9 @@ impl Cgroup {
     /// A directory that lists the members.
     fn member_directory(&self) -> Option<PathBuf> {
         match &self.layout {
-            Layout::V1(hierarchies) => ["freezer", "pids", "memory", "cpu"]
-                .iter()
-                .find_map(|name| v1::directory_of(hierarchies, &self.path, name)),
+            Layout::V1(hierarchies) => {
+                MEMBERS.iter().find_map(|name| v1::directory_of(hierarchies, &self.path, name))
+            }
             Layout::V2(root) => Some(root.join(&self.path)),
         }
     }
@@ -302,6 +323,18 @@ pub fn tracking_directory(path: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_without_control_groups_is_told_what_to_do() {
+        let hierarchy = |name| v1::Hierarchy { mount: PathBuf::new(), controllers: vec![name] };
+        let nothing = Layout::V1(Vec::new()).check().unwrap_err().to_string();
+        assert!(nothing.starts_with("control groups are not mounted at /sys/fs/cgroup: mount"));
+        assert!(nothing.contains("nsenter --net="));
+        let error = Layout::V1(vec![hierarchy("pids")]).check().unwrap_err();
+        assert_eq!(error.to_string(), "Devices cgroup isn't mounted");
+        Layout::V1(vec![hierarchy("pids"), hierarchy("devices")]).check().unwrap();
+        Layout::V2(PathBuf::from("/sys/fs/cgroup")).check().unwrap();
+    }
 
     #[test]
     fn a_path_that_steps_upwards_is_refused() {

@@ -132,22 +132,35 @@ pub(super) fn limits(
 ) -> Result<Vec<String>, Error> {
     let mut notes = Vec::new();
     let directory = |controller| directory_of(hierarchies, path, controller);
+    let missing = |limit| Error::NoController { limit, path: path.to_owned() };
     match directory("memory") {
         Some(it) => memory(&it, &resources.memory, &mut notes)?,
-        None if resources.memory != Memory::default() => {
-            notes.push("host has no memory controller, memory limits are not set".to_owned());
+        None if resources.memory.limit.is_some_and(|limit| limit > 0) => {
+            return Err(missing("memory"));
         }
         None => {}
     }
-    if let Some(it) = directory("cpu") {
-        cpu(&it, &resources.cpu, &mut notes)?;
+    match directory("cpu") {
+        Some(it) => cpu(&it, &resources.cpu, &mut notes)?,
+        None if resources.cpu.quota.is_some_and(|quota| quota > 0) => {
+            return Err(missing("processor time"));
+        }
+        None => {}
     }
-    if let Some(it) = directory("cpuset") {
-        cpuset(&it, &resources.cpu)?;
+    match directory("cpuset") {
+        Some(it) => cpuset(&it, &resources.cpu)?,
+        None if !resources.cpu.cpus.is_empty() || !resources.cpu.mems.is_empty() => {
+            return Err(missing("the set of processors"));
+        }
+        None => {}
     }
-    if let (Some(it), Some(limit)) = (directory("pids"), resources.pids.limit) {
-        let value = if limit > 0 { limit.to_string() } else { "max".to_owned() };
-        files::write(&it.join("pids.max"), &value)?;
+    match (directory("pids"), resources.pids.limit) {
+        (Some(it), Some(limit)) => {
+            let value = if limit > 0 { limit.to_string() } else { "max".to_owned() };
+            files::write(&it.join("pids.max"), &value)?;
+        }
+        (None, Some(limit)) if limit > 0 => return Err(missing("the number of processes")),
+        _ => {}
     }
     if let Some(it) = directory("blkio") {
         block_io(&it, &resources.block_io, &mut notes)?;
@@ -179,7 +192,9 @@ fn memory(directory: &Path, memory: &Memory, notes: &mut Vec<String>) -> Result<
         write(&swap_file, swap, notes)?;
         write(&limit_file, memory.limit, notes)?;
     } else {
-        write(&limit_file, memory.limit, notes)?;
+        if let Some(limit) = memory.limit.filter(|limit| *limit != 0) {
+            files::write_limit(&limit_file, &limit.to_string(), "memory")?;
+        }
         write(&swap_file, swap, notes)?;
     }
     write(&directory.join("memory.soft_limit_in_bytes"), memory.reservation, notes)?;
@@ -200,7 +215,10 @@ fn cpu(directory: &Path, cpu: &Cpu, notes: &mut Vec<String>) -> Result<(), Error
     };
     write("cpu.shares", cpu.shares.map(|it| it.to_string()), notes)?;
     write("cpu.cfs_period_us", cpu.period.map(|it| it.to_string()), notes)?;
-    write("cpu.cfs_quota_us", cpu.quota.map(|it| it.to_string()), notes)?;
+    if let Some(quota) = cpu.quota.filter(|quota| *quota != 0) {
+        let file = directory.join("cpu.cfs_quota_us");
+        files::write_limit(&file, &quota.to_string(), "processor time")?;
+    }
     write("cpu.rt_period_us", cpu.realtime_period.map(|it| it.to_string()), notes)?;
     write("cpu.rt_runtime_us", cpu.realtime_runtime.map(|it| it.to_string()), notes)
 }
@@ -261,6 +279,57 @@ pub(super) fn freeze(hierarchies: &[Hierarchy], path: &Path, frozen: bool) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_controller_no_container_runs_without_its_limit() {
+        let mut cases = vec![Resources::default(); 4];
+        cases[0].memory.limit = Some(64 << 20);
+        cases[1].cpu.quota = Some(50_000);
+        cases[2].pids.limit = Some(20);
+        cases[3].cpu.cpus = "0".to_owned();
+        for resources in cases {
+            let error = limits(&[], Path::new("docker/abc"), &resources).unwrap_err();
+            assert!(matches!(error, Error::NoController { .. }), "{error}");
+        }
+        let unlimited = limits(&[], Path::new("docker/abc"), &Resources::default());
+        assert_eq!(unlimited.unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn limits_are_written_to_the_files_of_their_hierarchies() {
+        let tree = tempfile::tempdir().unwrap();
+        let hierarchy = |controllers: &[&'static str]| Hierarchy {
+            mount: tree.path().join(controllers.join(",")),
+            controllers: controllers.to_vec(),
+        };
+        let hierarchies =
+            [hierarchy(&["cpu", "cpuacct"]), hierarchy(&["memory"]), hierarchy(&["pids"])];
+        let path = Path::new("docker/abc");
+        let file = |controller, name: &str| {
+            directory_of(&hierarchies, path, controller).unwrap().join(name)
+        };
+        let expected = [
+            ("cpu", "cpu.cfs_quota_us", "50000"),
+            ("cpu", "cpu.shares", "512"),
+            ("memory", "memory.limit_in_bytes", "67108864"),
+            ("memory", "memory.memsw.limit_in_bytes", "134217728"),
+            ("pids", "pids.max", "20"),
+        ];
+        for (controller, name, _) in expected {
+            fs::create_dir_all(file(controller, "")).unwrap();
+            fs::write(file(controller, name), "").unwrap();
+        }
+        let mut resources = Resources::default();
+        resources.memory.limit = Some(64 << 20);
+        resources.memory.swap = Some(128 << 20);
+        resources.cpu.quota = Some(50_000);
+        resources.cpu.shares = Some(512);
+        resources.pids.limit = Some(20);
+        assert_eq!(limits(&hierarchies, path, &resources).unwrap(), Vec::<String>::new());
+        for (controller, name, text) in expected {
+            assert_eq!(fs::read_to_string(file(controller, name)).unwrap(), text, "{name}");
+        }
+    }
 
     #[test]
     fn device_rules_are_written_as_the_kernel_reads_them() {

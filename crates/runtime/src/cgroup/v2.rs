@@ -25,13 +25,21 @@ pub(super) fn create(root: &Path, path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// A controller that cannot be switched on shows when its limit is written.
+/// All at once, which the kernel does or does not as a whole; else one by one. A controller that cannot be
+/// switched on shows when its limit is written.
 fn switch_on(level: &Path, available: &str) {
     let file = level.join("cgroup.subtree_control");
     let enabled = files::read(&file).unwrap_or_default();
-    let missing = |it: &&str| !enabled.split_whitespace().any(|on| on == *it);
-    for controller in available.split_whitespace().filter(missing) {
-        let _ = files::write(&file, &format!("+{controller}"));
+    let missing: Vec<_> = available
+        .split_whitespace()
+        .filter(|it| !enabled.split_whitespace().any(|on| on == *it))
+        .map(|it| format!("+{it}"))
+        .collect();
+    if missing.is_empty() || files::write(&file, &missing.join(" ")).is_ok() {
+        return;
+    }
+    for controller in missing {
+        let _ = files::write(&file, &controller);
     }
 }
 
@@ -42,7 +50,11 @@ pub(super) fn limits(directory: &Path, resources: &Resources) -> Result<Vec<Stri
     cpu(directory, &resources.cpu, &mut notes)?;
     if let Some(limit) = resources.pids.limit {
         let value = if limit > 0 { limit.to_string() } else { "max".to_owned() };
-        files::write_optional(&directory.join("pids.max"), &value, &mut notes)?;
+        if limit > 0 {
+            files::write_limit(&directory.join("pids.max"), &value, "the number of processes")?;
+        } else {
+            files::write_optional(&directory.join("pids.max"), &value, &mut notes)?;
+        }
     }
     block_io(directory, &resources.block_io, &mut notes)?;
     for limit in &resources.hugepage_limits {
@@ -63,11 +75,18 @@ fn bytes(value: i64) -> String {
 }
 
 fn memory(directory: &Path, memory: &Memory, notes: &mut Vec<String>) -> Result<(), Error> {
-    if let Some(swap) = swap_only(memory)? {
-        files::write_optional(&directory.join("memory.swap.max"), &bytes(swap), notes)?;
+    let swap = swap_only(memory)?;
+    match memory.limit {
+        Some(limit) if limit > 0 => {
+            files::write_limit(&directory.join("memory.max"), &bytes(limit), "memory")?;
+        }
+        Some(limit) if limit < 0 => {
+            files::write_optional(&directory.join("memory.max"), &bytes(limit), notes)?;
+        }
+        _ => {}
     }
-    if let Some(limit) = memory.limit.filter(|limit| *limit != 0) {
-        files::write_optional(&directory.join("memory.max"), &bytes(limit), notes)?;
+    if let Some(swap) = swap {
+        files::write_optional(&directory.join("memory.swap.max"), &bytes(swap), notes)?;
     }
     if let Some(reservation) = memory.reservation.filter(|it| *it != 0) {
         files::write_optional(&directory.join("memory.low"), &bytes(reservation), notes)?;
@@ -96,11 +115,15 @@ fn cpu(directory: &Path, cpu: &Cpu, notes: &mut Vec<String>) -> Result<(), Error
     if cpu.quota.is_some_and(|it| it != 0) || cpu.period.is_some_and(|it| it != 0) {
         let quota = cpu.quota.filter(|quota| *quota > 0).map_or("max".into(), |it| it.to_string());
         let period = cpu.period.filter(|period| *period > 0).unwrap_or(100_000);
-        files::write_optional(&directory.join("cpu.max"), &format!("{quota} {period}"), notes)?;
+        files::write_limit(
+            &directory.join("cpu.max"),
+            &format!("{quota} {period}"),
+            "processor time",
+        )?;
     }
     for (name, value) in [("cpuset.cpus", &cpu.cpus), ("cpuset.mems", &cpu.mems)] {
         if !value.is_empty() {
-            files::write(&directory.join(name), value)?;
+            files::write_limit(&directory.join(name), value, "the set of processors")?;
         }
     }
     Ok(())
@@ -164,6 +187,94 @@ pub(super) fn freeze(directory: &Path, frozen: bool) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A directory with files of a group, each empty.
+    fn group(directory: &Path, names: &[&str]) {
+        fs::create_dir_all(directory).unwrap();
+        for name in names {
+            fs::write(directory.join(name), "").unwrap();
+        }
+    }
+
+    #[test]
+    fn controllers_are_switched_on_above_a_group_and_not_in_it() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = tree.path();
+        group(root, &["cgroup.subtree_control"]);
+        fs::write(root.join("cgroup.controllers"), "cpu memory pids\n").unwrap();
+        group(&root.join("docker"), &["cgroup.subtree_control"]);
+        group(&root.join("docker/abc"), &["cgroup.subtree_control"]);
+        create(root, Path::new("docker/abc")).unwrap();
+        let switched = |group: &str| {
+            fs::read_to_string(root.join(group).join("cgroup.subtree_control")).unwrap()
+        };
+        assert_eq!(switched(""), "+cpu +memory +pids");
+        assert_eq!(switched("docker"), "+cpu +memory +pids");
+        // A group with processes may have none switched on for groups beneath it.
+        assert_eq!(switched("docker/abc"), "");
+        fs::write(root.join("cgroup.subtree_control"), "cpu memory pids\n").unwrap();
+        create(root, Path::new("docker/abc")).unwrap();
+        assert_eq!(switched(""), "cpu memory pids\n", "nothing is written twice");
+    }
+
+    #[test]
+    fn limits_are_written_in_the_kernels_words() {
+        let tree = tempfile::tempdir().unwrap();
+        let directory = tree.path();
+        let names = [
+            "memory.max",
+            "memory.low",
+            "memory.swap.max",
+            "cpu.max",
+            "cpu.weight",
+            "cpuset.cpus",
+            "pids.max",
+            "io.max",
+        ];
+        group(directory, &names);
+        let mut resources = Resources::default();
+        resources.memory.limit = Some(64 << 20);
+        resources.memory.swap = Some(128 << 20);
+        resources.memory.reservation = Some(32 << 20);
+        resources.cpu.quota = Some(50_000);
+        resources.cpu.shares = Some(1024);
+        resources.cpu.cpus = "0-1".to_owned();
+        resources.pids.limit = Some(20);
+        resources.block_io.throttle_read_bps_device =
+            vec![ThrottleDevice { major: 8, minor: 0, rate: 1000 }];
+        assert_eq!(limits(directory, &resources).unwrap(), Vec::<String>::new());
+        for (name, text) in [
+            ("memory.max", "67108864"),
+            ("memory.low", "33554432"),
+            ("memory.swap.max", "67108864"),
+            ("cpu.max", "50000 100000"),
+            ("cpu.weight", "39"),
+            ("cpuset.cpus", "0-1"),
+            ("pids.max", "20"),
+            ("io.max", "8:0 rbps=1000"),
+        ] {
+            assert_eq!(fs::read_to_string(directory.join(name)).unwrap(), text, "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_controller_no_container_runs_without_its_limit() {
+        let tree = tempfile::tempdir().unwrap();
+        let mut cases = vec![Resources::default(); 4];
+        cases[0].memory.limit = Some(64 << 20);
+        cases[1].cpu.quota = Some(50_000);
+        cases[2].pids.limit = Some(20);
+        cases[3].cpu.cpus = "0".to_owned();
+        for resources in cases {
+            let error = limits(tree.path(), &resources).unwrap_err();
+            assert!(matches!(error, Error::NoController { .. }), "{error}");
+        }
+        let mut resources = Resources::default();
+        resources.cpu.shares = Some(1024);
+        resources.memory.swap = Some(-1);
+        resources.pids.limit = Some(-1);
+        assert_eq!(limits(tree.path(), &resources).unwrap().len(), 3, "wishes are noted");
+    }
 
     #[test]
     fn shares_become_weights_as_runc_has_them() {
