@@ -81,7 +81,8 @@ impl Touched {
         match (event.key, &event.before, &event.after) {
             (Key::Task(id), before, after) => {
                 let (before, after) = (as_task(before), as_task(after));
-                let seen = |task: Option<&Task>| task.map(|task| (is_there(task), is_serving(task)));
+                let seen =
+                    |task: Option<&Task>| task.map(|task| (is_there(task), is_serving(task)));
                 if seen(before) != seen(after) {
                     let task = after.or(before);
                     let places = task.into_iter().flat_map(|task| &task.networks);

@@ -1,7 +1,6 @@
 //! Tasks as the API shows them, and as the engine runs them.
 
 use store::Snapshot;
-use types::task::Slot;
 use types::{NodeId, Task, TaskTemplate};
 
 use super::service::{port_to_api, task_to_api};

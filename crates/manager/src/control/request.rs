@@ -1,8 +1,8 @@
 //! Requests as managers pass them on to the leader.
 
 use serde::{Deserialize, Serialize};
-use types::node::NodeSpec;
 use types::network::NetworkSpec;
+use types::node::NodeSpec;
 use types::{ClusterSpec, NetworkId, NodeId, ServiceId, ServiceSpec};
 
 use super::cluster::Rotation;

@@ -23,7 +23,9 @@ pub enum Refusal {
         "could not find an available, non-overlapping IPv{family} address pool among the defaults to assign to the network"
     )]
     PoolsUsedUp { family: u8 },
-    #[error("Pool overlaps with other one on this address space: {wanted} and {taken} of network {network}")]
+    #[error(
+        "Pool overlaps with other one on this address space: {wanted} and {taken} of network {network}"
+    )]
     Overlap { wanted: IpNet, taken: IpNet, network: String },
     #[error("subnet {subnet} has no room for a container beside its gateway")]
     TooSmall { subnet: IpNet },
@@ -53,7 +55,9 @@ pub fn choose_subnets(snapshot: &Snapshot, spec: &NetworkSpec) -> Result<Vec<Sub
     let mut chosen: Vec<Subnet> = Vec::new();
     for wanted in &spec.subnets {
         let Some(subnet) = wanted.subnet else { continue };
-        if let Some((taken, network)) = overlapping(snapshot, &chosen, &spec.annotations.name, subnet) {
+        if let Some((taken, network)) =
+            overlapping(snapshot, &chosen, &spec.annotations.name, subnet)
+        {
             return Err(Refusal::Overlap { wanted: subnet, taken, network });
         }
         chosen.push(complete(subnet, wanted)?);
