@@ -31,7 +31,7 @@ pub fn silence_max(period: Duration) -> Duration {
     period * 11 / 20
 }
 
-/// How long a new leader waits for nodes that have yet to find it.
+/// How long a leader waits for nodes that have yet to find it, or whose daemons are being started again.
 fn adoption_max(period: Duration) -> Duration {
     silence_max(period) * 2
 }
@@ -163,12 +163,18 @@ impl Dispatcher {
         self.sessions.get(&node).is_some_and(|current| current.id == session)
     }
 
-    /// The node said that it goes; nothing happens when this is not its current session. A connection that breaks is
-    /// no reason to call this: it may be back before the node counts as down.
-    pub fn disconnect(&mut self, node: NodeId, session: SessionId, now: Timestamp) {
+    /// The node's daemon said that it stops; nothing happens when this is not its current session. Its containers run
+    /// on, so it is given time to come back, as after an upgrade. A connection that breaks is no reason to call this.
+    pub fn disconnect(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        period: Duration,
+        now: Timestamp,
+    ) {
         if self.is_current(node, session) {
             self.sessions.remove(&node);
-            self.expected.insert(node, now);
+            self.expected.insert(node, now + adoption_max(period));
         }
     }
 

@@ -96,10 +96,27 @@ async fn settle(
             info!("this node is no manager any more");
             membership.stop_manager().await?;
         }
+        (Role::Manager, Some(manager)) if !is_seated(membership, news) => {
+            // It may be that the news is older than the seat; a manager that hears a leader has one.
+            if manager.leader() != 0 {
+                return Ok(RETRY);
+            }
+            info!("this manager's seat was taken away while it was gone; it asks for another");
+            membership.stop_manager().await?;
+            take_seat(membership, None).await?;
+        }
         _ => {}
     }
     let left = u64::try_from(due - now).unwrap_or(0);
     Ok(Duration::from_secs(left).min(LOOK_INTERVAL))
+}
+
+/// Whether the swarm knows of the seat that this manager has.
+fn is_seated(membership: &Membership, news: Option<&News>) -> bool {
+    let Some((news, seat)) = news.zip(membership.state().and_then(|state| state.raft_id)) else {
+        return true;
+    };
+    news.managers.iter().any(|peer| peer.raft_id == seat)
 }
 
 /// Whether the swarm wants certificates of another root.

@@ -11,12 +11,12 @@ fn swarm(host: &Host) -> Value {
     host.get("/v1.41/swarm")
 }
 
-fn is_rotating(host: &Host) -> bool {
+pub(crate) fn is_rotating(host: &Host) -> bool {
     swarm(host)["RootRotationInProgress"] == true
 }
 
 /// How many nodes show a certificate of the root that the swarm is at or goes to.
-fn renewed(host: &Host) -> usize {
+pub(crate) fn renewed(host: &Host) -> usize {
     let wanted = swarm(host)["TLSInfo"]["CertIssuerPublicKey"].clone();
     let nodes = host.get("/v1.41/nodes");
     let of = |node: &&Value| node["Description"]["TLSInfo"]["CertIssuerPublicKey"] == wanted;
@@ -37,7 +37,7 @@ fn own_root(host: &Host, name: &str) -> (String, String) {
     let path = |end: &str| host.path(&format!("{name}.{end}")).display().to_string();
     let (certificate, key) = (path("pem"), path("key"));
     let subject = format!("/O=Our company/CN={name}");
-    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj";
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj";
     let mut command = Command::new("openssl");
     command.args(words.split(' ')).args([&subject, "-keyout", &key, "-out", &certificate]);
     run(&mut command);
@@ -80,8 +80,8 @@ fn a_root_of_the_operators_own_is_taken_and_nonsense_refused() {
     let rotate = ["swarm", "ca", "--rotate", "--detach", "--ca-cert"];
     let elsewhere = ["--external-ca", "protocol=cfssl,url=https://127.0.0.1:1/sign"];
     for (flags, words) in [
-        (&[other, "--ca-key", key][..], "the CA key is not the one of the CA certificate"),
-        (&[key, "--ca-key", key], "it is no PEM certificate"),
+        (&[other, "--ca-key", key][..], "certificate key mismatch"),
+        (&[key, "--ca-key", key], "invalid root certificates:"),
         (
             &[other, elsewhere[0], elsewhere[1]],
             "there must be at least one valid, reachable external CA corresponding to",

@@ -113,6 +113,28 @@ fn all_daemons_are_restarted_and_no_container_is() {
 }
 
 #[test]
+fn daemons_are_restarted_one_after_the_other_and_no_task_moves() {
+    e2e::skep_only!("Docker refuses live restore in a swarm");
+    let mut cluster = with_web();
+    cluster.host(1).ok(&["swarm", "update", "--dispatcher-heartbeat", "60s"]);
+    let before = containers(&cluster, "web");
+    let ids = cluster.host(1).ok(&["service", "ps", "-q", "web"]);
+    for number in [5, 4, 3, 2, 1] {
+        cluster.host_mut(number).stop();
+        cluster.host_mut(number).start();
+        let asked = cluster.host(1 + number % 3);
+        asked.until("all are ready", || {
+            let rows = nodes(asked);
+            rows.len() == 5
+                && rows.iter().all(|row| row.status == "Ready" && row.manager != "Unreachable")
+        });
+    }
+    cluster.host(1).until_running("web", 5);
+    assert_eq!(containers(&cluster, "web"), before);
+    assert_eq!(cluster.host(1).ok(&["service", "ps", "-q", "web"]), ids, "no task was replaced");
+}
+
+#[test]
 fn a_demotion_that_would_cost_the_quorum_is_refused() {
     let mut cluster = Cluster::swarm(3, 0);
     let leader = cluster.leader(1);

@@ -2,6 +2,7 @@
 
 mod ca;
 mod cluster_backup;
+mod cluster_ca;
 mod cluster_disk;
 mod cluster_failover;
 mod cluster_join;
