@@ -316,7 +316,9 @@ impl Engine {
                 Event::Removed { task }
             }
             Action::Report(reports) => Event::Reported(reports),
-            Action::Publish { .. } => unreachable!("not kept"),
+            Action::Publish { .. } | Action::Connect(_) | Action::Leave(_) => {
+                unreachable!("not kept")
+            }
         }
     }
 }

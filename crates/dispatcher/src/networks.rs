@@ -25,7 +25,7 @@ pub(crate) fn whole(snapshot: &Snapshot, id: NetworkId) -> Option<NetworkChange>
     Some(NetworkChange {
         network: id,
         is_full: true,
-        definition: Some(definition(network)),
+        definition: Some(definition(snapshot, network)),
         peers,
         gone: Vec::new(),
         services,
@@ -179,8 +179,9 @@ fn service_in(service: &Service, network: NetworkId) -> Option<NetworkService> {
     })
 }
 
-fn definition(network: &Network) -> NodeNetwork {
+fn definition(snapshot: &Snapshot, network: &Network) -> NodeNetwork {
     NodeNetwork {
+        data_port: snapshot.cluster().map_or(0, |cluster| cluster.data_path_port),
         id: network.id,
         name: network.name().to_owned(),
         vni: network.vni,

@@ -4,6 +4,7 @@ mod address;
 mod agent_driver;
 mod backup;
 mod config;
+mod connector;
 mod daemon;
 mod describe;
 mod flags;

@@ -106,6 +106,8 @@ pub struct NodeNetwork {
     pub mtu: Option<u32>,
     pub is_internal: bool,
     pub is_encrypted: bool,
+    /// UDP port of overlays on every node.
+    pub data_port: u16,
 }
 
 /// What changed in one network, for the nodes that have tasks in it.
