@@ -25,8 +25,7 @@ use ipnet::Ipv4Net;
 use address::Pool;
 pub use endpoint::Endpoint;
 pub use error::Error;
-pub use nft::NamePorts;
-pub use overlay::{DATA_PORT, Join, Overlay, Services};
+pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
 pub use ports::{Protocol, PublishedPort};
 
 /// Where this node's network lives.
@@ -193,14 +192,9 @@ impl Network {
         .await
     }
 
-    /// Leads a container's questions for names to ports of its own 127.0.0.11.
-    pub async fn answer_names(
-        &self,
-        container: &str,
-        ports: Option<NamePorts>,
-    ) -> Result<(), Error> {
-        let container = container.to_owned();
-        self.with_overlays(move |overlays, _| overlays.answer_names(&container, ports)).await
+    /// Has the names that containers ask for answered by `namer`.
+    pub async fn set_namer(&self, namer: Arc<dyn Namer>) -> Result<(), Error> {
+        self.with_overlays(move |overlays, _| overlays.set_namer(namer)).await
     }
 
     /// Containers in networks of the swarm, with their places.

@@ -99,6 +99,7 @@ impl AgentDriver {
 
     async fn work(&mut self, stop: &CancellationToken) {
         let mut changes = self.engine.containers.changes();
+        self.connector.answer_names(&self.engine.network).await;
         self.adopt();
         self.recall().await;
         let mut alone_since = None;

@@ -2,18 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use docker_types::network::EndpointSettings;
 use engine::containers::NewContainer;
+use names::Zone;
 use network::{DATA_PORT, Network, Overlay, Services};
 use tracing::warn;
 use types::network::{NetworkChange, NetworkService, NodeNetwork, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId};
 
+use crate::name_book::NameBook;
+
 /// Everything this node was told of networks.
 #[derive(Debug, Default)]
 pub(crate) struct Connector {
     views: BTreeMap<NetworkId, View>,
+    names: Arc<NameBook>,
 }
 
 /// One network, as far as this node knows.
@@ -59,6 +64,36 @@ impl View {
             .collect()
     }
 
+    /// The names of services, tasks and containers, as they are asked for.
+    fn zone(&self) -> Zone {
+        let mut zone = Zone::default();
+        let Some(definition) = &self.definition else { return zone };
+        zone.network = definition.name.to_ascii_lowercase();
+        let mut serving: BTreeMap<ServiceId, Vec<IpAddr>> = BTreeMap::new();
+        for peer in self.peers.values() {
+            zone.add(&peer.name, peer.addresses.iter().copied());
+            for address in &peer.addresses {
+                zone.reverse.insert(*address, format!("{}.{}", peer.name, definition.name));
+            }
+            if peer.is_serving {
+                serving.entry(peer.service).or_default().extend(&peer.addresses);
+            }
+        }
+        for service in self.services.values() {
+            let tasks = serving.get(&service.service).cloned().unwrap_or_default();
+            let addresses =
+                if service.virtual_ips.is_empty() { &tasks } else { &service.virtual_ips };
+            zone.add(&format!("tasks.{}", service.name), tasks.iter().copied());
+            for name in std::iter::once(&service.name).chain(&service.aliases) {
+                zone.add(name, addresses.iter().copied());
+            }
+            for address in &service.virtual_ips {
+                zone.reverse.insert(*address, format!("{}.{}", service.name, definition.name));
+            }
+        }
+        zone
+    }
+
     /// Virtual addresses, and the tasks that take connections behind each.
     fn services(&self) -> Services {
         let mut serving: BTreeMap<ServiceId, BTreeSet<_>> = BTreeMap::new();
@@ -94,6 +129,8 @@ impl Connector {
         let id = change.network;
         let view = self.views.entry(id).or_default();
         view.change(change);
+        let is_internal = view.definition.as_ref().is_some_and(|network| network.is_internal);
+        self.names.set(&id.to_string(), view.zone(), is_internal);
         if let Err(error) = make(network, view, own, local.parse().ok()).await {
             warn!(network.id = %id, %error, "network is not as it should be");
         }
@@ -102,8 +139,16 @@ impl Connector {
     /// Removes what no task of this node is in any more.
     pub(crate) async fn leave(&mut self, network: &Network, id: NetworkId) {
         self.views.remove(&id);
+        self.names.forget_network(&id.to_string());
         if let Err(error) = network.remove_overlay(&id.to_string()).await {
             warn!(network.id = %id, %error, "network is not removed");
+        }
+    }
+
+    /// Has the names that containers ask for answered, also those that outlived an earlier daemon.
+    pub(crate) async fn answer_names(&self, network: &Network) {
+        if let Err(error) = network.set_namer(self.names.clone()).await {
+            warn!(%error, "containers of an earlier daemon get no names");
         }
     }
 

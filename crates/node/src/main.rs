@@ -13,6 +13,7 @@ mod join;
 mod keeper;
 mod lock;
 mod membership;
+mod name_book;
 mod purge;
 mod recovery;
 mod session;

@@ -23,7 +23,7 @@ use crate::{Error, namespace};
 const TABLE: &str = "skep";
 
 /// Where containers ask for names.
-const NAMES_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+pub(crate) const NAMES_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 const NAMES_PORT: u16 = 53;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -32,9 +32,9 @@ type Services = BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>;
 
 /// Ports of 127.0.0.11 on which names are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NamePorts {
-    pub udp: u16,
-    pub tcp: u16,
+pub(crate) struct NamePorts {
+    pub(crate) udp: u16,
+    pub(crate) tcp: u16,
 }
 
 /// The table of one container.

@@ -22,8 +22,7 @@ use ipnet::Ipv4Net;
 
 use crate::Error;
 use crate::ports::{Front, Protocol, Rule};
-pub(crate) use balance::Balancer;
-pub use balance::NamePorts;
+pub(crate) use balance::{Balancer, NAMES_ADDRESS, NamePorts};
 use expression::{Expression, accept_goto, mask_of};
 use message::{Batch, Hook, MapSpec};
 use socket::Socket;

@@ -10,13 +10,15 @@
 mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::nft::{Balancer, NamePorts};
+use crate::nft::{Balancer, NAMES_ADDRESS, NamePorts};
 use crate::{Error, namespace, state_file};
 use link::Fabric;
 
@@ -48,11 +50,29 @@ pub struct Join {
 /// Virtual addresses and the tasks behind them.
 pub type Services = BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>;
 
+/// Who answers a container's questions for names.
+pub trait Namer: std::fmt::Debug + Send + Sync {
+    /// Begins to answer on sockets bound at the container's 127.0.0.11. Called before the container's first process
+    /// starts, on a thread that may block.
+    fn serve(&self, container: &str, joins: &[Join], sockets: NameSockets);
+
+    /// The container is gone.
+    fn forget(&self, container: &str);
+}
+
+/// Sockets in a container's namespace.
+#[derive(Debug)]
+pub struct NameSockets {
+    pub udp: UdpSocket,
+    pub tcp: TcpListener,
+}
+
 /// Everything this node has of overlays.
 #[derive(Debug, Default)]
 pub(crate) struct Overlays {
     made: BTreeMap<String, Made>,
     members: BTreeMap<String, Member>,
+    namer: Option<Arc<dyn Namer>>,
 }
 
 #[derive(Debug)]
@@ -155,7 +175,7 @@ impl Overlays {
             return Ok(());
         }
         made.services = services;
-        let Self { made, members } = self;
+        let Self { made, members, .. } = self;
         let concerned = members
             .values_mut()
             .filter(|member| member.joins.iter().any(|join| join.overlay == id));
@@ -192,30 +212,48 @@ impl Overlays {
         made.fabric.plug(container, &member.netns, number, &join.addresses)?;
         member.joins.push(join);
         state_file::write(&joins(run_dir).join(container), &member.joins)?;
-        member.balancer.balance(visible(&self.made, &member.joins))
+        member.balancer.balance(visible(&self.made, &member.joins))?;
+        match &self.namer {
+            Some(namer) => member.answer_names(container, &**namer),
+            None => Ok(()),
+        }
+    }
+
+    /// Has names answered from now on, also those of containers that are here already.
+    pub(crate) fn set_namer(&mut self, namer: Arc<dyn Namer>) -> Result<(), Error> {
+        for (container, member) in &mut self.members {
+            member.answer_names(container, &*namer)?;
+        }
+        self.namer = Some(namer);
+        Ok(())
     }
 
     /// Forgets a container; its links end with its namespace.
     pub(crate) fn leave(&mut self, run_dir: &Path, container: &str) -> Result<(), Error> {
-        self.members.remove(container);
-        state_file::remove(&joins(run_dir).join(container))
-    }
-
-    /// Leads the container's questions for names to these ports of its 127.0.0.11; without them, no more.
-    pub(crate) fn answer_names(
-        &mut self,
-        container: &str,
-        ports: Option<NamePorts>,
-    ) -> Result<(), Error> {
-        match self.members.get_mut(container) {
-            Some(member) => member.balancer.answer_names(ports),
-            None => Ok(()),
+        if let (Some(_), Some(namer)) = (self.members.remove(container), &self.namer) {
+            namer.forget(container);
         }
+        state_file::remove(&joins(run_dir).join(container))
     }
 
     /// The containers in overlays, with their places.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&String, &[Join])> {
         self.members.iter().map(|(container, member)| (container, &member.joins[..]))
+    }
+}
+
+impl Member {
+    fn answer_names(&mut self, container: &str, namer: &dyn Namer) -> Result<(), Error> {
+        let bound = || -> io::Result<NameSockets> {
+            let any_port = (NAMES_ADDRESS, 0);
+            Ok(NameSockets { udp: UdpSocket::bind(any_port)?, tcp: TcpListener::bind(any_port)? })
+        };
+        let failed = |error| Error::kernel("listen for a container's questions for names")(error);
+        let sockets = namespace::within(&self.netns, || bound().map_err(failed))?;
+        let udp = sockets.udp.local_addr().map_err(failed)?.port();
+        let tcp = sockets.tcp.local_addr().map_err(failed)?.port();
+        namer.serve(container, &self.joins, sockets);
+        self.balancer.answer_names(Some(NamePorts { udp, tcp }))
     }
 }
 
