@@ -30,7 +30,7 @@ type Job = Box<dyn FnOnce(&tokio::runtime::Runtime, &Network) + Send>;
 struct Host {
     number: u8,
     thread: i32,
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::SyncSender<Job>,
     _directory: tempfile::TempDir,
 }
 
@@ -44,8 +44,8 @@ impl Host {
             run_dir: directory.path().join("run"),
             state_dir: directory.path().join("state"),
         };
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        let (ready, is_ready) = mpsc::channel();
+        let (jobs, inbox) = mpsc::sync_channel::<Job>(1);
+        let (ready, is_ready) = mpsc::sync_channel(1);
         std::thread::spawn(move || {
             // SAFETY: the thread is our own; its namespace ends with it.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("needs root");
@@ -69,7 +69,7 @@ impl Host {
         &self,
         job: impl FnOnce(&tokio::runtime::Runtime, &Network) -> T + Send + 'static,
     ) -> T {
-        let (done, result) = mpsc::channel();
+        let (done, result) = mpsc::sync_channel(1);
         let job = move |runtime: &tokio::runtime::Runtime, network: &Network| {
             let _ = done.send(job(runtime, network));
         };

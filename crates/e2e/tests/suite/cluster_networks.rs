@@ -1,0 +1,118 @@
+//! Networks of the swarm: services find each other by name, on whichever host they run.
+
+use std::collections::BTreeSet;
+
+use e2e::{Cluster, Host};
+
+use crate::sleeper;
+
+/// Runs a command in the service's container on this host.
+fn within(host: &Host, service: &str, command: &[&str]) -> String {
+    let container = host.containers(service).remove(0);
+    host.docker(&[&["exec", &container], command].concat()).stdout
+}
+
+/// Which replicas answer in so many tries.
+fn answers(host: &Host, service: &str, url: &str, tries: usize) -> BTreeSet<String> {
+    let ask = |_| within(host, service, &["timeout", "3", "wget", "-q", "-O", "-", url]);
+    let hostname = |answer: String| {
+        let named = answer.lines().find_map(|line| line.strip_prefix("Hostname: "));
+        named.map(str::to_owned)
+    };
+    (0..tries).map(ask).filter_map(hostname).collect()
+}
+
+fn addresses(host: &Host, service: &str, name: &str) -> BTreeSet<String> {
+    let found = within(host, service, &["nslookup", name]);
+    let after = found.split("Name:").skip(1);
+    let lines = after.flat_map(str::lines).filter_map(|line| line.split_once("Address"));
+    lines
+        .filter_map(|(_, rest)| rest.split_whitespace().nth(1).map(str::to_owned))
+        .filter(|address| address.starts_with("10."))
+        .collect()
+}
+
+#[test]
+fn services_find_each_other_by_name_across_hosts() {
+    let cluster = Cluster::swarm(1, 2);
+    let first = cluster.host(1);
+    first.ok(&["network", "create", "--driver", "overlay", "--attachable", "blue"]);
+    first.ok(&[
+        "service",
+        "create",
+        "--detach",
+        "--no-resolve-image",
+        "--name",
+        "web",
+        "--network",
+        "blue",
+        "--mode",
+        "global",
+        "whoami",
+    ]);
+    sleeper(first, "client", &["--network", "blue", "--mode", "global"]);
+    first.until_running("web", 3);
+    first.until_running("client", 3);
+    for host in cluster.hosts() {
+        host.until("every replica answers by the service's name", || {
+            answers(host, "client", "http://web/", 30).len() == 3
+        });
+        host.until("every task has an address by name", || {
+            addresses(host, "client", "tasks.web").len() == 3
+        });
+        assert_eq!(addresses(host, "client", "web").len(), 1, "one virtual address");
+    }
+    let virtual_ip =
+        ["service", "inspect", "web", "--format", "{{(index .Endpoint.VirtualIPs 0).Addr}}"];
+    let virtual_ip = first.ok(&virtual_ip);
+    let shown = virtual_ip.split('/').next().unwrap_or_default().to_owned();
+    assert_eq!(addresses(first, "client", "WEB"), [shown].into());
+}
+
+#[test]
+fn a_replica_that_leaves_is_not_asked_any_more() {
+    let cluster = Cluster::swarm(1, 1);
+    let first = cluster.host(1);
+    first.ok(&["network", "create", "--driver", "overlay", "blue"]);
+    let web = ["service", "create", "--detach", "--no-resolve-image", "--name", "web"];
+    first.ok(&[&web[..], &["--network", "blue", "--replicas", "4", "whoami"]].concat());
+    sleeper(first, "client", &["--network", "blue", "--constraint", "node.role==manager"]);
+    first.until_running("web", 4);
+    first.until_running("client", 1);
+    first.until("all answer", || answers(first, "client", "http://web/", 40).len() == 4);
+    first.ok(&["service", "scale", "--detach", "web=1"]);
+    first.until_running("web", 1);
+    first.until("one is left by name", || addresses(first, "client", "tasks.web").len() == 1);
+    let container = first.containers("client").remove(0);
+    for _ in 0..20 {
+        first.ok(&["exec", &container, "timeout", "3", "wget", "-q", "-O", "-", "http://web/"]);
+    }
+}
+
+#[test]
+fn networks_are_created_listed_and_removed_as_docker_does() {
+    let host = Host::in_swarm();
+    let id = host.ok(&["network", "create", "-d", "overlay", "--subnet", "10.77.0.0/24", "red"]);
+    assert_eq!(id.len(), 25, "{id}");
+    let subnet = ["network", "inspect", "red", "--format", "{{(index .IPAM.Config 0).Subnet}}"];
+    assert_eq!(host.ok(&subnet), "10.77.0.0/24");
+    let listed = host.ok(&["network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}"]);
+    assert!(listed.lines().any(|line| line == "red overlay swarm"), "{listed}");
+    assert!(listed.lines().any(|line| line == "ingress overlay swarm"), "{listed}");
+    let taken = host.refused(&["network", "create", "-d", "overlay", "red"]);
+    assert!(taken.contains("network with name red already exists"), "{taken}");
+    let overlapping =
+        host.refused(&["network", "create", "-d", "overlay", "--subnet", "10.77.0.0/16", "other"]);
+    assert!(overlapping.contains("Pool overlaps with other one"), "{overlapping}");
+    sleeper(&host, "user", &["--network", "red"]);
+    host.until_running("user", 1);
+    let used = host.refused(&["network", "rm", "red"]);
+    assert!(used.contains("is in use by service"), "{used}");
+    let container = host.containers("user").remove(0);
+    let address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    let address = host.ok(&["inspect", &container, "--format", address]);
+    assert!(address.starts_with("10.77.0."), "{address}");
+    host.ok(&["service", "rm", "user"]);
+    host.until("it can be removed", || host.docker(&["network", "rm", "red"]).code == 0);
+    assert!(!host.ok(&["network", "ls"]).contains("red"));
+}
