@@ -75,6 +75,7 @@ async fn state(directory: &Path) -> ApiState {
         program: path("skep"),
         cgroup_parent: "/skep-edge-test".into(),
         default_runtime: "native".into(),
+        default_ulimits: vec![],
         runtimes: std::collections::BTreeMap::new(),
         log: docker_types::container::LogConfig { r#type: "json-file".into(), config: None },
         labels: Vec::new(),

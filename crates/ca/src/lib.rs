@@ -29,12 +29,19 @@ pub enum Error {
     Token,
     #[error("if a signing CA key is provided, the signing CA cert must also be provided")]
     KeyWithoutCertificate,
-    #[error("the CA certificate cannot be the swarm's root: {0}")]
+    /// Docker's words, as far as the colon; so are those of the next ones.
+    #[error("invalid root certificates: {0}")]
     NotARoot(&'static str),
-    #[error("the CA key is no PEM private key of a kind that is known here")]
+    #[error("the desired CA certificate cannot contain multiple certificates")]
+    ManyRoots,
+    #[error("malformed private key: it is no PEM key of a kind that is known here")]
     NotAKey,
-    #[error("the CA key is not the one of the CA certificate")]
+    #[error("certificate key mismatch")]
     OtherKey,
+    #[error("error while validating Root CA Certificate: {0}")]
+    RootNotValid(&'static str),
+    #[error("CA certificate expires too soon")]
+    RootEndsSoon,
     /// Docker's words.
     #[error(
         "there must be at least one valid, reachable external CA corresponding to the {0} CA certificate"

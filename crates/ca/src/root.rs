@@ -136,7 +136,7 @@ pub(crate) fn normalized(pem: &str) -> Result<String, Error> {
         return Err(Error::NotARoot("it is no PEM certificate"));
     };
     if pem.matches(BEGIN).count() != 1 || begin > end {
-        return Err(Error::NotARoot("it is not one certificate alone"));
+        return Err(Error::ManyRoots);
     }
     Ok(format!("{}\n", pem[begin..end + END.len()].replace('\r', "")))
 }

@@ -19,6 +19,9 @@ use crate::Error;
 use crate::root::{certificates, digest_of, generate, normalized, tls_info};
 use crate::token::{JoinToken, new_secret};
 
+/// Least life of a root that the swarm goes to: a year, as in Docker.
+const ROOT_LIFE_MIN_SECONDS: i64 = 365 * 24 * 60 * 60;
+
 /// What new settings mean for the root.
 #[derive(Debug)]
 pub enum Change {
@@ -46,7 +49,6 @@ pub fn plan(root: &RootCa, spec: &CaSpec, now: i64) -> Result<Change, Error> {
         };
     }
     let certificate = normalized(&spec.signing_cert)?;
-    check_root(&certificate, now)?;
     let key = match spec.signing_key.trim() {
         "" => String::new(),
         key => key_of(&certificate, key)?,
@@ -62,6 +64,7 @@ pub fn plan(root: &RootCa, spec: &CaSpec, now: i64) -> Result<Change, Error> {
             (false, false) => Change::Keep,
         });
     }
+    check_root(&certificate, now)?;
     if key.is_empty() && externals_for(spec, &certificate, false).next().is_none() {
         return Err(Error::NoExternal("next"));
     }
@@ -126,7 +129,7 @@ pub fn finish(root: &mut RootCa) {
 pub(crate) fn check_root(pem: &str, now: i64) -> Result<(), Error> {
     let refuse = |reason| Err(Error::NotARoot(reason));
     let parsed = certificates(pem).map_err(|_| Error::NotARoot("it is no PEM certificate"))?;
-    let [parsed] = &parsed[..] else { return refuse("it is not one certificate alone") };
+    let [parsed] = &parsed[..] else { return Err(Error::ManyRoots) };
     let certificate = parsed.parse_x509().map_err(|_| Error::Parse)?;
     let is_ca = certificate.basic_constraints().ok().flatten().is_some_and(|is| is.value.ca);
     let may_sign = certificate.key_usage().ok().flatten().is_none_or(|is| is.value.key_cert_sign());
@@ -138,10 +141,13 @@ pub(crate) fn check_root(pem: &str, now: i64) -> Result<(), Error> {
     }
     let validity = certificate.validity();
     if validity.not_after.timestamp() <= now {
-        return refuse("it has expired");
+        return Err(Error::RootNotValid("it has expired"));
     }
     if validity.not_before.timestamp() > now {
-        return refuse("it is not valid yet");
+        return Err(Error::RootNotValid("it is not valid yet"));
+    }
+    if validity.not_after.timestamp() - now < ROOT_LIFE_MIN_SECONDS {
+        return Err(Error::RootEndsSoon);
     }
     name_of(&certificate).map(drop)
 }
@@ -326,6 +332,7 @@ mod tests {
         let other = generate(NOW).expect("generates");
         let expired = generate(NOW - 30 * 365 * 86_400).expect("generates");
         let early = generate(NOW + 86_400).expect("generates");
+        let aged = generate(NOW - 7_100 * 86_400).expect("generates");
         let (_, request) = crate::new_request().expect("generates");
         let subject = crate::Subject {
             node: types::NodeId::from_random(1),
@@ -343,6 +350,7 @@ mod tests {
             (&leaf, &other.key),
             (&expired.certificate, &expired.key),
             (&early.certificate, &early.key),
+            (&aged.certificate, &aged.key),
             (&other.certificate, &root.key),
             (&other.certificate, "hello"),
             (&other.certificate, &other.certificate),

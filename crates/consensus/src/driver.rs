@@ -186,6 +186,10 @@ impl Driver {
                     if !self.outputs.is_disk_full.send_replace(true) {
                         warn!(error = %Chain(&error), "the disk is full; this manager is read-only");
                     }
+                    // Nobody knows when there will be room. What was proposed may still come about then.
+                    for (_, reply) in self.waiting.drain() {
+                        let _ = reply.send(Err(Error::DiskFull));
+                    }
                     if !self.refuse_while_full(inbox) {
                         return false;
                     }

@@ -28,15 +28,16 @@ pub struct Row {
 impl Cluster {
     /// Hosts whose daemons run, in no swarm.
     pub fn of(count: u8) -> Self {
-        Self::with_flags(count, &[])
+        let mut cluster = Self::without_daemons(count);
+        cluster.all(Host::start);
+        cluster
     }
 
-    /// Hosts whose daemons are given more flags.
-    pub fn with_flags(count: u8, flags: &[&str]) -> Self {
+    /// Hosts on which nothing runs yet.
+    pub fn without_daemons(count: u8) -> Self {
         let switch = Switch::named(&next_name());
         switch.create().expect("the switch is made");
-        let mut hosts: Vec<_> = (1..=count).map(|number| Host::on(&switch, number)).collect();
-        in_parallel(&mut hosts, |host| host.start_with(flags));
+        let hosts = (1..=count).map(|number| Host::on(&switch, number)).collect();
         Self { hosts, switch: Some(switch) }
     }
 

@@ -57,6 +57,12 @@ impl Daemon {
         assert!(sent.expect("kill runs").success(), "the daemon was there to be signalled");
         self.child.wait().expect("the daemon ends");
     }
+
+    /// Ends the daemon, if it still runs.
+    pub(crate) fn make_end(mut self) {
+        let _ = Command::new("kill").args(["-KILL", &self.pid.to_string()]).status();
+        let _ = self.child.wait();
+    }
 }
 
 /// The process that `parent` forks.
@@ -70,6 +76,15 @@ fn only_child(parent: u32) -> u32 {
         }
         assert!(Instant::now() < end, "unshare forks");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Removes what a killed daemon leaves that tells the next one not to start. Stock Docker has its own process numbers,
+/// which are always taken.
+pub(crate) fn forget(place: &Place) {
+    if !crate::is_skep() {
+        let _ = std::fs::remove_file(&place.pidfile);
+        let _ = std::fs::remove_file(place.exec_root.join("containerd/containerd.pid"));
     }
 }
 

@@ -160,6 +160,7 @@ impl Host {
     /// Ends the daemon as a crash does.
     pub fn kill(&mut self) {
         self.daemon.take().expect("the daemon runs").end("-KILL");
+        daemon::forget(&self.place);
     }
 
     /// Stops the daemon in its tracks.
@@ -170,6 +171,14 @@ impl Host {
     /// Lets a frozen daemon go on.
     pub fn thaw(&self) {
         signal("-CONT", self.daemon_pid());
+    }
+
+    /// Gives the daemon that is to be started a small disk of its own for its data.
+    pub fn use_small_disk(&self, size: &str) {
+        std::fs::create_dir_all(&self.place.data_root).expect("creates");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
+        run(mount.arg(&self.place.data_root));
     }
 
     /// A path in the host's folder.
@@ -357,9 +366,12 @@ impl Default for Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if let Some(daemon) = self.daemon.take() {
-            daemon.end("-KILL");
+            daemon.make_end();
         }
         daemon::clean(&self.machine, &self.place, &self.program);
+        // A small disk, if there is one.
+        let mut unmount = Command::new("umount");
+        let _ = unmount.args(["--lazy", "--quiet"]).arg(&self.place.data_root).output();
         // The namespace is its first host's.
         if self.name == self.place.group {
             let _ = self.machine.remove();

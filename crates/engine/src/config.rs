@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use docker_types::container::LogConfig;
+use docker_types::container::{LogConfig, Ulimit};
 
 /// What an engine needs to know when it opens.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct Config {
     pub cgroup_parent: String,
     /// `native`, or a name among `runtimes`.
     pub default_runtime: String,
+    /// Limits of containers that name none of their own.
+    pub default_ulimits: Vec<Ulimit>,
     /// OCI runtime binaries by name.
     pub runtimes: BTreeMap<String, PathBuf>,
     /// Logging of containers that ask for none in particular.

@@ -235,7 +235,10 @@ fn registry_config(config: &images::Config) -> RegistryConfig {
         Insecure::Host(host) => Some(host.clone()),
         Insecure::Network(_) => None,
     });
-    let mirrors = config.registry.mirrors.clone();
+    // Docker shows them with the slash that their paths begin after.
+    let mirrors = config.registry.mirrors.iter();
+    let mirrors: Vec<_> =
+        mirrors.map(|mirror| format!("{}/", mirror.trim_end_matches('/'))).collect();
     let hub = IndexConfig {
         name: "docker.io".to_owned(),
         mirrors: mirrors.clone(),

@@ -95,7 +95,7 @@ impl Reporter {
         self.server.heartbeat(self.node, self.id)
     }
 
-    /// Says that the node goes for good or for long.
+    /// Says that the node's daemon stops, and may be back soon.
     pub fn goodbye(&self) {
         self.server.goodbye(self.node, self.id);
     }
@@ -187,7 +187,8 @@ impl DispatcherServer {
     }
 
     pub(crate) fn goodbye(&self, node: NodeId, session: SessionId) {
-        self.lock().dispatcher.disconnect(node, session, now());
+        let period = self.heartbeat_period();
+        self.lock().dispatcher.disconnect(node, session, period, now());
         self.changed.notify_one();
     }
 

@@ -130,7 +130,9 @@ impl Manager {
     /// Answers other nodes on `listener` until the manager is closed.
     pub fn serve(self: &Arc<Self>, listener: TcpListener) {
         let router = Arc::new(methods::router(self));
-        let serving = rpc::serve(listener, self.identity.clone(), router, self.stop.clone());
+        let limits = rpc::Limits::default();
+        let serving =
+            rpc::serve(listener, self.identity.clone(), router, limits, self.stop.clone());
         self.background.spawn(serving);
     }
 

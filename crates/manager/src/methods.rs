@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use types::NodeId;
 use types::assignment::{ManagerPeer, SessionMessage, StatusReport};
-use types::node::{Availability, Description};
+use types::node::{Availability, Description, Role};
 
 use crate::Manager;
 use crate::control::request::{Request, Response};
@@ -100,12 +100,19 @@ pub struct ReportRequest {
 /// Everything that is served on the cluster's port.
 pub(crate) fn router(manager: &Arc<Manager>) -> Router {
     let mut router = Router::default();
+    let own = manager.clone();
+    router.shut_out(move |peer| {
+        own.snapshot().cluster().is_some_and(|cluster| cluster.is_shut_out(peer.node))
+    });
     add_authority(&mut router, manager);
     add_dispatcher(&mut router, manager);
     let own = manager.clone();
-    router.unary(CONTROL, Access::Manager, move |_, request: Request| {
+    router.unary(CONTROL, Access::Manager, move |caller, request: Request| {
         let own = own.clone();
-        async move { own.handle(request).await }
+        async move {
+            check_manager(&own, caller)?;
+            own.handle(request).await
+        }
     });
     let own = manager.clone();
     router.unary(TAKE_SEAT, Access::Manager, move |caller, request: SeatRequest| {
@@ -221,6 +228,21 @@ async fn serve_session(
         }
     });
     Ok(stream)
+}
+
+/// A certificate of a manager outlives the node's being one: what the leader does for managers asks for both.
+fn check_manager(manager: &Manager, caller: Caller) -> Result<(), Error> {
+    let id = node_of(caller)?;
+    let snapshot = manager.snapshot();
+    let node = snapshot.node(id);
+    let is_manager = |node: &types::Node| node.spec.role == Role::Manager || node.manager.is_some();
+    match node.is_some_and(|node| is_manager(node)) {
+        true => Ok(()),
+        false => {
+            let desc = format!("node {id} is not a manager of this swarm any more");
+            Err(Error::new(Code::FailedPrecondition, desc))
+        }
+    }
 }
 
 fn node_of(caller: Caller) -> Result<NodeId, Error> {

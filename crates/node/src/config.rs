@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail, ensure};
 use apiserver::{Listen, TlsFiles};
 use clap::Parser;
-use docker_types::container::LogConfig;
+use docker_types::container::{LogConfig, Ulimit};
 use engine::registry::proxy::{Proxies, Proxy};
 use types::resources::Generic;
 
@@ -37,16 +37,25 @@ pub(crate) struct Config {
 impl Config {
     /// Lowers flags to settings. `arguments` are the flags as they were given, to be read again behind the file's.
     pub(crate) fn resolve(flags: Daemon, arguments: &[OsString]) -> anyhow::Result<Self> {
-        let flags = with_file(flags, arguments)?;
+        Self::from_flags(&with_file(flags, arguments, Twice::Refused)?)
+    }
+
+    /// As [`Config::resolve`] for a daemon that has run already: its places are known, whatever the file says of them.
+    pub(crate) fn resolve_again(flags: Daemon, arguments: &[OsString]) -> anyhow::Result<Self> {
+        Self::from_flags(&with_file(flags, arguments, Twice::FlagWins)?)
+    }
+
+    fn from_flags(flags: &Daemon) -> anyhow::Result<Self> {
         let data_root = absolute(&flags.data_root)?;
         let exec_root = absolute(&flags.exec_root)?;
-        let network = network_config(&flags, &data_root, &exec_root)?;
+        let network = network_config(flags, &data_root, &exec_root)?;
         let engine = engine::Config {
             data_root: data_root.clone(),
             exec_root,
             program: std::env::current_exe().context("find this program's file")?,
             cgroup_parent: cgroup_parent(&flags.cgroup_parent)?,
             default_runtime: flags.default_runtime.clone(),
+            default_ulimits: ulimits(&flags.default_ulimits)?,
             runtimes: runtimes(&flags.add_runtimes)?,
             log: LogConfig {
                 r#type: flags.log_driver.clone(),
@@ -58,7 +67,7 @@ impl Config {
             network,
             images: engine::images::Config {
                 data_root: data_root.clone(),
-                registry: registry_config(&flags)?,
+                registry: registry_config(flags)?,
             },
         };
         ensure!(
@@ -69,40 +78,71 @@ impl Config {
         );
         pairs("--label", &flags.labels)?;
         Ok(Self {
-            listen: listeners(&flags)?,
+            listen: listeners(flags)?,
             pidfile: flags.pidfile.clone(),
-            log_filter: log_filter(&flags)?,
+            log_filter: log_filter(flags)?,
             data_root,
             engine,
             generic_resources: generic_resources(&flags.node_generic_resources)?,
-            ignored: ignored(&flags),
+            ignored: ignored(flags),
         })
     }
 }
 
-/// Reads the settings file, whose keys are the flags' long names, and lets given flags win over it.
-fn with_file(flags: Daemon, arguments: &[OsString]) -> anyhow::Result<Daemon> {
+/// What becomes of a setting that both a flag and the file name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Twice {
+    Refused,
+    FlagWins,
+}
+
+/// Reads the settings file, whose keys are the flags' long names. What is named in both places is refused, as by Docker.
+fn with_file(flags: Daemon, arguments: &[OsString], twice: Twice) -> anyhow::Result<Daemon> {
     let path = match &flags.config_file {
         Some(path) => path.clone(),
         None if Path::new(DEFAULT_CONFIG_FILE).exists() => DEFAULT_CONFIG_FILE.into(),
         None => return Ok(flags),
     };
     let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let settings: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))?;
+    let settings: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&text)
+        .with_context(|| format!("{}: invalid JSON", path.display()))?;
     let mut all = vec![OsString::from("daemon")];
+    let mut both = Vec::new();
     for (key, value) in settings {
         let name = flag_name(&key);
-        let given = arguments.iter().any(|argument| {
-            let argument = argument.to_string_lossy();
-            argument == format!("--{name}") || argument.starts_with(&format!("--{name}="))
-        });
-        if !given {
-            all.extend(file_flags(&key, name, value)?.into_iter().map(OsString::from));
+        match given_flag(arguments, name) {
+            Some(flag) => both.push(format!("{key}: (from flag: {flag}, from file: {value})")),
+            None => all.extend(file_flags(&key, name, value)?.into_iter().map(OsString::from)),
         }
     }
+    // Docker's words.
+    ensure!(
+        both.is_empty() || twice == Twice::FlagWins,
+        "unable to configure the Docker daemon with file {}: the following directives are specified both as a flag and in the configuration file: {}",
+        path.display(),
+        both.join(", ")
+    );
     all.extend(arguments.iter().cloned());
     Daemon::try_parse_from(all).map_err(|error| anyhow!("{}: {error}", path.display()))
+}
+
+/// The value of a flag that was given; the empty text for one without.
+fn given_flag(arguments: &[OsString], name: &str) -> Option<String> {
+    let mut arguments = arguments.iter().map(|argument| argument.to_string_lossy());
+    while let Some(argument) = arguments.next() {
+        let Some(rest) = argument.strip_prefix("--").and_then(|flag| flag.strip_prefix(name))
+        else {
+            continue;
+        };
+        if let Some(value) = rest.strip_prefix('=') {
+            return Some(value.to_owned());
+        }
+        if rest.is_empty() {
+            let next = arguments.next().filter(|next| !next.starts_with('-'));
+            return Some(next.unwrap_or_default().into_owned());
+        }
+    }
+    None
 }
 
 /// The file names lists in the plural.
@@ -115,6 +155,7 @@ fn flag_name(key: &str) -> &str {
         "registry-mirrors" => "registry-mirror",
         "node-generic-resources" => "node-generic-resource",
         "runtimes" => "add-runtime",
+        "default-ulimits" => "default-ulimit",
         key => key,
     }
 }
@@ -132,6 +173,10 @@ fn file_flags(key: &str, name: &str, value: serde_json::Value) -> anyhow::Result
         Value::Object(pairs) => pairs
             .iter()
             .map(|(inner, value)| {
+                let limits = (value.get("Soft"), value.get("Hard"));
+                if let (Some(soft), Some(hard)) = limits {
+                    return Ok(flag(&format!("{inner}={soft}:{hard}")));
+                }
                 let value = value.get("path").unwrap_or(value);
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 Ok(flag(&format!("{inner}={text}")))
@@ -197,6 +242,19 @@ fn pairs(flag: &str, texts: &[String]) -> anyhow::Result<BTreeMap<String, String
         Ok((key.to_owned(), value.to_owned()))
     };
     texts.iter().map(split).collect()
+}
+
+fn ulimits(texts: &[String]) -> anyhow::Result<Vec<Ulimit>> {
+    let limit = |text: &String| {
+        let (name, limits) = text.split_once('=')?;
+        let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+        let (soft, hard): (i64, i64) = (soft.parse().ok()?, hard.parse().ok()?);
+        (hard == -1 || soft <= hard).then(|| Ulimit { name: name.to_owned(), hard, soft })
+    };
+    let limits = texts.iter().map(|text| {
+        limit(text).ok_or_else(|| anyhow!("--default-ulimit {text}: expected NAME=SOFT[:HARD]"))
+    });
+    limits.collect()
 }
 
 /// runc and crun are there under their names wherever the host has them.
@@ -399,14 +457,17 @@ mod tests {
     }
 
     #[test]
-    fn the_settings_file_yields_to_flags_and_knows_no_strange_keys() {
+    fn a_setting_is_named_in_the_file_or_by_a_flag_and_strange_ones_are_refused() {
         let directory = std::env::temp_dir().join(format!("skep-config-{}", std::process::id()));
         std::fs::write(&directory, r#"{"labels": ["a=b"], "debug": true, "data-root": "/file"}"#)
             .unwrap();
         let path = directory.to_str().unwrap();
-        let config = resolve(&["--config-file", path, "--data-root", "/flag"]).unwrap();
+        let config = resolve(&["--config-file", path]).unwrap();
         assert_eq!(config.engine.labels, ["a=b"]);
-        assert_eq!((config.data_root.to_str().unwrap(), config.engine.debug), ("/flag", true));
+        assert_eq!((config.data_root.to_str().unwrap(), config.engine.debug), ("/file", true));
+        let both =
+            resolve(&["--config-file", path, "--data-root", "/flag"]).unwrap_err().to_string();
+        assert!(both.contains("data-root: (from flag: /flag, from file: \"/file\")"), "{both}");
         std::fs::write(&directory, r#"{"colour": "red"}"#).unwrap();
         assert!(resolve(&["--config-file", path]).unwrap_err().to_string().contains("--colour"));
         std::fs::remove_file(&directory).unwrap();

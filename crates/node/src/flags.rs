@@ -56,6 +56,9 @@ pub(crate) struct Daemon {
     /// Runtime of containers that name none: native, runc, crun or one added
     #[arg(long, default_value = "native")]
     pub(crate) default_runtime: String,
+    /// Limit of a container that names none of its own, as nofile=1024:2048; may be given several times
+    #[arg(long = "default-ulimit", value_name = "NAME=SOFT[:HARD]")]
+    pub(crate) default_ulimits: Vec<String>,
     /// Another OCI runtime, as name=/path; may be given several times
     #[arg(long = "add-runtime", value_name = "NAME=PATH")]
     pub(crate) add_runtimes: Vec<String>,
@@ -136,8 +139,6 @@ pub(crate) struct Unused {
     pub(crate) userns_remap: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) default_shm_size: Option<String>,
-    #[arg(long, hide = true)]
-    pub(crate) default_ulimit: Vec<String>,
     #[arg(long, hide = true)]
     pub(crate) api_cors_header: Option<String>,
     #[arg(long, hide = true)]

@@ -4,6 +4,7 @@ mod address;
 mod agent_driver;
 mod backup;
 mod config;
+mod connector;
 mod daemon;
 mod describe;
 mod flags;
@@ -13,6 +14,7 @@ mod join;
 mod keeper;
 mod lock;
 mod membership;
+mod name_book;
 mod purge;
 mod recovery;
 mod session;
@@ -64,7 +66,10 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
     let program = arguments.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
     // Tools that start dockerd can start us: called by that name, the binary is the daemon.
     if program == "dockerd" {
-        let command = flags::Daemon::command().name("dockerd").version(env!("CARGO_PKG_VERSION"));
+        // As dockerd words it: scripts cut the number out.
+        let version = concat!("version ", env!("CARGO_PKG_VERSION"), ", build skep");
+        let command = flags::Daemon::command().name("dockerd").display_name("Docker");
+        let command = command.version(version);
         let command = command.disable_version_flag(true).arg(version_flag());
         let matches = command.get_matches_from(&arguments);
         let flags = flags::Daemon::from_arg_matches(&matches)?;

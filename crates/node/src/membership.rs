@@ -35,6 +35,8 @@ pub(crate) const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"
 pub(crate) const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
 pub(crate) const ALREADY_IN_SWARM: &str = "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.";
 pub(crate) const NOT_IN_SWARM: &str = "This node is not part of a swarm";
+const EXPIRED: &str =
+    "Swarm certificates have expired. To replace them, leave the swarm and join again.";
 const JOIN_TIMEOUT: &str = "Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the \"docker info\" command to see the current swarm status of your node.";
 
 /// How long `swarm join` waits for the node to have its place.
@@ -51,6 +53,8 @@ const DATA_PATH_PORT: u32 = 4789;
 struct Active {
     state: State,
     identity: SharedIdentity,
+    /// End of the certificate's life, in seconds since 1970.
+    valid_until: i64,
     upstream: Arc<Upstream>,
     manager: Option<Arc<Manager>>,
     /// What follows the manager's changes: `docker events`, the lock.
@@ -119,6 +123,7 @@ impl Membership {
     ) -> anyhow::Result<()> {
         let identity = self.files.load_identity()?;
         let shared = SharedIdentity::new(&identity)?;
+        let valid_until = ca::NodeCertificate::from_pem(&identity.certificate)?.not_after;
         let upstream =
             Arc::new(Upstream::new(state.node, shared.clone(), None, state.managers.clone()));
         let info = NodeInfo {
@@ -140,6 +145,7 @@ impl Membership {
         *self.lock() = Some(Active {
             state,
             identity: shared,
+            valid_until,
             upstream,
             manager: None,
             followers: Vec::new(),
@@ -229,8 +235,10 @@ impl Membership {
     pub(crate) fn use_identity(&self, identity: &rpc::Identity) -> anyhow::Result<()> {
         self.files.save_identity(identity)?;
         let description = self.description(identity)?;
-        if let Some(active) = self.lock().as_ref() {
+        let valid_until = ca::NodeCertificate::from_pem(&identity.certificate)?.not_after;
+        if let Some(active) = self.lock().as_mut() {
             active.identity.replace(identity)?;
+            active.valid_until = valid_until;
             active.upstream.reconnect(active.identity.clone());
             active.info.send_modify(|info| info.description = description);
         }
@@ -421,7 +429,8 @@ impl Membership {
         }
         let Some(state) = self.state() else { return Err(unavailable(NOT_IN_SWARM)) };
         let manager = self.running_manager();
-        if let Some(manager) = manager.as_ref().filter(|_| !force) {
+        let is_expired = self.lock().as_ref().is_some_and(Active::is_expired);
+        if let Some(manager) = manager.as_ref().filter(|_| !force && !is_expired) {
             return Err(unavailable(&leave_warning(manager)));
         }
         let told = self.tell_of_leaving(&state, manager.as_ref());
@@ -466,6 +475,11 @@ impl Membership {
 }
 
 impl Active {
+    /// Whether the node's certificate is worth nothing any more. Clocks may be set back: it is asked for each time.
+    fn is_expired(&self) -> bool {
+        manager::now().as_nanos() / 1_000_000_000 > self.valid_until
+    }
+
     async fn end(self) {
         self.stop.cancel();
         for follower in self.followers {
@@ -487,6 +501,7 @@ impl Swarm for Membership {
     fn manager(&self) -> Result<Arc<Manager>, ApiError> {
         let active = self.lock();
         match active.as_ref() {
+            Some(active) if active.is_expired() => Err(unavailable(EXPIRED)),
             Some(Active { manager: Some(manager), .. }) => Ok(manager.clone()),
             Some(_) => Err(unavailable(WORKER)),
             None if self.is_locked() => Err(unavailable(lock::LOCKED)),
@@ -500,6 +515,7 @@ impl Swarm for Membership {
 
     fn status(&self) -> &'static str {
         match self.lock().as_ref() {
+            Some(active) if active.is_expired() => "error",
             Some(Active { manager: Some(_), .. }) => "active/manager",
             Some(_) => "active/worker",
             None if self.is_locked() => "locked",
@@ -518,6 +534,10 @@ impl Swarm for Membership {
             local_node_state: "active".into(),
             ..SwarmInfo::default()
         };
+        if active.is_expired() {
+            let local_node_state = "error".into();
+            return SwarmInfo { local_node_state, error: EXPIRED.into(), ..info };
+        }
         match &active.manager {
             Some(manager) => manager_info(info, manager),
             None => SwarmInfo { remote_managers: Some(peers(active.upstream.managers())), ..info },

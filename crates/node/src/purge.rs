@@ -31,7 +31,7 @@ pub(crate) fn run(purge: Flags) -> anyhow::Result<()> {
     arguments.extend(["--exec-root".into(), purge.exec_root.clone().into()]);
     arguments.extend(["--cgroup-parent".into(), purge.cgroup_parent.clone().into()]);
     let flags = flags::Daemon::try_parse_from(&arguments)?;
-    let config = Config::resolve(flags, &arguments[1..])?;
+    let config = Config::resolve_again(flags, &arguments[1..])?;
     std::fs::create_dir_all(&purge.data_root).context("reach the data root")?;
     let lock = daemon::lock(&purge.data_root)?;
     let runtime = tokio::runtime::Runtime::new().context("start the async runtime")?;

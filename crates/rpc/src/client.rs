@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,19 +15,18 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::info;
 use types::NodeId;
-use types::node::Role;
 
 use crate::Error;
 use crate::frames::{self, FRAME_BYTES_MAX, Frames};
-use crate::identity::{self, Peer, SharedIdentity};
+use crate::identity::{self, Peer, SharedIdentity, Side};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A peer that is cut off is noticed after both of these.
@@ -178,9 +178,15 @@ impl Channel {
         let response = sender.send_request(request);
         let outcome = tokio::spawn(async move {
             match response.await {
-                Ok(response) => channel.outcome::<(), String>(method, response).await.map(drop),
+                Ok(response) => match channel.outcome::<(), String>(method, response).await? {
+                    Ok(()) => Ok(()),
+                    Err(reason) => {
+                        Err(Error::Refused { address: address.to_string(), method, reason })
+                    }
+                },
                 Err(error) => {
-                    Err(Error::Lost { address: address.to_string(), reason: error.to_string() })
+                    let reason = told(chain(&error));
+                    Err(Error::Lost { address: address.to_string(), reason })
                 }
             }
         });
@@ -196,7 +202,7 @@ impl Channel {
     async fn send(&self, method: &'static str, body: Body) -> Result<Response<Incoming>, Error> {
         let mut sender = self.connected().await?.sender;
         sender.send_request(self.request(method, body)).await.map_err(|error| {
-            let (address, reason) = (self.address.to_string(), chain(&error));
+            let (address, reason) = (self.address.to_string(), told(chain(&error)));
             match error.is_canceled() {
                 // It never left this host.
                 true => Error::Unreachable { address, reason },
@@ -249,17 +255,19 @@ impl Channel {
     async fn connect(&self) -> Result<Connection, String> {
         let stream = TcpStream::connect(&*self.address).await.map_err(|error| error.to_string())?;
         let _ = stream.set_nodelay(true);
-        let (config, cluster) = match &self.credentials {
+        let (stream, ender) = with_ender(stream).map_err(|error| error.to_string())?;
+        let (config, cluster, identity) = match &self.credentials {
             Credentials::Node(identity) => {
                 let ready = identity.ready();
-                (ready.client.clone(), Some(ready.cluster))
+                (ready.client.clone(), Some(ready.cluster), Some(identity.clone()))
             }
-            Credentials::Anonymous(config) => (config.clone(), None),
+            Credentials::Anonymous(config) => (config.clone(), None, None),
         };
-        let name = ServerName::try_from(ca::server_name(Role::Manager)).expect("a plain name");
-        let tls = TlsConnector::from(config).connect(name, stream).await;
+        let tls = TlsConnector::from(config).connect(identity::manager_name(), stream).await;
         let tls = tls.map_err(|error| explained(&error))?;
-        let peer = tls.get_ref().1.peer_certificates().and_then(Peer::of);
+        let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let shown: Vec<_> = shown.iter().map(|shown| shown.clone().into_owned()).collect();
+        let peer = Peer::of(&shown);
         if cluster.is_some() && peer.map(|peer| peer.cluster) != cluster {
             return Err("its certificate is of another swarm".into());
         }
@@ -272,10 +280,28 @@ impl Channel {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(tls))
             .await
-            .map_err(|error| chain(&error))?;
-        tokio::spawn(connection);
+            .map_err(|error| told(chain(&error)))?;
+        let address = self.address.clone();
+        tokio::spawn(async move {
+            let Some(identity) = identity else { return drop(connection.await) };
+            tokio::select! {
+                _ = connection => {}
+                reason = identity.distrust(&shown, Side::IsCalled) => {
+                    info!(%address, reason, "connection ended: the manager's certificate is not believed any more");
+                    // Streams hold the connection open, whoever lets go of it here.
+                    let _ = ender.shutdown(Shutdown::Both);
+                }
+            }
+        });
         Ok(Connection { sender, peer })
     }
+}
+
+/// A second hold on a connection, to end it with everything that runs on it.
+fn with_ender(stream: TcpStream) -> std::io::Result<(TcpStream, std::net::TcpStream)> {
+    let stream = stream.into_std()?;
+    let ender = stream.try_clone()?;
+    Ok((TcpStream::from_std(stream)?, ender))
 }
 
 /// TLS errors in words that say what to do.
@@ -283,7 +309,8 @@ fn explained(error: &std::io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let words = match inner {
         Some(rustls::Error::InvalidCertificate(fault)) => match fault {
-            rustls::CertificateError::UnknownIssuer => {
+            // All swarms' roots have the same name: one that is not this swarm's is known by its signature.
+            rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature => {
                 "its certificate is not signed by this swarm"
             }
             rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. } => {
@@ -299,12 +326,22 @@ fn explained(error: &std::io::Error) -> String {
             }
             _ => return format!("its certificate is not accepted: {fault}"),
         },
-        Some(rustls::Error::AlertReceived(alert)) => {
-            return format!("it does not accept this node's certificate ({alert:?})");
-        }
-        _ => return error.to_string(),
+        _ => return told(error.to_string()),
     };
     words.to_owned()
+}
+
+/// What the other end complained of, in words that say what to do. In TLS 1.3 it may come after the first request.
+fn told(text: String) -> String {
+    let Some((_, alert)) = text.split_once("received fatal alert: ") else { return text };
+    let reason = match alert.trim() {
+        "UnknownCA" | "UnknownCa" | "DecryptError" => {
+            "it is of another root: are both of the same swarm?"
+        }
+        "CertificateExpired" => "it has expired, or the clocks of both hosts differ",
+        other => other,
+    };
+    format!("it does not accept this node's certificate: {reason}")
 }
 
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

@@ -1,14 +1,18 @@
 //! Who a node is to others, and whom it believes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio::sync::watch;
 use types::node::Role;
 use types::{ClusterId, NodeId};
 
@@ -51,19 +55,37 @@ impl Peer {
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) cluster: ClusterId,
+    /// What believes those who call.
+    callers: Arc<dyn ClientCertVerifier>,
+    /// What believes those who are called.
+    called: Arc<WebPkiServerVerifier>,
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
 }
 
 /// A node's identity, which can be renewed while connections go on. New ones use the new one.
 #[derive(Clone, Debug)]
-pub struct SharedIdentity(Arc<ArcSwap<Ready>>);
+pub struct SharedIdentity {
+    ready: Arc<ArcSwap<Ready>>,
+    replaced: watch::Sender<()>,
+}
+
+/// Which side of a connection the other one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Calls,
+    IsCalled,
+}
+
+/// Longest sleep between two looks at a peer's certificate: clocks are set and hosts sleep.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 impl SharedIdentity {
     /// # Errors
     /// [`Error::Identity`] when certificate, key or roots cannot be used.
     pub fn new(identity: &Identity) -> Result<Self, Error> {
-        Ok(Self(Arc::new(ArcSwap::from_pointee(Ready::new(identity)?))))
+        let ready = Arc::new(ArcSwap::from_pointee(Ready::new(identity)?));
+        Ok(Self { ready, replaced: watch::Sender::new(()) })
     }
 
     /// Puts a renewed identity in place of the present one.
@@ -71,13 +93,42 @@ impl SharedIdentity {
     /// # Errors
     /// As [`SharedIdentity::new`]; the present one stays then.
     pub fn replace(&self, identity: &Identity) -> Result<(), Error> {
-        self.0.store(Arc::new(Ready::new(identity)?));
+        self.ready.store(Arc::new(Ready::new(identity)?));
+        self.replaced.send_replace(());
         Ok(())
     }
 
     pub(crate) fn ready(&self) -> Arc<Ready> {
-        self.0.load_full()
+        self.ready.load_full()
     }
+
+    /// Waits until a peer's certificates are not believed any more: their life has ended, or their root was given up.
+    /// A connection does not outlive what it began with.
+    pub(crate) async fn distrust(
+        &self,
+        certificates: &[CertificateDer<'static>],
+        side: Side,
+    ) -> String {
+        let mut replaced = self.replaced.subscribe();
+        loop {
+            if let Err(error) = self.ready().verify(certificates, side) {
+                return error.to_string();
+            }
+            let end =
+                certificates.first().and_then(|first| ca::NodeCertificate::from_der(first).ok());
+            let left = end.map_or(0, |end| end.not_after.saturating_sub(seconds_now()));
+            // Its last second counts in full.
+            let left = Duration::from_secs(u64::try_from(left).unwrap_or(0) + 1);
+            tokio::select! {
+                changed = replaced.changed() => if changed.is_err() { std::future::pending().await },
+                () = tokio::time::sleep(left.min(LOOK_INTERVAL)) => {}
+            }
+        }
+    }
+}
+
+fn seconds_now() -> i64 {
+    i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -101,10 +152,13 @@ impl Ready {
             .allow_unauthenticated()
             .build()
             .map_err(|error| unusable(error.to_string()))?;
+        let called = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider())
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)
             .map_err(tls)?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(verifier.clone())
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(tls)?;
         server.alpn_protocols = vec![ALPN.to_vec()];
@@ -120,10 +174,34 @@ impl Ready {
         client.resumption = rustls::client::Resumption::disabled();
         Ok(Self {
             cluster: parsed.subject.cluster,
+            callers: verifier,
+            called,
             server: Arc::new(server),
             client: Arc::new(client),
         })
     }
+}
+
+impl Ready {
+    /// Whether a peer's certificates would be believed now.
+    fn verify(&self, shown: &[CertificateDer<'static>], side: Side) -> Result<(), rustls::Error> {
+        let Some((first, others)) = shown.split_first() else {
+            return Err(rustls::Error::NoCertificatesPresented);
+        };
+        let now = UnixTime::now();
+        match side {
+            Side::Calls => self.callers.verify_client_cert(first, others, now).map(drop),
+            Side::IsCalled => {
+                let name = manager_name();
+                self.called.verify_server_cert(first, others, &name, &[], now).map(drop)
+            }
+        }
+    }
+}
+
+/// The name that every manager answers to.
+pub(crate) fn manager_name() -> ServerName<'static> {
+    ServerName::try_from(ca::server_name(Role::Manager)).expect("a plain name")
 }
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -18,7 +18,7 @@ pub use client::{Channel, Client, FrameSender, Items};
 pub use frames::{FRAME_BYTES_MAX, Frames};
 pub use identity::{Identity, Peer, SharedIdentity};
 pub use outside::{post_json, reach};
-pub use server::{Access, Caller, Router, serve};
+pub use server::{Access, Caller, Limits, Router, serve};
 
 /// Why a call did not come to an answer.
 #[derive(Debug, thiserror::Error)]

@@ -17,22 +17,32 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use types::node::Role;
 
 use crate::frames::{self, FRAME_BYTES_MAX, Frames};
-use crate::identity::{Peer, SharedIdentity};
+use crate::identity::{Peer, SharedIdentity, Side};
 
-/// Connections at a time: nodes have one or two each.
+/// Connections of nodes at a time: they have one or two each.
 const CONNECTIONS_MAX: usize = 4_096;
+/// Connections at a time of those who have not shown a certificate. They have to leave room for those who have.
+const STRANGERS_MAX: usize = 1_024;
 /// Connections from one address at a time, so that one host cannot take them all.
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 64;
-/// Calls at a time on one connection.
-const STREAMS_MAX: u32 = 256;
+/// Calls at a time on one connection: of a manager, of a worker, and of those without a certificate. Times the bytes
+/// that each may send it is what one connection can make a manager hold.
+const MANAGER_STREAMS_MAX: u32 = 256;
+const WORKER_STREAMS_MAX: u32 = 32;
+const STRANGER_STREAMS_MAX: u32 = 4;
+/// Bytes that are taken in before they are read, of one call and of one connection.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const STRANGER_WINDOW_BYTES: u32 = 64 << 10;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Bytes of what callers without a certificate send: a token and a certificate request.
 const ANYONE_BYTES_MAX: usize = 64 << 10;
@@ -42,9 +52,35 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a caller without a certificate may stay: as long as a signature by an external authority may take.
-const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
+const STRANGER_LIFE: Duration = Duration::from_secs(60);
+/// After a connection could not be taken: files may have run out.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How much a server takes, and for how long it waits. [`Limits::default`] is what nodes run with.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub connections: usize,
+    pub strangers: usize,
+    pub connections_per_address: usize,
+    pub handshake: Duration,
+    pub body: Duration,
+    pub stranger_life: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: CONNECTIONS_MAX,
+            strangers: STRANGERS_MAX,
+            connections_per_address: CONNECTIONS_PER_ADDRESS_MAX,
+            handshake: HANDSHAKE_TIMEOUT,
+            body: BODY_TIMEOUT,
+            stranger_life: STRANGER_LIFE,
+        }
+    }
+}
 
 /// Whom a method is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,19 +101,27 @@ pub struct Caller {
 
 type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 type Answer = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
-type Handler = Box<dyn Fn(Caller, Incoming) -> Answer + Send + Sync>;
+type Handler = Box<dyn Fn(Caller, Incoming, Duration) -> Answer + Send + Sync>;
 
 /// The methods of a server.
 #[derive(Default)]
-pub struct Router(HashMap<&'static str, (Access, Handler)>);
+pub struct Router {
+    methods: HashMap<&'static str, (Access, Handler)>,
+    is_shut_out: Option<Box<dyn Fn(Peer) -> bool + Send + Sync>>,
+}
 
 impl std::fmt::Debug for Router {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.methods.keys()).finish()
     }
 }
 
 impl Router {
+    /// Names nodes that are no managers, whatever their certificates say.
+    pub fn shut_out(&mut self, is_shut_out: impl Fn(Peer) -> bool + Send + Sync + 'static) {
+        self.is_shut_out = Some(Box::new(is_shut_out));
+    }
+
     /// One value in, one value or one refusal out.
     pub fn unary<Q, R, E, F>(
         &mut self,
@@ -90,10 +134,10 @@ impl Router {
         E: Serialize,
         F: Future<Output = Result<R, E>> + Send,
     {
-        self.add(method, access, move |caller, body| {
+        self.add(method, access, move |caller, body, timeout| {
             let handler = handler.clone();
             async move {
-                let request = match read(body, access).await {
+                let request = match read(body, access, timeout).await {
                     Ok(request) => request,
                     Err(refusal) => return refusal,
                 };
@@ -117,10 +161,10 @@ impl Router {
         E: Serialize,
         F: Future<Output = Result<mpsc::Receiver<T>, E>> + Send,
     {
-        self.add(method, access, move |caller, body| {
+        self.add(method, access, move |caller, body, timeout| {
             let handler = handler.clone();
             async move {
-                let request = match read(body, access).await {
+                let request = match read(body, access, timeout).await {
                     Ok(request) => request,
                     Err(refusal) => return refusal,
                 };
@@ -148,7 +192,7 @@ impl Router {
         E: Serialize,
         F: Future<Output = Result<(), E>> + Send,
     {
-        self.add(method, access, move |caller, body| {
+        self.add(method, access, move |caller, body, _| {
             let handler = handler.clone();
             async move {
                 match handler(caller, Frames::new(body)).await {
@@ -163,22 +207,33 @@ impl Router {
         &mut self,
         method: &'static str,
         access: Access,
-        handler: impl Fn(Caller, Incoming) -> F + Send + Sync + 'static,
+        handler: impl Fn(Caller, Incoming, Duration) -> F + Send + Sync + 'static,
     ) where
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let handler: Handler = Box::new(move |caller, body| Box::pin(handler(caller, body)));
-        self.0.insert(method, (access, handler));
+        let handler: Handler =
+            Box::new(move |caller, body, timeout| Box::pin(handler(caller, body, timeout)));
+        self.methods.insert(method, (access, handler));
     }
 
-    async fn handle(&self, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+    async fn handle(
+        &self,
+        caller: Caller,
+        request: Request<Incoming>,
+        body_timeout: Duration,
+    ) -> Response<Body> {
         let method = request.uri().path().trim_start_matches('/');
-        let Some((access, handler)) = self.0.get(method) else {
+        let Some((access, handler)) = self.methods.get(method) else {
             return refusal(StatusCode::NOT_FOUND, "there is no such method in this version");
         };
         let role = caller.peer.map(|peer| peer.role);
+        let is_shut_out = |peer| self.is_shut_out.as_ref().is_some_and(|is_out| is_out(peer));
         let reason = match (access, role) {
             (Access::Anyone, _) | (Access::AnyNode, Some(_)) => None,
+            // Methods for any node have words of their own, by which a node knows that it was removed.
+            _ if caller.peer.is_some_and(is_shut_out) => {
+                Some("this node was removed from the swarm")
+            }
             (Access::Manager, Some(Role::Manager)) => None,
             (_, None) => Some("a certificate of this swarm is needed"),
             (Access::Manager, Some(Role::Worker)) => Some("only managers may ask for this"),
@@ -187,17 +242,21 @@ impl Router {
             warn!(method, address = %caller.address, peer = ?caller.peer, reason, "call refused");
             return refusal(StatusCode::FORBIDDEN, reason);
         }
-        handler(caller, request.into_body()).await
+        handler(caller, request.into_body(), body_timeout).await
     }
 }
 
-async fn read<Q: DeserializeOwned>(body: Incoming, access: Access) -> Result<Q, Response<Body>> {
+async fn read<Q: DeserializeOwned>(
+    body: Incoming,
+    access: Access,
+    timeout: Duration,
+) -> Result<Q, Response<Body>> {
     let limit = match access {
         Access::Anyone => ANYONE_BYTES_MAX,
         Access::AnyNode => NODE_BYTES_MAX,
         Access::Manager => FRAME_BYTES_MAX,
     };
-    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await;
+    let collected = tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await;
     let Ok(collected) = collected else {
         return Err(refusal(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time"));
     };
@@ -229,10 +288,17 @@ pub async fn serve(
     listener: TcpListener,
     identity: SharedIdentity,
     router: Arc<Router>,
+    limits: Limits,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let counts = Arc::new(Counts::default());
+    let server = Arc::new(Server {
+        identity,
+        router,
+        limits,
+        nodes: Arc::new(Semaphore::new(limits.connections)),
+        strangers: Arc::new(Semaphore::new(limits.strangers)),
+        counts: Arc::default(),
+    });
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -242,77 +308,115 @@ pub async fn serve(
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "a connection could not be taken");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
-        let (Ok(permit), Some(count)) =
-            (permits.clone().try_acquire_owned(), counts.clone().enter(address.ip()))
+        let count = server.counts.clone().enter(address.ip(), limits.connections_per_address);
+        let (Ok(permit), Some(count)) = (server.strangers.clone().try_acquire_owned(), count)
         else {
             debug!(%address, "too many connections");
             continue;
         };
-        let (identity, router, stop) = (identity.clone(), router.clone(), stop.clone());
+        let (server, stop) = (server.clone(), stop.clone());
         tokio::spawn(async move {
-            let connection = serve_connection(stream, address, identity, router);
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = connection => {}
+                () = server.take(stream, address, permit) => {}
             }
-            drop((permit, count));
+            drop(count);
         });
     }
 }
 
-async fn serve_connection(
-    stream: TcpStream,
-    address: SocketAddr,
+/// What every connection needs.
+struct Server {
     identity: SharedIdentity,
     router: Arc<Router>,
-) {
-    let _ = stream.set_nodelay(true);
-    let ready = identity.ready();
-    let acceptor = TlsAcceptor::from(ready.server.clone());
-    let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => {
-            debug!(%address, %error, "handshake failed");
+    limits: Limits,
+    nodes: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    counts: Arc<Counts>,
+}
+
+impl Server {
+    /// Everybody is a stranger who has not shown a certificate.
+    async fn take(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        stranger: OwnedSemaphorePermit,
+    ) {
+        let _ = stream.set_nodelay(true);
+        let ready = self.identity.ready();
+        let accepting = TlsAcceptor::from(ready.server.clone()).accept(stream);
+        let tls = match tokio::time::timeout(self.limits.handshake, accepting).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                debug!(%address, %error, "handshake failed");
+                return;
+            }
+            Err(_) => {
+                debug!(%address, "handshake took too long");
+                return;
+            }
+        };
+        let Some(shown) = tls.get_ref().1.peer_certificates() else {
+            let caller = Caller { peer: None, address };
+            let served = self.serve(tls, caller);
+            let _ = tokio::time::timeout(self.limits.stranger_life, served).await;
             return;
-        }
-        Err(_) => {
-            debug!(%address, "handshake took too long");
+        };
+        let shown: Vec<_> = shown.iter().map(|shown| shown.clone().into_owned()).collect();
+        let peer = Peer::of(&shown).filter(|peer| peer.cluster == ready.cluster);
+        let Some(peer) = peer else {
+            warn!(%address, peer = ?Peer::of(&shown), "the caller's certificate is of another swarm");
             return;
+        };
+        let Ok(_permit) = self.nodes.clone().try_acquire_owned() else {
+            warn!(%address, ?peer, "too many connections of nodes");
+            return;
+        };
+        drop(stranger);
+        tokio::select! {
+            () = self.serve(tls, Caller { peer: Some(peer), address }) => {}
+            reason = self.identity.distrust(&shown, Side::Calls) => {
+                info!(%address, ?peer, reason, "connection ended: the node's certificate is not believed any more");
+            }
         }
-    };
-    let certificates = tls.get_ref().1.peer_certificates();
-    let peer = certificates.and_then(Peer::of);
-    if certificates.is_some() && peer.is_none_or(|peer| peer.cluster != ready.cluster) {
-        warn!(%address, ?peer, "the caller's certificate is of another swarm");
-        return;
     }
-    let caller = Caller { peer, address };
-    let service = hyper::service::service_fn(move |request| {
-        let router = router.clone();
-        async move { Ok::<_, std::convert::Infallible>(router.handle(caller, request).await) }
-    });
-    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .serve_connection(TokioIo::new(tls), service);
-    let served = match peer {
-        Some(_) => connection.await,
-        None => match tokio::time::timeout(ANONYMOUS_LIFE, connection).await {
-            Ok(served) => served,
-            Err(_) => Ok(()),
-        },
-    };
-    if let Err(error) = served {
-        debug!(%address, %error, "connection ended");
+
+    async fn serve(&self, tls: TlsStream<TcpStream>, caller: Caller) {
+        let (streams, window, connection_window) = match caller.peer.map(|peer| peer.role) {
+            Some(Role::Manager) => {
+                (MANAGER_STREAMS_MAX, STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES)
+            }
+            Some(Role::Worker) => {
+                (WORKER_STREAMS_MAX, STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES)
+            }
+            None => (STRANGER_STREAMS_MAX, STRANGER_WINDOW_BYTES, STRANGER_WINDOW_BYTES),
+        };
+        let (router, body_timeout) = (self.router.clone(), self.limits.body);
+        let service = hyper::service::service_fn(move |request| {
+            let router = router.clone();
+            async move {
+                let answer = router.handle(caller, request, body_timeout).await;
+                Ok::<_, std::convert::Infallible>(answer)
+            }
+        });
+        let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(streams)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(connection_window)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .serve_connection(TokioIo::new(tls), service)
+            .await;
+        if let Err(error) = served {
+            debug!(address = %caller.address, %error, "connection ended");
+        }
     }
 }
 
@@ -323,11 +427,11 @@ struct Counts(Mutex<HashMap<IpAddr, usize>>);
 struct Count(Arc<Counts>, IpAddr);
 
 impl Counts {
-    fn enter(self: Arc<Self>, address: IpAddr) -> Option<Count> {
+    fn enter(self: Arc<Self>, address: IpAddr, most: usize) -> Option<Count> {
         {
             let mut counts = self.0.lock().expect("counting does not panic");
             let count = counts.entry(address).or_default();
-            if *count >= CONNECTIONS_PER_ADDRESS_MAX {
+            if *count >= most {
                 return None;
             }
             *count += 1;

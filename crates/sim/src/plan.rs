@@ -70,6 +70,11 @@ pub enum What {
         moment: Moment,
         back_after: Millis,
     },
+    /// The leader is cut off, and whoever votes for another loses power at once and is back in a moment.
+    VoteStorm {
+        back_after: Millis,
+        duration: Millis,
+    },
     /// The daemon does nothing for the milliseconds.
     Freeze {
         host: usize,
@@ -130,7 +135,8 @@ fn one(random: &mut Random) -> What {
             is_start_first: random.chance(30),
         },
         22..26 => What::RemoveService { number },
-        26..29 => What::Global { number: SERVICES + random.below(2) },
+        26..28 => What::VoteStorm { back_after: random.between(10, 60), duration },
+        28..29 => What::Global { number: SERVICES + random.below(2) },
         29..35 => What::Availability { host, word: u8::try_from(random.below(3)).expect("small") },
         35..39 => What::Promote { host },
         39..43 => What::Demote { host },

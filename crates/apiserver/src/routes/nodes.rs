@@ -30,8 +30,9 @@ async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<
     let manager = state.swarm.manager()?;
     let filters = query.filters(FILTERS)?;
     check(&filters)?;
-    let leader = manager.leader();
     let snapshot = manager.read().await?;
+    // Only after the read: it waits until there is a leader.
+    let leader = manager.leader();
     let nodes = snapshot.nodes().filter(|node| matches(&filters, node));
     Ok(Answer(nodes.map(|node| node_to_api(node, leader)).collect()))
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use e2e::{Host, run, skep_only};
 use serde_json::Value;
@@ -10,12 +11,12 @@ fn swarm(host: &Host) -> Value {
     host.get("/v1.41/swarm")
 }
 
-fn is_rotating(host: &Host) -> bool {
+pub(crate) fn is_rotating(host: &Host) -> bool {
     swarm(host)["RootRotationInProgress"] == true
 }
 
 /// How many nodes show a certificate of the root that the swarm is at or goes to.
-fn renewed(host: &Host) -> usize {
+pub(crate) fn renewed(host: &Host) -> usize {
     let wanted = swarm(host)["TLSInfo"]["CertIssuerPublicKey"].clone();
     let nodes = host.get("/v1.41/nodes");
     let of = |node: &&Value| node["Description"]["TLSInfo"]["CertIssuerPublicKey"] == wanted;
@@ -36,7 +37,7 @@ fn own_root(host: &Host, name: &str) -> (String, String) {
     let path = |end: &str| host.path(&format!("{name}.{end}")).display().to_string();
     let (certificate, key) = (path("pem"), path("key"));
     let subject = format!("/O=Our company/CN={name}");
-    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj";
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj";
     let mut command = Command::new("openssl");
     command.args(words.split(' ')).args([&subject, "-keyout", &key, "-out", &certificate]);
     run(&mut command);
@@ -64,6 +65,9 @@ fn the_root_is_shown_and_rotated_with_progress() {
     assert!(said.contains(&after) && after != before, "{said}");
     assert!(!is_rotating(&host) && renewed(&host) == 1);
     assert_ne!(host.ok(&["swarm", "join-token", "-q", "worker"]), token);
+    let typed = host.on_terminal(&["swarm", "ca", "--rotate"], "");
+    assert_eq!(typed.code, 0, "{typed:?}");
+    assert!(typed.stdout.matches("1/1 nodes").count() >= 2, "{typed:?}");
     let quiet = host.ok(&["swarm", "ca", "--rotate", "--quiet"]);
     let last = host.ok(&["swarm", "ca"]);
     assert!(quiet.is_empty() && last != after, "{quiet}");
@@ -79,8 +83,8 @@ fn a_root_of_the_operators_own_is_taken_and_nonsense_refused() {
     let rotate = ["swarm", "ca", "--rotate", "--detach", "--ca-cert"];
     let elsewhere = ["--external-ca", "protocol=cfssl,url=https://127.0.0.1:1/sign"];
     for (flags, words) in [
-        (&[other, "--ca-key", key][..], "the CA key is not the one of the CA certificate"),
-        (&[key, "--ca-key", key], "it is no PEM certificate"),
+        (&[other, "--ca-key", key][..], "certificate key mismatch"),
+        (&[key, "--ca-key", key], "invalid root certificates:"),
         (
             &[other, elsewhere[0], elsewhere[1]],
             "there must be at least one valid, reachable external CA corresponding to",
@@ -192,4 +196,71 @@ fn certificates_take_the_life_that_is_set() {
     let expiry = "{{.Swarm.Cluster.Spec.CAConfig.NodeCertExpiry}}";
     assert_eq!(host.ok(&["info", "--format", expiry]), "1h0m0s");
     assert!(!life(&host), "it lives for an hour");
+}
+
+/// Puts a certificate that has ended in place of the node's, signed as the swarm would.
+fn expire(host: &Host, role: &str, root: &(String, String)) {
+    let path = |name: &str| host.path(name).display().to_string();
+    let file = host.path("data/swarm/identity.json");
+    let mut identity: Value =
+        serde_json::from_str(&read(&file.display().to_string())).expect("JSON");
+    let key = identity["secrets"]["open"]["key"].as_str().expect("PEM");
+    std::fs::write(path("node.key"), key).expect("written");
+    std::fs::write(path("node.pem"), identity["certificate"].as_str().expect("PEM"))
+        .expect("written");
+    let openssl = |words: &str, more: &[&str]| {
+        run(Command::new("openssl").args(words.split(' ')).args(more));
+    };
+    let name = ["-in", &path("node.pem"), "-noout", "-subject", "-nameopt", "RFC2253"];
+    let name = Command::new("openssl").arg("x509").args(name).output().expect("runs").stdout;
+    let name = String::from_utf8(name).expect("text");
+    let part = |key: &str| {
+        let found = name.trim().split([',', '=']).map(str::trim).skip_while(|word| *word != key);
+        found.skip(1).map(str::to_owned).next().expect("is in the name")
+    };
+    let subject = format!("/O={}/OU=swarm-{role}/CN={}", part("O"), part("CN"));
+    openssl("req -new -subj", &[&subject, "-key", &path("node.key"), "-out", &path("node.csr")]);
+    std::fs::write(path("extensions"), "basicConstraints=CA:FALSE\n").expect("written");
+    let (certificate, request) = (path("ended.pem"), path("node.csr"));
+    let files = ["-in", &request, "-out", &certificate, "-CA", &root.0, "-CAkey", &root.1];
+    openssl(
+        "x509 -req -days 0 -CAcreateserial -extfile",
+        &[&[path("extensions").as_str()][..], &files].concat(),
+    );
+    identity["certificate"] = format!("{}\n", read(&certificate)).into();
+    std::fs::write(&file, identity.to_string()).expect("written");
+    // Its last second counts in full.
+    let made = Instant::now();
+    host.until("the certificate has ended", || made.elapsed() > Duration::from_secs(2));
+}
+
+#[test]
+fn expired_certificates_are_told_of_and_an_only_manager_renews_its_own() {
+    skep_only!("stock Docker keeps its certificate elsewhere");
+    let mut first = Host::new();
+    first.init();
+    let root = own_root(&first, "own");
+    let files = ["--ca-cert", &root.0, "--ca-key", &root.1];
+    first.ok(&[&["swarm", "ca", "--rotate", "--quiet"][..], &files].concat());
+    let mut worker = Host::beside(&first);
+    worker.start();
+    join(&worker, &first, "worker", 2378);
+
+    worker.stop();
+    expire(&worker, "worker", &root);
+    worker.start();
+    let state = |host: &Host| host.ok(&["info", "--format", "{{.Swarm.LocalNodeState}}"]);
+    let words = "Swarm certificates have expired. To replace them, leave the swarm and join again.";
+    assert_eq!(state(&worker), "error");
+    assert_eq!(worker.ok(&["info", "--format", "{{.Swarm.Error}}"]), words);
+    assert!(worker.refused(&["node", "ls"]).contains(words));
+    worker.ok(&["swarm", "leave"]);
+    join(&worker, &first, "worker", 2378);
+    assert_eq!(state(&worker), "active");
+
+    first.stop();
+    expire(&first, "manager", &root);
+    first.start();
+    first.until("it has signed a new one", || first.docker(&["node", "ls"]).code == 0);
+    assert_eq!(state(&first), "active");
 }

@@ -19,8 +19,8 @@ fn a_lost_swarm_comes_back_from_its_backup_on_another_host() {
     let taken = cluster.host(1).skep("backup", &[&backup]);
     assert_eq!(taken.code, 0, "{taken:?}");
     let key = taken.stdout.lines().map(str::trim).find(|line| line.starts_with("SKEPBACKUP-1-"));
-    std::fs::write(cluster.host(1).path("key"), key.expect("the key is printed")).unwrap();
-    let sealed = std::fs::read(&backup).unwrap();
+    std::fs::write(cluster.host(1).path("key"), key.expect("the key is printed")).expect("writes");
+    let sealed = std::fs::read(&backup).expect("reads");
     assert!(!sealed.windows(4).any(|bytes| bytes == b"kept"), "nothing can be read in it");
     let again = cluster.host(1).skep("backup", &[&backup]);
     assert!(again.code != 0 && again.stderr.contains("File exists"), "{again:?}");
@@ -48,7 +48,7 @@ fn a_lost_swarm_comes_back_from_its_backup_on_another_host() {
 /// A key that sealed nothing.
 fn other_key(host: &Host) -> String {
     let key = format!("SKEPBACKUP-1-{}", "A".repeat(43));
-    std::fs::write(host.path("other-key"), key).unwrap();
+    std::fs::write(host.path("other-key"), key).expect("writes");
     file(host, "other-key")
 }
 
@@ -65,7 +65,7 @@ fn a_worker_that_starts_without_managers_watches_over_its_containers_and_tells_l
     cluster.host_mut(1).stop();
     cluster.host_mut(2).kill();
     cluster.host_mut(2).start();
-    assert_eq!(cluster.host(2).containers("watched"), [container.clone()]);
+    assert_eq!(cluster.host(2).containers("watched"), std::slice::from_ref(&container));
     cluster.host(2).ok(&["kill", &container]);
     cluster.host(2).until("it has ended", || cluster.host(2).containers("watched").is_empty());
     cluster.host_mut(1).start();

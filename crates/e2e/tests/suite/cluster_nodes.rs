@@ -46,6 +46,24 @@ fn nodes_are_promoted_and_demoted_and_the_last_manager_is_not() {
 }
 
 #[test]
+fn a_manager_that_was_demoted_and_promoted_while_it_was_away_manages_again() {
+    let mut cluster = Cluster::swarm(3, 0);
+    let leader = cluster.leader(1);
+    let away = 1 + leader % 3;
+    cluster.host_mut(away).kill();
+    let (host, name) = (cluster.host(leader), format!("host{away}"));
+    host.until("it is down", || nodes(host)[away - 1].status == "Down");
+    host.ok(&["node", "demote", &name]);
+    host.until("its seat is gone", || nodes(host)[away - 1].manager.is_empty());
+    host.ok(&["node", "promote", &name]);
+    cluster.host_mut(away).start();
+    let host = cluster.host(leader);
+    host.until("it manages", || manager_of(host, &name) == "Reachable");
+    let back = cluster.host(away);
+    back.until("and it knows", || nodes(back).len() == 3);
+}
+
+#[test]
 fn a_node_is_removed_only_when_it_is_down_or_by_force() {
     let mut cluster = Cluster::swarm(1, 2);
     let first = cluster.host(1);
@@ -91,6 +109,10 @@ fn nodes_are_inspected_labelled_and_their_tasks_listed() {
     assert_eq!(first.ok(&labels), r#"{"disk":"fast","zone":"east"}"#);
     follower.ok(&["node", "update", "--label-rm", "disk", "host4"]);
     assert_eq!(first.ok(&labels), r#"{"zone":"east"}"#);
+    follower.ok(&["node", "update", "--role", "manager", "host5"]);
+    first.until("it manages", || manager_of(first, "host5") == "Reachable");
+    follower.ok(&["node", "update", "--role", "worker", "host5"]);
+    first.until("it does not any more", || manager_of(first, "host5").is_empty());
     let refusal = follower.refused(&["node", "update", "--label-rm", "disk", "host4"]);
     assert!(refusal.contains("key disk doesn't exist in node's labels"), "{refusal}");
     let pretty = first.ok(&["node", "inspect", "--pretty", "host3"]);

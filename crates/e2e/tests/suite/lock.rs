@@ -1,16 +1,16 @@
 //! Autolock: what a manager keeps is locked with a key that only operators have.
 
-use e2e::{Host, Printed, skep_only};
+use e2e::{Host, Printed, is_skep, skep_only};
 
 const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it.";
 
 const WORKER: &str = "Worker nodes can't be used to view or modify cluster state.";
 
-fn local_state(host: &Host) -> String {
+pub(crate) fn local_state(host: &Host) -> String {
     host.ok(&["info", "--format", "{{.Swarm.LocalNodeState}}"])
 }
 
-fn unlock(host: &Host, key: &str) -> Printed {
+pub(crate) fn unlock(host: &Host, key: &str) -> Printed {
     host.on_stdin(&["swarm", "unlock"], &format!("{key}\n"))
 }
 
@@ -19,10 +19,17 @@ fn restart(host: &mut Host) {
     host.start();
 }
 
-/// Whether the keys of this host's node lie locked on its disk.
-fn is_closed(host: &Host) -> bool {
-    let identity = std::fs::read_to_string(host.path("data/swarm/identity.json"));
-    !identity.expect("the node has an identity").contains("PRIVATE KEY")
+/// The file with the keys of this host's node.
+fn keys(host: &Host) -> String {
+    let file = if is_skep() { "identity.json" } else { "certificates/swarm-node.key" };
+    let keys = std::fs::read_to_string(host.path("data/swarm").join(file));
+    keys.expect("the node has keys")
+}
+
+/// Whether they lie locked on its disk.
+pub(crate) fn is_closed(host: &Host) -> bool {
+    let keys = keys(host);
+    keys.contains("ENCRYPTED PRIVATE KEY") || !keys.contains("PRIVATE KEY")
 }
 
 /// Joins the swarm of `manager`, whose network namespace it shares, on a port of its own.
@@ -94,6 +101,7 @@ fn a_locked_manager_can_be_given_up() {
 
 #[test]
 fn containers_run_on_while_their_manager_is_locked() {
+    skep_only!("stock Docker's containers end with the daemon");
     let mut host = Host::in_swarm();
     host.ok(&["swarm", "update", "--autolock=true"]);
     super::sleeper(&host, "web", &[]);
@@ -106,7 +114,8 @@ fn containers_run_on_while_their_manager_is_locked() {
     assert_eq!(unlock(&host, &key).code, 0);
     host.until("the task is known again", || host.docker(&["service", "ls"]).code == 0);
     host.until_running("web", 1);
-    assert_eq!(host.running("web"), before);
+    let rows = host.ok(&["service", "ps", "--no-trunc", "web"]);
+    assert_eq!(host.running("web"), before, "{rows}");
 }
 
 #[test]
@@ -121,11 +130,10 @@ fn autolock_is_turned_on_and_off_and_its_key_rotated() {
     let first = host.ok(&["swarm", "unlock-key", "-q"]);
     host.ok(&["swarm", "update", "--task-history-limit", "3"]);
     assert_eq!(host.ok(&["swarm", "unlock-key", "-q"]), first, "only a rotation changes it");
-    let identity = || std::fs::read(host.path("data/swarm/identity.json")).expect("is there");
-    let before = identity();
+    let before = keys(&host);
     let second = host.ok(&["swarm", "unlock-key", "-q", "--rotate"]);
     assert_ne!(first, second);
-    host.until("the keys are locked anew", || identity() != before);
+    host.until("the keys are locked anew", || keys(&host) != before);
     restart(&mut host);
     let refusal = unlock(&host, &first).stderr;
     assert!(refusal.contains("invalid key provided"), "{refusal}");
@@ -161,12 +169,11 @@ fn every_manager_is_locked_and_no_worker() {
     restart(&mut manager);
     assert_eq!(local_state(&manager), "locked");
     // It was away while the key was changed: the key it was locked with opens it, and then it is locked anew.
-    let identity = || std::fs::read(manager.path("data/swarm/identity.json")).expect("is there");
-    let before = identity();
+    let before = keys(&manager);
     assert_eq!(unlock(&manager, &key).code, 0);
     let rotated = manager.ok(&["swarm", "unlock-key", "-q", "--rotate"]);
     assert_ne!(rotated, key);
-    manager.until("the follower's keys are locked anew", || identity() != before);
+    manager.until("the follower's keys are locked anew", || keys(&manager) != before);
     restart(&mut manager);
     assert_eq!(unlock(&manager, &rotated).code, 0);
 

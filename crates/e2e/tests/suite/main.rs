@@ -2,8 +2,13 @@
 
 mod ca;
 mod cluster_backup;
+mod cluster_ca;
+mod cluster_disk;
+mod cluster_failover;
 mod cluster_join;
 mod cluster_nodes;
+mod cluster_placement;
+mod cluster_quorum;
 mod cluster_writes;
 mod containers;
 mod daemon;

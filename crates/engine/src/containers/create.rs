@@ -140,6 +140,12 @@ impl Shared {
         }
         host.log_config.config.get_or_insert_default();
         validate::log_driver(&host.log_config)?;
+        let named = host.ulimits.get_or_insert_default();
+        for limit in &self.config.default_ulimits {
+            if !named.iter().any(|own| own.name == limit.name) {
+                named.push(limit.clone());
+            }
+        }
         if host.runtime.is_empty() {
             host.runtime.clone_from(&self.config.default_runtime);
         }
@@ -166,6 +172,9 @@ impl Shared {
             return Err(Error::NoSuchNetwork { name: mode.to_owned() });
         }
         for (name, endpoint) in &networking.endpoints_config {
+            if endpoint.as_ref().is_some_and(|it| self.network.has_overlay(&it.network_id)) {
+                continue;
+            }
             if !is_known(name) && name != mode {
                 return Err(Error::NoSuchNetwork { name: name.clone() });
             }

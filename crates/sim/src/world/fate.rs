@@ -42,6 +42,7 @@ impl World {
                 self.hosts[host].armed = Some((moment, back_after));
                 self.hosts[host].disk.fail_in_flush(moment == Moment::Flush);
             }
+            What::VoteStorm { back_after, duration } => self.storm(back_after, duration),
             What::Freeze { host, duration } => {
                 self.hosts[host].frozen_until = self.now + duration;
             }
@@ -81,6 +82,16 @@ impl World {
                 }
             }
         }
+    }
+
+    fn storm(&mut self, back_after: Millis, duration: Millis) {
+        let Some(leader) = self.leader_for(0) else { return };
+        let others: BTreeSet<_> = (0..HOSTS).filter(|host| *host != leader).collect();
+        for host in &others {
+            self.hosts[*host].armed = Some((Moment::Vote, back_after));
+        }
+        self.network.partition(vec![BTreeSet::from([leader]), others]);
+        self.after(duration, Happening::HealNetwork);
     }
 
     /// The leader, found by way of a host that happens to be asked.

@@ -1,0 +1,124 @@
+//! Sentences about sessions: who is taken for gone, and what nodes are sent.
+
+use std::time::Duration;
+
+use dispatcher::Dispatcher;
+use store::{Draft, Key, Snapshot, apply};
+use types::assignment::{AssignmentSet, SessionMessage};
+use types::node::{NodeSpec, NodeState, NodeStatus};
+use types::task::{RestartHistory, Slot};
+use types::{
+    Meta, Node, NodeId, ServiceId, ServiceSpec, Task, TaskId, TaskState, TaskStatus, TaskTemplate,
+    Timestamp,
+};
+
+const PERIOD: Duration = Duration::from_secs(5);
+const NODE: NodeId = NodeId::from_random(1);
+const START: Timestamp = Timestamp(1_000_000_000);
+
+/// Applies what `change` writes; answers with the state and what a dispatcher sends for it.
+fn commit(
+    dispatcher: &mut Dispatcher,
+    state: &mut Snapshot,
+    change: impl FnOnce(&mut Draft),
+) -> Vec<AssignmentSet> {
+    let mut draft = Draft::new(state.clone(), START);
+    change(&mut draft);
+    let (next, events) = apply(state, &draft.finish()).expect("made from this state");
+    *state = next;
+    let sends = dispatcher.changed(state, &events).into_iter();
+    let sets = sends.filter_map(|send| match send.message {
+        SessionMessage::Assignments(set) => Some(set),
+        SessionMessage::News(_) => None,
+    });
+    sets.collect()
+}
+
+fn one_node() -> Snapshot {
+    let mut draft = Draft::new(Snapshot::default(), START);
+    draft.put(Node {
+        id: NODE,
+        meta: Meta::default(),
+        spec: NodeSpec::default(),
+        description: types::node::Description::default(),
+        status: NodeStatus { state: NodeState::Ready, ..NodeStatus::default() },
+        manager: None,
+    });
+    apply(&Snapshot::default(), &draft.finish()).expect("first").0
+}
+
+fn put_task(draft: &mut Draft, number: u128) {
+    draft.put(Task {
+        id: TaskId::from_random(number),
+        meta: Meta::default(),
+        service: ServiceId::from_random(1),
+        template_version: 1,
+        slot: Slot::Replica(1),
+        node: Some(NODE),
+        desired_state: TaskState::Running,
+        status: TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() },
+        start_after: None,
+        place_after: None,
+        waits_for: None,
+        restarts: RestartHistory::default(),
+        is_settled: false,
+        networks: vec![],
+    });
+}
+
+#[test]
+fn a_daemon_that_stops_in_good_order_is_given_time_to_come_back() {
+    let state = one_node();
+    let mut dispatcher = Dispatcher::new(&state, 0, PERIOD, START);
+    let (session, _) = dispatcher.register(&state, NODE, PERIOD, START);
+    dispatcher.disconnect(NODE, session, PERIOD, START);
+    assert_eq!(dispatcher.expire(START + Duration::from_secs(5)), []);
+    let (_, messages) = dispatcher.register(&state, NODE, PERIOD, START + Duration::from_secs(5));
+    assert!(!messages.is_empty());
+    assert_eq!(dispatcher.expire(START + Duration::from_secs(7)), []);
+}
+
+#[test]
+fn a_daemon_that_stays_away_is_given_up() {
+    let state = one_node();
+    let mut dispatcher = Dispatcher::new(&state, 0, PERIOD, START);
+    let (session, _) = dispatcher.register(&state, NODE, PERIOD, START);
+    dispatcher.disconnect(NODE, session, PERIOD, START);
+    assert_eq!(dispatcher.expire(START + Duration::from_secs(6)), [NODE]);
+    assert_eq!(dispatcher.expire(START + Duration::from_secs(9)), [], "once");
+}
+
+#[test]
+fn a_node_that_could_not_be_marked_down_is_given_up_again_unless_it_came_back() {
+    let state = one_node();
+    let mut dispatcher = Dispatcher::new(&state, 0, PERIOD, START);
+    let late = START + Duration::from_secs(20);
+    assert_eq!(dispatcher.expire(late), [NODE]);
+    dispatcher.expire_again(&[NODE], late);
+    assert_eq!(dispatcher.expire(late), [NODE]);
+    dispatcher.register(&state, NODE, PERIOD, late);
+    dispatcher.expire_again(&[NODE], late);
+    assert_eq!(dispatcher.expire(late), []);
+}
+
+#[test]
+fn a_template_is_sent_again_to_a_node_that_forgot_it() {
+    let mut state = one_node();
+    let mut dispatcher = Dispatcher::new(&state, 0, PERIOD, START);
+    dispatcher.register(&state, NODE, PERIOD, START);
+    let sets = commit(&mut dispatcher, &mut state, |draft| {
+        draft.put(TaskTemplate::new(ServiceId::from_random(1), 1, &ServiceSpec::default()));
+        put_task(draft, 1);
+    });
+    assert_eq!(sets[0].templates.len(), 1);
+    let sets = commit(&mut dispatcher, &mut state, |draft| put_task(draft, 2));
+    assert_eq!(sets[0].templates.len(), 0, "it has it");
+    let forget = |draft: &mut Draft| {
+        for number in [1, 2] {
+            draft.delete(Key::Task(TaskId::from_random(number)));
+        }
+    };
+    assert_eq!(commit(&mut dispatcher, &mut state, forget)[0].removed.len(), 2);
+    let sets = commit(&mut dispatcher, &mut state, |draft| put_task(draft, 3));
+    assert_eq!(sets[0].templates.len(), 1, "with its last task the node forgot the template");
+}
