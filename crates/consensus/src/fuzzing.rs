@@ -9,20 +9,23 @@ use crate::cipher::DataKey;
 use crate::disk::{Disk, DiskFile};
 use crate::wal::{Batch, StoredEntry, Wal};
 
+type Content = Arc<Mutex<Vec<u8>>>;
+
 /// A folder in memory.
 #[derive(Clone, Debug, Default)]
-struct Memory(Arc<Mutex<BTreeMap<String, Vec<u8>>>>);
+struct Memory(Arc<Mutex<BTreeMap<String, Content>>>);
 
 #[derive(Debug)]
-struct MemoryFile {
-    folder: Memory,
-    name: String,
-}
+struct MemoryFile(Content);
 
 impl Memory {
-    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Content>> {
         self.0.lock().expect("no thread panics")
     }
+}
+
+fn locked(content: &Content) -> MutexGuard<'_, Vec<u8>> {
+    content.lock().expect("no thread panics")
 }
 
 impl Disk for Memory {
@@ -31,18 +34,21 @@ impl Disk for Memory {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
-        let content = self.files().get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(Cursor::new(content)))
+        let files = self.files();
+        let content = files.get(name).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(Cursor::new(locked(content).clone())))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        self.files().insert(name.to_owned(), Vec::new());
-        Ok(Box::new(MemoryFile { folder: self.clone(), name: name.to_owned() }))
+        let content = Content::default();
+        self.files().insert(name.to_owned(), content.clone());
+        Ok(Box::new(MemoryFile(content)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let content = self.files().remove(from).ok_or(io::ErrorKind::NotFound)?;
-        self.files().insert(to.to_owned(), content);
+        let mut files = self.files();
+        let content = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        files.insert(to.to_owned(), content);
         Ok(())
     }
 
@@ -58,10 +64,10 @@ impl Disk for Memory {
 
 impl DiskFile for MemoryFile {
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut files = self.folder.files();
-        let Some(content) = files.get_mut(&self.name) else { return Ok(()) };
+        let mut content = locked(&self.0);
         let offset = usize::try_from(offset).expect("files are small");
-        content.resize(content.len().max(offset + bytes.len()), 0);
+        let end = content.len().max(offset + bytes.len());
+        content.resize(end, 0);
         content[offset..offset + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
@@ -83,7 +89,8 @@ pub fn damaged_log(batches: u8, damage: &[(u16, u8)], cut: Option<u16>) {
             wal.append(batch).expect("memory takes it");
         }
     }
-    for content in folder.files().values_mut() {
+    for content in folder.files().values() {
+        let mut content = locked(content);
         for (offset, bits) in damage {
             if let Some(byte) = content.get_mut(usize::from(*offset)) {
                 *byte ^= bits;

@@ -5,8 +5,9 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -15,6 +16,9 @@ use crate::host::PATIENCE;
 
 /// Pieces of output read ahead of the test.
 const PIECES_MAX: usize = 4096;
+
+/// How long nothing is shown until the command is told of its terminal's size again.
+const NUDGE: Duration = Duration::from_secs(1);
 
 /// A command on a terminal. Dropping it ends it.
 #[derive(Debug)]
@@ -92,12 +96,18 @@ impl Terminal {
                 self.shown.drain(..at + text.len());
                 return;
             }
-            let left = end.saturating_duration_since(Instant::now());
-            match self.pieces.recv_timeout(left) {
+            match self.pieces.recv_timeout(NUDGE) {
                 Ok(piece) => self.shown.push_str(&String::from_utf8_lossy(&piece)),
+                Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() < end => self.nudge(),
                 Err(error) => panic!("{text:?} is not shown ({error}): {:?}", self.shown),
             }
         }
+    }
+
+    /// Tells the command again that its terminal may have another size: what it was told before it listened is lost.
+    fn nudge(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let _ = kill_process(pid.expect("a process has a number"), Signal::WINCH);
     }
 
     /// Waits for the command's end; answers with what was left to be shown, and its exit code.
