@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use store::{Event, Object, Snapshot};
 use types::assignment::{ManagerPeer, News};
-use types::node::Role;
 use types::{Node, NodeId};
 
 /// The part that is the same for every node.
@@ -32,13 +31,8 @@ impl Shared {
     /// `None` for a node that is not in the cluster.
     pub(crate) fn news_of(&self, snapshot: &Snapshot, node: NodeId) -> Option<News> {
         let node = snapshot.node(node)?;
-        let role = match (node.spec.role, &node.manager) {
-            // It keeps its work as a manager until the others have let it go.
-            (Role::Worker, Some(_)) => Role::Manager,
-            (role, _) => role,
-        };
         Some(News {
-            role,
+            role: node.present_role(),
             managers: self.managers.clone(),
             trust_root: self.trust_root.clone(),
             issuer_digest: self.issuer_digest.clone(),

@@ -56,7 +56,7 @@ impl Authority {
     pub(crate) async fn renew(&self, node: NodeId, request: &str) -> Result<Issued, Error> {
         // A write that changes nothing: only the leader may answer, and it must still be one.
         let role = |draft: &mut Draft| match draft.node(node) {
-            Some(node) => Ok(node.spec.role),
+            Some(node) => Ok(node.present_role()),
             None => {
                 Err(Error::new(Code::NotFound, format!("node {node} is not in the swarm any more")))
             }

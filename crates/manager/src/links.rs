@@ -199,6 +199,13 @@ impl Links {
     fn message_of(&self, caller: Caller, frame: &[u8]) -> Result<Message, String> {
         let message = Message::decode(frame).map_err(|error| error.to_string())?;
         let snapshot = self.consensus.snapshot();
+        // A stream may be older than the removal of who speaks on it.
+        let is_out = |peer: rpc::Peer| {
+            snapshot.cluster().is_some_and(|cluster| cluster.is_shut_out(peer.node))
+        };
+        if caller.peer.is_some_and(is_out) {
+            return Err("this node was removed from the swarm".to_owned());
+        }
         let sender = snapshot
             .nodes()
             .find(|node| node.manager.as_ref().is_some_and(|seat| seat.raft_id == message.from()));

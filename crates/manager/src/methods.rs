@@ -100,6 +100,10 @@ pub struct ReportRequest {
 /// Everything that is served on the cluster's port.
 pub(crate) fn router(manager: &Arc<Manager>) -> Router {
     let mut router = Router::default();
+    let own = manager.clone();
+    router.shut_out(move |peer| {
+        own.snapshot().cluster().is_some_and(|cluster| cluster.is_shut_out(peer.node))
+    });
     add_authority(&mut router, manager);
     add_dispatcher(&mut router, manager);
     let own = manager.clone();

@@ -277,3 +277,29 @@ async fn a_worker_hears_nothing_of_what_managers_keep_secret() {
     }
     swarm.manager.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_removed_nodes_open_nothing_whatever_they_say() {
+    let swarm = Swarm::start().await;
+    let root = swarm.manager.cluster().expect("is there").root_ca.clone();
+    let node = swarm.join(&root.worker_token).await.expect("is admitted").node;
+    let channels = [swarm.channel(node, Role::Worker), swarm.channel(node, Role::Manager)];
+    let stream = channels[1].stream_in("skep.v1/raft/messages").await.expect("opens");
+    let seat = SeatRequest { raft_id: 5, address: "127.0.0.1:1".into() };
+    let refusal = ask::<Vec<()>>(&channels[1], methods::TAKE_SEAT, &seat).await;
+    assert!(refusal.expect_err("is refused").contains("is not to be a manager"));
+    swarm.manager.remove_node(node, false).await.expect("is removed");
+    for method in [methods::TAKE_SEAT, "skep.v1/control", "skep.v1/raft/state"] {
+        let refusal = ask::<Vec<()>>(&channels[1], method, &seat).await.expect_err("is refused");
+        assert!(refusal.contains("this node was removed from the swarm"), "{method}: {refusal}");
+    }
+    for channel in &channels {
+        let (_, request) = ca::new_request().expect("generates");
+        let refusal = ask::<Issued>(channel, methods::CA_RENEW, &RenewRequest { request }).await;
+        assert!(refusal.expect_err("is refused").contains("is not in the swarm any more"));
+    }
+    stream.send(message_from(99).into()).await;
+    let refusal = stream.finish().await.expect_err("is refused").to_string();
+    assert!(refusal.contains("this node was removed from the swarm"), "{refusal}");
+    swarm.manager.close().await;
+}

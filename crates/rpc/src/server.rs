@@ -105,15 +105,23 @@ type Handler = Box<dyn Fn(Caller, Incoming, Duration) -> Answer + Send + Sync>;
 
 /// The methods of a server.
 #[derive(Default)]
-pub struct Router(HashMap<&'static str, (Access, Handler)>);
+pub struct Router {
+    methods: HashMap<&'static str, (Access, Handler)>,
+    is_shut_out: Option<Box<dyn Fn(Peer) -> bool + Send + Sync>>,
+}
 
 impl std::fmt::Debug for Router {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.methods.keys()).finish()
     }
 }
 
 impl Router {
+    /// Names nodes that are no managers, whatever their certificates say.
+    pub fn shut_out(&mut self, is_shut_out: impl Fn(Peer) -> bool + Send + Sync + 'static) {
+        self.is_shut_out = Some(Box::new(is_shut_out));
+    }
+
     /// One value in, one value or one refusal out.
     pub fn unary<Q, R, E, F>(
         &mut self,
@@ -205,7 +213,7 @@ impl Router {
     {
         let handler: Handler =
             Box::new(move |caller, body, timeout| Box::pin(handler(caller, body, timeout)));
-        self.0.insert(method, (access, handler));
+        self.methods.insert(method, (access, handler));
     }
 
     async fn handle(
@@ -215,12 +223,17 @@ impl Router {
         body_timeout: Duration,
     ) -> Response<Body> {
         let method = request.uri().path().trim_start_matches('/');
-        let Some((access, handler)) = self.0.get(method) else {
+        let Some((access, handler)) = self.methods.get(method) else {
             return refusal(StatusCode::NOT_FOUND, "there is no such method in this version");
         };
         let role = caller.peer.map(|peer| peer.role);
+        let is_shut_out = |peer| self.is_shut_out.as_ref().is_some_and(|is_out| is_out(peer));
         let reason = match (access, role) {
             (Access::Anyone, _) | (Access::AnyNode, Some(_)) => None,
+            // Methods for any node have words of their own, by which a node knows that it was removed.
+            _ if caller.peer.is_some_and(is_shut_out) => {
+                Some("this node was removed from the swarm")
+            }
             (Access::Manager, Some(Role::Manager)) => None,
             (_, None) => Some("a certificate of this swarm is needed"),
             (Access::Manager, Some(Role::Worker)) => Some("only managers may ask for this"),

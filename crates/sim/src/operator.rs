@@ -24,6 +24,7 @@ pub(crate) fn write_cluster(draft: &mut Draft, nodes: &[(NodeId, Role)]) {
         data_path_port: 4_789,
         default_address_pools: Vec::new(),
         subnet_size: 24,
+        removed: Vec::new(),
     });
     for (id, role) in nodes {
         join(draft, *id, *role);

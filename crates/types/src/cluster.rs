@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Annotations, ClusterId, Meta};
+use crate::limits::REMOVED_NODES_MAX;
+use crate::{Annotations, ClusterId, Meta, NodeId, Timestamp};
 
 /// What the operator sets with `docker swarm update`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,4 +238,88 @@ pub struct Cluster {
     pub default_address_pools: Vec<String>,
     /// Prefix length of a network cut from a pool.
     pub subnet_size: u8,
+    /// Nodes that were removed while their certificates may still be valid, the latest last.
+    #[serde(default)]
+    pub removed: Vec<RemovedNode>,
+}
+
+/// A node that is not to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedNode {
+    pub node: NodeId,
+    /// When its certificate has ended, whichever it is.
+    pub until: Timestamp,
+}
+
+impl Cluster {
+    /// Certificates of `node` are worth nothing from now on.
+    pub fn shut_out(&mut self, node: NodeId, now: Timestamp) {
+        self.removed.retain(|removed| removed.until > now && removed.node != node);
+        let surplus = (self.removed.len() + 1).saturating_sub(REMOVED_NODES_MAX);
+        self.removed.drain(..surplus);
+        let until = now + self.spec.ca.node_cert_expiry;
+        self.removed.push(RemovedNode { node, until });
+    }
+
+    pub fn is_shut_out(&self, node: NodeId) -> bool {
+        self.removed.iter().any(|removed| removed.node == node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> Cluster {
+        Cluster {
+            id: ClusterId::from_random(1),
+            meta: Meta::default(),
+            spec: ClusterSpec::default(),
+            root_ca: RootCa::default(),
+            unlock_key: None,
+            data_path_port: 4_789,
+            default_address_pools: Vec::new(),
+            subnet_size: 24,
+            removed: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn removed_nodes_are_shut_out_until_their_certificates_have_ended() {
+        let (mut cluster, start) = (cluster(), Timestamp::ZERO);
+        let (first, second) = (NodeId::from_random(1), NodeId::from_random(2));
+        cluster.shut_out(first, start);
+        cluster.shut_out(first, start);
+        assert!(cluster.is_shut_out(first) && !cluster.is_shut_out(second));
+        assert_eq!(cluster.removed.len(), 1);
+        cluster.shut_out(second, start + cluster.spec.ca.node_cert_expiry);
+        assert!(!cluster.is_shut_out(first) && cluster.is_shut_out(second));
+    }
+
+    #[test]
+    fn no_more_are_remembered_than_may_be() {
+        let mut cluster = cluster();
+        let node = |number: usize| NodeId::from_random(number as u128);
+        for number in 0..REMOVED_NODES_MAX + 5 {
+            cluster.shut_out(node(number), Timestamp::ZERO);
+        }
+        assert_eq!(cluster.removed.len(), REMOVED_NODES_MAX);
+        assert!(!cluster.is_shut_out(node(4)) && cluster.is_shut_out(node(5)));
+    }
+
+    #[test]
+    fn debug_output_shows_no_secrets() {
+        let root = RootCa {
+            key: "root key".into(),
+            worker_token: "token".into(),
+            rotation: Some(RootRotation { key: "next key".into(), ..RootRotation::default() }),
+            ..RootCa::default()
+        };
+        let spec = CaSpec { signing_key: "signing key".into(), ..CaSpec::default() };
+        let key = UnlockKey::from_random([0x11; UnlockKey::BYTES]);
+        let shown = format!("{root:?} {spec:?} {key:?} {:?}", root.signer());
+        for secret in ["root key", "next key", "token", "signing key", "17"] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
+    }
 }

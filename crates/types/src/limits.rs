@@ -35,6 +35,10 @@ pub const HEARTBEAT_PERIOD_MIN: Duration = Duration::from_millis(100);
 /// Least life of a node's certificate (swarmkit: one hour).
 pub const CERTIFICATE_EXPIRY_MIN: Duration = Duration::from_secs(60 * 60);
 
+/// Removed nodes whose certificates are refused before they end. The whole list is written with each change of the
+/// cluster; beyond this the earliest ones are forgotten.
+pub const REMOVED_NODES_MAX: usize = 1_024;
+
 /// Restarts remembered for a slot. More attempts than this within a window are treated as this many.
 pub const RESTARTS_REMEMBERED_MAX: usize = 64;
 

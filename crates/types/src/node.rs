@@ -128,6 +128,14 @@ impl Node {
         }
     }
 
+    /// What the node is to be now: one that is demoted keeps its work as a manager until the others have let it go.
+    pub fn present_role(&self) -> Role {
+        match self.manager {
+            Some(_) => Role::Manager,
+            None => self.spec.role,
+        }
+    }
+
     /// Whether new tasks may be placed here.
     pub fn accepts_tasks(&self) -> bool {
         self.status.state == NodeState::Ready && self.spec.availability == Availability::Active

@@ -65,6 +65,9 @@ fn the_root_is_shown_and_rotated_with_progress() {
     assert!(said.contains(&after) && after != before, "{said}");
     assert!(!is_rotating(&host) && renewed(&host) == 1);
     assert_ne!(host.ok(&["swarm", "join-token", "-q", "worker"]), token);
+    let typed = host.on_terminal(&["swarm", "ca", "--rotate"], "");
+    assert_eq!(typed.code, 0, "{typed:?}");
+    assert!(typed.stdout.matches("1/1 nodes").count() >= 2, "{typed:?}");
     let quiet = host.ok(&["swarm", "ca", "--rotate", "--quiet"]);
     let last = host.ok(&["swarm", "ca"]);
     assert!(quiet.is_empty() && last != after, "{quiet}");

@@ -1,6 +1,6 @@
 //! Nodes: what the operator sets, and their removal.
 
-use store::Key;
+use store::{Key, Object};
 use types::NodeId;
 use types::node::{NodeSpec, NodeState, Role};
 
@@ -68,6 +68,11 @@ pub(super) async fn remove(writer: &Writer, id: NodeId, force: bool) -> Result<(
             return refuse(format!("node {id} is not down and can't be removed"));
         }
         draft.delete(Key::Node(id));
+        // Whoever holds its certificate is not to speak as it any more.
+        if let Some(Object::Cluster(cluster)) = draft.get(Key::Cluster) {
+            let now = draft.now();
+            draft.update_cluster(&cluster, |cluster| cluster.shut_out(id, now));
+        }
         Ok(())
     };
     writer.write(change).await
