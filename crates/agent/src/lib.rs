@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use types::assignment::{AssignmentSet, ServiceEndpoint, StatusReport};
-use types::{ServiceId, Task, TaskId, TaskTemplate, Timestamp};
+use types::network::NetworkChange;
+use types::{NetworkId, ServiceId, Task, TaskId, TaskTemplate, Timestamp};
 
 pub use task::Exit;
 use task::Local;
@@ -120,6 +121,10 @@ pub enum Action {
     /// At most one is under way.
     Report(Vec<StatusReport>),
     /// Balance each port over these tasks' addresses; no backends withdraw the port.
+    /// Make the network's part on this node what this says, before anything that comes after.
+    Connect(NetworkChange),
+    /// No task of this node is in the network any more.
+    Leave(NetworkId),
     Publish {
         service: ServiceId,
         ports: Vec<types::endpoint::PortConfig>,
@@ -137,6 +142,7 @@ pub struct Agent {
     published: BTreeMap<ServiceId, (Vec<types::endpoint::PortConfig>, Vec<String>)>,
     /// Services whose backends may have changed.
     touched: BTreeSet<ServiceId>,
+    networks: BTreeSet<NetworkId>,
     unreported: BTreeMap<TaskId, types::TaskStatus>,
     is_connected: bool,
     report_under_way: bool,
@@ -195,6 +201,9 @@ impl Agent {
             tasks: held.map(Local::held).collect(),
             removed: Vec::new(),
             endpoints: self.endpoints.values().cloned().collect(),
+            // Networks outlive the daemon in the kernel; their names and peers are told by managers.
+            networks: Vec::new(),
+            gone_networks: Vec::new(),
         }
     }
 
@@ -230,8 +239,22 @@ impl Agent {
             self.endpoints.clear();
             self.touched.extend(self.published.keys());
         }
+        if set.is_full {
+            let named: BTreeSet<_> = set.networks.iter().map(|change| change.network).collect();
+            let left = self.networks.difference(&named);
+            actions.extend(left.copied().map(Action::Leave));
+            self.networks = named;
+        }
+        for change in set.networks {
+            self.networks.insert(change.network);
+            actions.push(Action::Connect(change));
+        }
         for task in set.tasks {
             self.assign(task, now, actions);
+        }
+        for id in set.gone_networks {
+            self.networks.remove(&id);
+            actions.push(Action::Leave(id));
         }
         for id in set.removed {
             self.dismiss(id, now, actions);

@@ -29,6 +29,7 @@ fn task(number: u128, desired_state: TaskState) -> Arc<Task> {
         waits_for: None,
         restarts: Default::default(),
         is_settled: false,
+        networks: vec![],
     })
 }
 
@@ -315,7 +316,9 @@ impl Engine {
                 Event::Removed { task }
             }
             Action::Report(reports) => Event::Reported(reports),
-            Action::Publish { .. } => unreachable!("not kept"),
+            Action::Publish { .. } | Action::Connect(_) | Action::Leave(_) => {
+                unreachable!("not kept")
+            }
         }
     }
 }

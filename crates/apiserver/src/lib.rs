@@ -5,6 +5,8 @@
 
 mod error;
 mod filters;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hangup;
 mod hijack;
 mod json;

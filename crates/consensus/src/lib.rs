@@ -9,6 +9,8 @@ mod backup;
 mod cipher;
 mod disk;
 mod driver;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handle;
 mod log;
 mod member;

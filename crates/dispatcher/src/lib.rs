@@ -2,6 +2,7 @@
 //!
 //! Pure: [`Dispatcher`] takes events and the time, and returns what to send and what to write. A driver does it.
 
+mod networks;
 mod news;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,7 @@ use store::{Draft, Event, Key, Object, Snapshot};
 use types::assignment::{AssignmentSet, ServiceEndpoint, SessionMessage, StatusReport};
 use types::endpoint::PublishMode;
 use types::node::{Description, NodeState};
-use types::{NodeId, ServiceId, Task, TaskId, TaskState, TaskTemplate, Timestamp};
+use types::{NetworkId, NodeId, ServiceId, Task, TaskId, TaskState, TaskTemplate, Timestamp};
 
 use news::Shared;
 use types::assignment::News;
@@ -72,6 +73,7 @@ struct Session {
     /// Templates by how many of the node's tasks use them. With its last task a node forgets a template.
     templates: BTreeMap<TemplateKey, usize>,
     endpoints: BTreeMap<ServiceId, ServiceEndpoint>,
+    networks: BTreeSet<NetworkId>,
     news: Option<News>,
 }
 
@@ -124,6 +126,7 @@ impl Dispatcher {
             tasks: BTreeMap::new(),
             templates: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            networks: BTreeSet::new(),
             news: None,
         };
         let mut messages = Vec::new();
@@ -243,9 +246,18 @@ impl Dispatcher {
                 touched.entry(*node).or_default();
             }
         }
+        let changes = networks::changes(snapshot, events);
+        for (node, session) in &self.sessions {
+            if session.networks.iter().any(|network| changes.contains_key(network)) {
+                touched.entry(*node).or_default();
+            }
+        }
         for (node, tasks) in touched {
             let Some(session) = self.sessions.get_mut(&node) else { continue };
-            let set = session.difference(snapshot, node, tasks);
+            let known = session.networks.clone();
+            let mut set = session.difference(snapshot, node, tasks);
+            let still = known.intersection(&session.networks);
+            set.networks.extend(still.filter_map(|network| changes.get(network)).cloned());
             if !set.is_empty() {
                 let message = SessionMessage::Assignments(set);
                 sends.push(Send { node, session: session.id, message });
@@ -327,6 +339,11 @@ impl Session {
             set.tasks.push(task.clone());
         }
         set.endpoints = self.endpoint_difference(snapshot, node);
+        let networks = networks::networks_of(snapshot, node);
+        let new = networks.difference(&self.networks);
+        set.networks = new.filter_map(|network| networks::whole(snapshot, *network)).collect();
+        set.gone_networks = self.networks.difference(&networks).copied().collect();
+        self.networks = networks;
         set
     }
 

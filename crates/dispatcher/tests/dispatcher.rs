@@ -62,6 +62,7 @@ fn put_task(draft: &mut Draft, number: u128) {
         waits_for: None,
         restarts: RestartHistory::default(),
         is_settled: false,
+        networks: vec![],
     });
 }
 

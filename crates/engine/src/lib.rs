@@ -7,6 +7,8 @@ pub mod db;
 mod engine;
 mod error;
 pub mod events;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod images;
 pub mod logs;
 pub mod names;

@@ -184,5 +184,23 @@ fn is_over(status: &Status) -> bool {
     status.removed || !matches!(status.phase, Phase::Running | Phase::Paused | Phase::Restarting)
 }
 
+/// Reads a log of these bytes, from its beginning and from its end.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(folder: &std::path::Path, bytes: &[u8]) {
+    let base = folder.join("log");
+    std::fs::write(&base, bytes).expect("the log is written");
+    for tail in [None, Some(0), Some(3)] {
+        let Ok(mut cursor) = files::Cursor::open(base.clone(), tail) else { continue };
+        let mut count = 0;
+        while let Ok(records) = cursor.next_batch(16)
+            && !records.is_empty()
+        {
+            count += records.len();
+            assert!(count <= bytes.len(), "more lines than bytes");
+        }
+        assert!(tail.is_none_or(|tail| count <= tail), "more lines than asked for");
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -161,7 +161,7 @@ fn host_link(container: &str) -> String {
     format!("ve{digits}")
 }
 
-fn up(mut message: LinkMessage) -> LinkMessage {
+pub(crate) fn up(mut message: LinkMessage) -> LinkMessage {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     message
@@ -182,7 +182,7 @@ fn allow_hairpin(link: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewLink(message)
 }
 
-fn set_up(index: u32) -> RouteNetlinkMessage {
+pub(crate) fn set_up(index: u32) -> RouteNetlinkMessage {
     let mut message = up(LinkMessage::default());
     message.header.index = index;
     RouteNetlinkMessage::SetLink(message)
@@ -197,12 +197,17 @@ fn new_bridge(name: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewLink(message)
 }
 
-fn add_address(index: u32, address: Ipv4Addr, prefix_len: u8) -> RouteNetlinkMessage {
+pub(crate) fn add_address(
+    index: u32,
+    address: impl Into<IpAddr>,
+    prefix_len: u8,
+) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
+    let address = address.into();
+    message.header.family =
+        if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.prefix_len = prefix_len;
     message.header.index = index;
-    let address = IpAddr::V4(address);
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     RouteNetlinkMessage::NewAddress(message)
 }
@@ -219,7 +224,7 @@ fn default_route(gateway: Ipv4Addr, index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewRoute(message)
 }
 
-fn link_index(netlink: &Netlink, name: &str) -> Result<u32, Error> {
+pub(crate) fn link_index(netlink: &Netlink, name: &str) -> Result<u32, Error> {
     let links = netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
     let links = links.map_err(Error::kernel("list links"))?;
     let index = links.into_iter().find_map(|message| match message {

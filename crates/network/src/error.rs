@@ -25,6 +25,10 @@ pub enum Error {
     NoAddress { subnet: Ipv4Net },
     #[error("no free subnet for bridge {bridge}: name one with --bip")]
     NoSubnet { bridge: String },
+    #[error("network {id} is not on this node")]
+    NoOverlay { id: String },
+    #[error("container {container} was given no address")]
+    NoAddressGiven { container: String },
     /// Docker's words.
     #[error("Bind for {address}:{port} failed: port is already allocated")]
     PortTaken { address: IpAddr, port: u16 },

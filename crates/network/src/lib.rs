@@ -10,12 +10,13 @@ mod error;
 mod namespace;
 mod netlink;
 mod nft;
+mod overlay;
 mod ports;
 mod reserve;
 mod state_file;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -24,6 +25,7 @@ use ipnet::Ipv4Net;
 use address::Pool;
 pub use endpoint::Endpoint;
 pub use error::Error;
+pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
 pub use ports::{Protocol, PublishedPort};
 
 /// Where this node's network lives.
@@ -60,6 +62,7 @@ struct State {
     isolated: BTreeSet<String>,
     ports: ports::Ports,
     table: nft::Table,
+    overlays: overlay::Overlays,
 }
 
 impl Network {
@@ -147,12 +150,82 @@ impl Network {
         .await
     }
 
+    /// Makes a network of the swarm here, or brings it in line.
+    pub async fn make_overlay(&self, overlay: Overlay) -> Result<(), Error> {
+        self.with_overlays(|overlays, run_dir| overlays.make(run_dir, overlay)).await
+    }
+
+    /// Removes a network of the swarm from this node. Idempotent.
+    pub async fn remove_overlay(&self, id: &str) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.with_overlays(move |overlays, run_dir| overlays.remove(run_dir, &id)).await
+    }
+
+    /// Networks of the swarm that are here, also those an earlier daemon left.
+    pub async fn overlays(&self) -> Result<BTreeSet<String>, Error> {
+        self.with_overlays(|_, run_dir| overlay::Overlays::found(run_dir)).await
+    }
+
+    pub fn has_overlay(&self, id: &str) -> bool {
+        self.0.lock().overlays.has(id)
+    }
+
+    /// Which addresses of a network are on which other nodes; what is not named is forgotten.
+    pub async fn set_peers(&self, id: &str, peers: BTreeMap<IpAddr, IpAddr>) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.with_overlays(move |overlays, _| overlays.set_peers(&id, &peers)).await
+    }
+
+    /// The services of a network, for every container in it to balance over.
+    pub async fn set_services(&self, id: &str, services: Services) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.with_overlays(move |overlays, _| overlays.set_services(&id, services)).await
+    }
+
+    /// Links a container that is connected or isolated to a network of the swarm. Idempotent.
+    pub async fn join(&self, container: &str, join: Join) -> Result<(), Error> {
+        let container = container.to_owned();
+        self.with_overlays(move |overlays, run_dir| {
+            let netns = namespaces(run_dir).join(&container);
+            overlays.join(run_dir, &container, &netns, join)
+        })
+        .await
+    }
+
+    /// Has the names that containers ask for answered by `namer`.
+    pub async fn set_namer(&self, namer: Arc<dyn Namer>) -> Result<(), Error> {
+        self.with_overlays(move |overlays, _| overlays.set_namer(namer)).await
+    }
+
+    /// Containers in networks of the swarm, with their places.
+    pub fn joined(&self) -> BTreeMap<String, Vec<Join>> {
+        let state = self.0.lock();
+        let members = state.overlays.members();
+        members.map(|(container, joins)| (container.clone(), joins.to_vec())).collect()
+    }
+
+    /// File that names a container's network namespace.
+    pub fn netns(&self, container: &str) -> PathBuf {
+        namespaces(&self.0.config.run_dir).join(container)
+    }
+
+    async fn with_overlays<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut overlay::Overlays, &Path) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let inner = self.0.clone();
+        blocking(move || work(&mut inner.lock().overlays, &inner.config.run_dir)).await
+    }
+
     /// Removes everything, when the node is taken down for good.
     pub async fn close(&self) -> Result<(), Error> {
         let inner = self.0.clone();
         blocking(move || {
             for container in Self(inner.clone()).containers() {
                 inner.disconnect(&container)?;
+            }
+            for overlay in overlay::Overlays::found(&inner.config.run_dir)? {
+                inner.lock().overlays.remove(&inner.config.run_dir, &overlay)?;
             }
             inner.lock().table.remove()?;
             inner.bridge.remove()
@@ -192,7 +265,8 @@ fn open(config: Config) -> Result<Network, Error> {
     let ports = ports::Ports::load(&config.run_dir);
     let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet)?;
     table.change(&[], &ports.rules())?;
-    let state = State { pool, endpoints, isolated, ports, table };
+    let overlays = overlay::Overlays::load(&config.run_dir)?;
+    let state = State { pool, endpoints, isolated, ports, table, overlays };
     Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
 }
 
@@ -248,6 +322,7 @@ impl Inner {
         endpoint::forget(&self.config.run_dir, container)?;
         let mut state = self.lock();
         state.isolated.remove(container);
+        state.overlays.leave(&self.config.run_dir, container)?;
         if let Some(endpoint) = state.endpoints.remove(container) {
             state.pool.free(endpoint.address);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{Action, Agent, Event, Exit, Found, FoundState, Refusal, Started};
-use docker_types::convert::task::{container_config, container_name};
+use docker_types::convert::task::container_config;
 use engine::containers::{
     Change, HealthState, NewContainer, Phase, RemoveOptions, Status, StopOptions,
 };
@@ -24,6 +24,7 @@ use types::assignment::{AssignmentSet, News, SessionMessage};
 use types::endpoint::{PortConfig, PublishMode};
 use types::{Task, TaskId, TaskTemplate, Timestamp};
 
+use crate::connector::{Connector, Places};
 use crate::daemon::SharedEngine;
 use crate::ingress::{self, Ingress};
 use crate::keeper::Keeper;
@@ -58,6 +59,7 @@ pub(crate) struct AgentDriver {
     report_lost: Arc<Notify>,
     ingress: Ingress,
     has_work: bool,
+    connector: Connector,
     files: Files,
     keeper: Keeper,
 }
@@ -83,6 +85,7 @@ impl AgentDriver {
             report_lost: Arc::default(),
             ingress: Ingress::default(),
             has_work: false,
+            connector: Connector::default(),
             keeper: Keeper::start(files.clone()),
             files,
         }
@@ -96,6 +99,7 @@ impl AgentDriver {
 
     async fn work(&mut self, stop: &CancellationToken) {
         let mut changes = self.engine.containers.changes();
+        self.connector.answer_names(&self.engine.network).await;
         self.adopt();
         self.recall().await;
         let mut alone_since = None;
@@ -286,6 +290,7 @@ impl AgentDriver {
             self.keeper.keep(self.agent.holding());
         }
         if is_first_work {
+            self.connector.leave_others(&self.engine.network).await;
             self.ingress.withdraw_others(&self.engine).await;
         }
     }
@@ -293,12 +298,18 @@ impl AgentDriver {
     async fn act(&mut self, action: Action, reporter: Option<&Reporter>) {
         let (engine, events) = (self.engine.clone(), self.events.clone());
         match action {
+            Action::Connect(change) => {
+                let info = self.info.borrow().clone();
+                self.connector.apply(&engine.network, info.node, &info.address, change).await;
+            }
+            Action::Leave(network) => self.connector.leave(&engine.network, network).await,
             Action::Prepare { task, template } => {
                 let info = self.info.borrow().clone();
+                let places = self.connector.places(&task);
                 let ports = self.agent.ports(task.service).to_vec();
                 tokio::spawn(async move {
                     let result = match ingress::check(&engine, task.service, &ports).await {
-                        Ok(()) => prepare(&engine, &task, &template, &info).await,
+                        Ok(()) => prepare(&engine, &task, &template, &info, places).await,
                         Err(held) => Err(refusal(held)),
                     };
                     send(&events, Event::Prepared { task: task.id, result }).await;
@@ -413,20 +424,22 @@ async fn prepare(
     task: &Task,
     template: &TaskTemplate,
     identity: &NodeInfo,
+    places: Places,
 ) -> Result<String, Refusal> {
     let template = expanded(task, template, identity).map_err(refusal)?;
     fetch_image(engine, &template).await?;
     let (config, host) = container_config(task, &template, identity.node);
-    let request = NewContainer {
-        name: Some(container_name(task, &template)),
+    let mut request = NewContainer {
+        name: Some(task.container_name(&template.service_name)),
         config,
         host,
         ..NewContainer::default()
     };
+    places.write_into(&mut request);
     let created = match engine.containers.create(request.clone()).await {
         // Left by a daemon that ended in the middle of this.
         Err(error) if error.kind() == ErrorKind::Conflict => {
-            remove(engine, &container_name(task, &template)).await;
+            remove(engine, &task.container_name(&template.service_name)).await;
             engine.containers.create(request).await
         }
         created => created,

@@ -51,6 +51,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     info!(addresses = ?server.addresses(), version = VERSION, "skep is ready");
     let shutdown = CancellationToken::new();
     tokio::spawn(stop_on_signal(shutdown.clone()));
+    tokio::spawn(crate::idle::keep_small());
     server.serve(shutdown).await;
     info!("stopping; containers run on");
     membership.close().await;

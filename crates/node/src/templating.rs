@@ -12,7 +12,7 @@ pub(crate) struct Values {
 
 impl Values {
     pub(crate) fn new(task: &Task, template: &TaskTemplate, node: NodeId, hostname: &str) -> Self {
-        let name = docker_types::convert::task::container_name(task, template);
+        let name = task.container_name(&template.service_name);
         let slot = match task.slot {
             Slot::Replica(number) => number.to_string(),
             Slot::Node(node) => node.to_string(),

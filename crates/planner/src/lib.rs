@@ -19,6 +19,7 @@ use types::limits::PLAN_CHANGES_MAX;
 use types::service::Mode;
 use types::{NodeId, ServiceId, TaskId, TaskState, Timestamp};
 
+pub use crate::allocator::subnets;
 use crate::load::Loads;
 
 /// Source of random bits for new identifiers.
@@ -29,6 +30,7 @@ pub type Random<'a> = &'a mut dyn FnMut() -> u128;
 pub struct Planner {
     loads: Loads,
     ports: allocator::PortsInUse,
+    addresses: allocator::AddressesInUse,
     dirty_services: BTreeSet<ServiceId>,
     dirty_nodes: BTreeSet<NodeId>,
     global_services: BTreeSet<ServiceId>,
@@ -79,6 +81,7 @@ impl Planner {
         let mut planner = Self {
             loads: Loads::default(),
             ports: allocator::PortsInUse::default(),
+            addresses: allocator::AddressesInUse::default(),
             dirty_services: BTreeSet::new(),
             dirty_nodes: BTreeSet::new(),
             global_services: BTreeSet::new(),
@@ -122,10 +125,10 @@ impl Planner {
             } else if self.placement_changed {
                 self.placement_changed = false;
                 self.untried.clear();
-                scheduler::place(draft, &mut self.loads, &self.unplaced);
+                scheduler::place(draft, &mut self.loads, &mut self.addresses, &self.unplaced);
             } else if !self.untried.is_empty() {
                 let untried = std::mem::take(&mut self.untried);
-                scheduler::place(draft, &mut self.loads, &untried);
+                scheduler::place(draft, &mut self.loads, &mut self.addresses, &untried);
             } else {
                 break;
             }
@@ -137,6 +140,9 @@ impl Planner {
         let wake = match draft.service(id).cloned() {
             Some(service) => {
                 allocator::allocate_ports(draft, &self.ports, &service);
+                if let Some(service) = draft.service(id).cloned() {
+                    allocator::allocate_virtual_ips(draft, &self.addresses, &service);
+                }
                 orchestrator::reconcile(draft, id, random)
             }
             None => {
@@ -186,6 +192,7 @@ impl Planner {
     fn observe_service(&mut self, id: ServiceId, event: &Event) {
         self.dirty_services.insert(id);
         self.ports.observe(id, event);
+        self.placement_changed |= self.addresses.observe(event);
         match &event.after {
             Some(Object::Service(service)) if matches!(service.spec.mode, Mode::Global) => {
                 self.global_services.insert(id);
@@ -197,9 +204,8 @@ impl Planner {
     }
 
     fn observe_task(&mut self, snapshot: &Snapshot, id: TaskId, event: &Event) {
-        if self.loads.observe(snapshot, event) {
-            self.placement_changed = true;
-        }
+        self.placement_changed |= self.loads.observe(snapshot, event);
+        self.placement_changed |= self.addresses.observe(event);
         let task = match (&event.before, &event.after) {
             (_, Some(Object::Task(task))) | (Some(Object::Task(task)), None) => task,
             _ => return,

@@ -76,6 +76,25 @@ fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
     Ok(Some(buffer.split_to(length).freeze()))
 }
 
+/// Reads frames from pieces: none is lost, and none is larger than allowed.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(pieces: &[Vec<u8>]) {
+    let mut buffer = BytesMut::new();
+    let (mut received, mut taken) = (0, 0);
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        received += piece.len();
+        loop {
+            match take(&mut buffer) {
+                Ok(Some(frame)) => taken += HEADER_BYTES + frame.len(),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        assert_eq!(taken + buffer.len(), received);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,8 @@
 
 mod client;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod identity;
 mod outside;
 mod server;

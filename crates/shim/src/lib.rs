@@ -13,6 +13,7 @@ mod container;
 mod init_process;
 mod log;
 mod packet;
+pub mod pages;
 mod seal;
 mod server;
 mod streams;

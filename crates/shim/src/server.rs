@@ -86,6 +86,8 @@ struct Server {
     connections: Vec<Connection>,
     next_connection: u64,
     linger_until_ns: u64,
+    /// Whether the pages that only the start needed are given back.
+    is_settled: bool,
 }
 
 /// What a ready descriptor is.
@@ -134,6 +136,7 @@ pub(crate) fn run(bundle: &Path) -> Result<(), runtime::Error> {
         connections: Vec::new(),
         next_connection: 1,
         linger_until_ns: 0,
+        is_settled: false,
         config,
     };
     if let Some(first) = first {
@@ -219,6 +222,10 @@ impl Server {
         }
         self.connections.retain(|connection| !connection.closed);
         self.advance();
+        if self.status == Status::Running && !std::mem::replace(&mut self.is_settled, true) {
+            // The daemon has its answer; from here on the shim mostly waits.
+            crate::pages::let_go_of_program();
+        }
         Ok(())
     }
 

@@ -134,6 +134,15 @@ impl Snapshot {
             .filter_map(|(_, id)| self.tasks.get(id))
     }
 
+    pub fn network(&self, id: NetworkId) -> Option<&Arc<Network>> {
+        self.networks.get(&id)
+    }
+
+    /// Networks are few: looked for one by one.
+    pub fn network_by_name(&self, name: &str) -> Option<&Arc<Network>> {
+        self.networks.values().find(|network| network.name() == name)
+    }
+
     pub fn networks(&self) -> impl Iterator<Item = &Arc<Network>> {
         self.networks.values()
     }

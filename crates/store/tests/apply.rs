@@ -36,6 +36,7 @@ fn task(id: u128, service: u128, node: Option<u128>) -> Task {
         waits_for: None,
         restarts: types::task::RestartHistory::default(),
         is_settled: false,
+        networks: vec![],
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::PortConfig;
+use crate::network::NetworkChange;
 use crate::node::Role;
-use crate::{NodeId, ServiceId, Task, TaskId, TaskStatus, TaskTemplate};
+use crate::{NetworkId, NodeId, ServiceId, Task, TaskId, TaskStatus, TaskTemplate};
 
 /// What a manager says in a node's session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,12 @@ pub struct AssignmentSet {
     pub removed: Vec<TaskId>,
     /// Ports the services of these tasks are published on; an empty list withdraws them.
     pub endpoints: Vec<ServiceEndpoint>,
+    /// What changed in the networks of these tasks. They come before the tasks: a task finds its network made.
+    #[serde(default)]
+    pub networks: Vec<NetworkChange>,
+    /// Networks in which the node has no task any more.
+    #[serde(default)]
+    pub gone_networks: Vec<NetworkId>,
 }
 
 impl AssignmentSet {
@@ -61,6 +68,8 @@ impl AssignmentSet {
             && self.tasks.is_empty()
             && self.removed.is_empty()
             && self.endpoints.is_empty()
+            && self.networks.is_empty()
+            && self.gone_networks.is_empty()
     }
 }
 

@@ -1,5 +1,6 @@
 //! How a service is reached: published ports and virtual addresses.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::NetworkId;
@@ -71,6 +72,6 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualIp {
     pub network: NetworkId,
-    /// Address with prefix length, as `10.0.1.2/24`.
-    pub address: String,
+    /// With the prefix length of its subnet.
+    pub address: IpNet,
 }

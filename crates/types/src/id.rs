@@ -56,6 +56,11 @@ macro_rules! identifiers {
                 Self(bits)
             }
 
+            /// The random bits themselves.
+            pub const fn bits(self) -> u128 {
+                self.0
+            }
+
             /// The least identifier; a lower bound for range scans.
             pub const MIN: Self = Self(0);
             /// The greatest identifier; an upper bound for range scans.

@@ -1,10 +1,12 @@
-//! Cluster networks.
+//! Cluster networks: what users ask for, and what they were given.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Annotations, Meta, NetworkId};
+use crate::{Annotations, Meta, NetworkId, NodeId, ServiceId, TaskId};
 
 /// Which network a task joins, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,12 +18,134 @@ pub struct Attachment {
     pub driver_options: BTreeMap<String, String>,
 }
 
+/// A network as the user described it; the system never changes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkSpec {
+    pub annotations: Annotations,
+    /// Empty means `overlay`.
+    pub driver: String,
+    pub driver_options: BTreeMap<String, String>,
+    pub is_ipv6: bool,
+    /// Nothing outside the network is reached from it.
+    pub is_internal: bool,
+    /// Containers that are no tasks may join.
+    pub is_attachable: bool,
+    /// The network of published ports.
+    pub is_ingress: bool,
+    /// Subnets asked for; empty leaves the choice to the allocator.
+    pub subnets: Vec<SubnetSpec>,
+    pub ipam_options: BTreeMap<String, String>,
+}
+
+/// One subnet as the user wants it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubnetSpec {
+    pub subnet: Option<IpNet>,
+    /// Addresses are given from this part of it only.
+    pub range: Option<IpNet>,
+    pub gateway: Option<IpAddr>,
+}
+
+/// One subnet as it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    pub subnet: IpNet,
+    pub range: Option<IpNet>,
+    pub gateway: IpAddr,
+}
+
 /// A network of the cluster, or a node-local one that services may name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     pub id: NetworkId,
     #[serde(default)]
     pub meta: Meta,
-    pub annotations: Annotations,
-    pub driver: String,
+    pub spec: NetworkSpec,
+    /// Tells the networks apart on the wire; 24 bits.
+    pub vni: u32,
+    /// Empty until the allocator has found some, with the reason in [`Network::trouble`].
+    pub subnets: Vec<Subnet>,
+    /// Why there is no subnet.
+    #[serde(default)]
+    pub trouble: String,
+}
+
+impl Network {
+    pub fn name(&self) -> &str {
+        &self.spec.annotations.name
+    }
+
+    pub fn is_encrypted(&self) -> bool {
+        self.spec.driver_options.get("encrypted").is_some_and(|value| value != "false")
+    }
+
+    /// The MTU that was asked for by option.
+    pub fn mtu(&self) -> Option<u32> {
+        self.spec.driver_options.get("com.docker.network.driver.mtu")?.parse().ok()
+    }
+}
+
+/// A task's place in a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskNetwork {
+    pub network: NetworkId,
+    /// With prefix lengths: at most one of each family.
+    pub addresses: Vec<IpNet>,
+    pub aliases: Vec<String>,
+}
+
+/// What a node must know of a network in which it has a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeNetwork {
+    pub id: NetworkId,
+    pub name: String,
+    pub vni: u32,
+    pub subnets: Vec<Subnet>,
+    pub mtu: Option<u32>,
+    pub is_internal: bool,
+    pub is_encrypted: bool,
+    /// UDP port of overlays on every node.
+    pub data_port: u16,
+}
+
+/// What changed in one network, for the nodes that have tasks in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkChange {
+    pub network: NetworkId,
+    /// Whether everything not named here is gone.
+    pub is_full: bool,
+    /// The network itself, when it is new to the node or was changed.
+    pub definition: Option<NodeNetwork>,
+    pub peers: Vec<Peer>,
+    pub gone: Vec<TaskId>,
+    pub services: Vec<NetworkService>,
+    pub gone_services: Vec<ServiceId>,
+}
+
+/// A task in a network, wherever it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub task: TaskId,
+    pub service: ServiceId,
+    /// The container's name.
+    pub name: String,
+    pub node: NodeId,
+    /// Where its node takes the traffic of overlays.
+    pub data_address: Option<IpAddr>,
+    pub addresses: Vec<IpAddr>,
+    pub aliases: Vec<String>,
+    /// Whether it takes connections: it runs, is healthy, and is not about to stop.
+    pub is_serving: bool,
+}
+
+/// A service in a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkService {
+    pub service: ServiceId,
+    pub name: String,
+    pub aliases: Vec<String>,
+    /// Empty for a service whose names lead to its tasks (DNSRR).
+    pub virtual_ips: Vec<IpAddr>,
 }

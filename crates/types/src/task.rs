@@ -11,6 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::PortConfig;
+use crate::network::TaskNetwork;
 use crate::{Meta, NodeId, ServiceId, TaskId, Timestamp};
 
 /// Observed or desired state; the order is the life line.
@@ -163,6 +164,9 @@ pub struct Task {
     /// The task whose end this one waits for, and until when.
     #[serde(default)]
     pub waits_for: Option<(TaskId, Timestamp)>,
+    /// Its places in networks of the cluster, given with the node.
+    #[serde(default)]
+    pub networks: Vec<TaskNetwork>,
     #[serde(default)]
     pub restarts: RestartHistory,
     /// It ended by itself, and its restart policy leaves it at that: its slot has what it should.
@@ -171,6 +175,14 @@ pub struct Task {
 }
 
 impl Task {
+    /// `service.slot.task`, with the node's identifier in the slot's place for global services.
+    pub fn container_name(&self, service_name: &str) -> String {
+        match self.slot {
+            Slot::Replica(number) => format!("{service_name}.{number}.{}", self.id),
+            Slot::Node(node) => format!("{service_name}.{node}.{}", self.id),
+        }
+    }
+
     /// Whether the orchestrator still wants it to run.
     pub fn is_wanted(&self) -> bool {
         self.desired_state <= TaskState::Running

@@ -1,12 +1,16 @@
-//! `/networks`: the networks every node has.
-//!
-//! The bridge, the host's own network and none at all. Networks of a user's making are not there yet.
+//! `/networks`: the networks every node has, and those of the swarm.
+
+use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
-use docker_types::network::{NetworkCreateRequest, NetworkResource, NetworksPruneResponse};
+use docker_types::convert::network::{network_to_api, spec_from_api};
+use docker_types::network::{
+    NetworkCreateRequest, NetworkCreateResponse, NetworkResource, NetworksPruneResponse,
+};
 use http::StatusCode;
+use types::network::Network;
 
 use crate::error::ApiError;
 use crate::filters::Filters;
@@ -34,6 +38,7 @@ async fn list(
     let filters = query.filters(&FILTERS)?;
     check_type(&filters)?;
     let mut networks = state.engine.networks(false);
+    networks.extend(of_swarm(&state).iter().map(|network| network_to_api(network)));
     networks.retain(|network| matches(network, &filters));
     Ok(Answer(networks))
 }
@@ -45,15 +50,25 @@ async fn inspect(
     Ok(Answer(find(&state, &id)?))
 }
 
-async fn create(Json(request): Json<NetworkCreateRequest>) -> ApiError {
+async fn create(
+    State(state): State<ApiState>,
+    Json(request): Json<NetworkCreateRequest>,
+) -> Result<(StatusCode, Answer<NetworkCreateResponse>), ApiError> {
     if request.name.is_empty() {
-        return ApiError::bad_request("network name cannot be empty");
+        return Err(ApiError::bad_request("network name cannot be empty"));
     }
-    if matches!(request.name.as_str(), "bridge" | "host" | "none") {
-        let text = format!("operation is not permitted on predefined {} network ", request.name);
-        return ApiError::new(StatusCode::FORBIDDEN, text);
+    if is_predefined(&request.name) {
+        let name = &request.name;
+        let text = format!("operation is not permitted on predefined {name} network ");
+        return Err(ApiError::new(StatusCode::FORBIDDEN, text));
     }
-    ApiError::not_implemented("networks cannot be created yet")
+    if request.driver != "overlay" && request.scope != "swarm" {
+        return Err(ApiError::not_implemented("networks of one node cannot be created yet"));
+    }
+    let manager = state.swarm.manager()?;
+    let id = manager.create_network(spec_from_api(request)?).await?;
+    let answer = NetworkCreateResponse { id: id.to_string(), warning: String::new() };
+    Ok((StatusCode::CREATED, Answer(answer)))
 }
 
 async fn remove(
@@ -61,8 +76,12 @@ async fn remove(
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let network = find(&state, &id)?;
-    let text = format!("{} is a pre-defined network and cannot be removed", network.name);
-    Err(ApiError::new(StatusCode::FORBIDDEN, text))
+    let Ok(id) = network.id.parse() else {
+        let text = format!("{} is a pre-defined network and cannot be removed", network.name);
+        return Err(ApiError::new(StatusCode::FORBIDDEN, text));
+    };
+    state.swarm.manager()?.remove_network(id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn connect(
@@ -73,13 +92,42 @@ async fn connect(
     Err(ApiError::not_implemented("containers keep the network they were made with"))
 }
 
-async fn prune(query: Query) -> Result<Answer<NetworksPruneResponse>, ApiError> {
-    query.filters(&["until", "label", "label!"])?;
-    Ok(Answer(NetworksPruneResponse::default()))
+/// Removes the swarm's networks that nobody uses.
+async fn prune(
+    State(state): State<ApiState>,
+    query: Query,
+) -> Result<Answer<NetworksPruneResponse>, ApiError> {
+    let filters = query.filters(&["until", "label", "label!"])?;
+    let mut deleted = Vec::new();
+    for network in of_swarm(&state) {
+        let labels = &network.spec.annotations.labels;
+        let is_meant = super::all_labels(filters.get("label"), labels)
+            && (filters.get("label!").is_empty()
+                || !super::all_labels(filters.get("label!"), labels))
+            && !network.spec.is_ingress;
+        // One that is in use says so, and stays.
+        if is_meant && state.swarm.manager()?.remove_network(network.id).await.is_ok() {
+            deleted.push(network.name().to_owned());
+        }
+    }
+    Ok(Answer(NetworksPruneResponse {
+        networks_deleted: Some(deleted).filter(|deleted| !deleted.is_empty()),
+    }))
+}
+
+/// The networks of the swarm, where this node knows them.
+fn of_swarm(state: &ApiState) -> Vec<Arc<Network>> {
+    let Ok(manager) = state.swarm.manager() else { return Vec::new() };
+    manager.snapshot().networks().cloned().collect()
+}
+
+fn is_predefined(name: &str) -> bool {
+    matches!(name, "bridge" | "host" | "none")
 }
 
 fn find(state: &ApiState, name: &str) -> Result<NetworkResource, ApiError> {
-    let networks = state.engine.networks(true);
+    let mut networks = state.engine.networks(true);
+    networks.extend(of_swarm(state).iter().map(|network| network_to_api(network)));
     let by_id = |network: &NetworkResource| !name.is_empty() && network.id.starts_with(name);
     let found = networks
         .iter()
@@ -104,7 +152,7 @@ fn matches(network: &NetworkResource, filters: &Filters) -> bool {
         && any("id", &|id| network.id.starts_with(id))
         && any("driver", &|driver| network.driver == driver)
         && any("scope", &|scope| network.scope == scope)
-        && any("type", &|kind| kind == "builtin")
+        && any("type", &|kind| (kind == "builtin") == (network.scope == "local"))
         && super::all_labels(filters.get("label"), &network.labels)
         // Networks that every node has are never in anybody's way.
         && any("dangling", &|dangling| matches!(dangling, "0" | "false"))

@@ -95,7 +95,7 @@ fn check_networks(spec: &types::ServiceSpec) -> Result<(), ApiError> {
                 );
                 return Err(ApiError::new(StatusCode::FORBIDDEN, message));
             }
-            _ => return Err(ApiError::not_found(format!("network {target} not found"))),
+            _ => {}
         }
     }
     Ok(())

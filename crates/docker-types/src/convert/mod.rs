@@ -1,6 +1,7 @@
 //! From the API's objects to the cluster's, and back.
 
 mod container;
+pub mod network;
 pub mod node;
 pub mod service;
 pub mod swarm;

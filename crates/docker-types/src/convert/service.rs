@@ -89,7 +89,12 @@ pub fn service_to_api(service: &types::Service) -> api::Service {
         endpoint: api::Endpoint {
             spec: endpoint_to_api(&service.endpoint.spec),
             ports: service.endpoint.ports.iter().map(port_to_api).collect(),
-            virtual_ips: Vec::new(),
+            virtual_ips: service
+                .endpoint
+                .virtual_ips
+                .iter()
+                .map(super::network::virtual_ip_to_api)
+                .collect(),
         },
         update_status: service.update_status.as_ref().map(|status| api::UpdateStatus {
             state: word_for(&status.state, UPDATE_STATES),

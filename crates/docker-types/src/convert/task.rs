@@ -1,7 +1,6 @@
 //! Tasks as the API shows them, and as the engine runs them.
 
 use store::Snapshot;
-use types::task::Slot;
 use types::{NodeId, Task, TaskTemplate};
 
 use super::service::{port_to_api, task_to_api};
@@ -44,15 +43,6 @@ pub fn task_to_api_with(snapshot: &Snapshot, task: &Task) -> api::Task {
     }
 }
 
-/// `service.slot.task`, with the node's identifier in the slot's place for global services.
-pub fn container_name(task: &Task, template: &TaskTemplate) -> String {
-    let slot = match task.slot {
-        Slot::Replica(number) => number.to_string(),
-        Slot::Node(node) => node.to_string(),
-    };
-    format!("{}.{slot}.{}", template.service_name, task.id)
-}
-
 /// The container that a task asks for: the engine takes it as it takes any client's.
 pub fn container_config(
     task: &Task,
@@ -91,7 +81,7 @@ fn labels(
         ("com.docker.swarm.service.name", template.service_name.clone()),
         ("com.docker.swarm.task", String::new()),
         ("com.docker.swarm.task.id", task.id.to_string()),
-        ("com.docker.swarm.task.name", container_name(task, template)),
+        ("com.docker.swarm.task.name", task.container_name(&template.service_name)),
     ];
     labels.extend(own.map(|(key, value)| (key.to_owned(), value)));
     labels

@@ -91,3 +91,21 @@ fn a_manager_that_is_not_there_cannot_be_joined() {
     let refusal = cluster.host(2).refused(&["swarm", "join", "--token", &token, "10.99.0.1:2378"]);
     assert!(refusal.contains("10.99.0.1:2378"), "{refusal}");
 }
+
+#[test]
+fn an_interface_names_the_address_that_others_know_a_node_by() {
+    let cluster = Cluster::of(2);
+    let (first, second) = (cluster.host(1), cluster.host(2));
+    first.ok(&["swarm", "init", "--advertise-addr", "eth0:2400", "--listen-addr", "eth0:2400"]);
+    let remote = "10.99.0.1:2400";
+    let join = ["swarm", "join", "--advertise-addr", "eth0", "--token"];
+    second.ok(&[&join[..], &[&first.token("manager"), remote]].concat());
+    let address = ["node", "inspect", "--format", "{{.ManagerStatus.Addr}}"];
+    assert_eq!(second.ok(&[&address[..], &["host1"]].concat()), remote);
+    assert_eq!(second.ok(&[&address[..], &["host2"]].concat()), "10.99.0.2:2377");
+    let refusal = second.refused(&["swarm", "leave"]);
+    assert!(
+        refusal.contains("Without a Raft quorum your swarm will be inaccessible."),
+        "{refusal}"
+    );
+}

@@ -109,6 +109,10 @@ fn nodes_are_inspected_labelled_and_their_tasks_listed() {
     assert_eq!(first.ok(&labels), r#"{"disk":"fast","zone":"east"}"#);
     follower.ok(&["node", "update", "--label-rm", "disk", "host4"]);
     assert_eq!(first.ok(&labels), r#"{"zone":"east"}"#);
+    follower.ok(&["node", "update", "--role", "manager", "host5"]);
+    first.until("it manages", || manager_of(first, "host5") == "Reachable");
+    follower.ok(&["node", "update", "--role", "worker", "host5"]);
+    first.until("it does not any more", || manager_of(first, "host5").is_empty());
     let refusal = follower.refused(&["node", "update", "--label-rm", "disk", "host4"]);
     assert!(refusal.contains("key disk doesn't exist in node's labels"), "{refusal}");
     let pretty = first.ok(&["node", "inspect", "--pretty", "host3"]);

@@ -172,6 +172,9 @@ impl Shared {
             return Err(Error::NoSuchNetwork { name: mode.to_owned() });
         }
         for (name, endpoint) in &networking.endpoints_config {
+            if endpoint.as_ref().is_some_and(|it| self.network.has_overlay(&it.network_id)) {
+                continue;
+            }
             if !is_known(name) && name != mode {
                 return Err(Error::NoSuchNetwork { name: name.clone() });
             }

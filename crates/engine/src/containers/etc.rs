@@ -98,6 +98,16 @@ fn resolv_conf(record: &Record, place: Place, base: &str) -> String {
     if place == Place::Host && servers.is_empty() && search.is_empty() && options.is_empty() {
         return base.to_owned();
     }
+    if has_overlay(record) && place != Place::Host {
+        // Names are answered there, those of the swarm and those of the world.
+        let mut text = "nameserver 127.0.0.11\n".to_owned();
+        if !search.is_empty() {
+            text.push_str(&format!("search {}\n", search.join(" ")));
+        }
+        let options = if options.is_empty() { vec!["ndots:0".to_owned()] } else { options };
+        text.push_str(&format!("options {}\n", options.join(" ")));
+        return text;
+    }
     let lines = |key: &str| {
         let values = base.lines().filter_map(move |line| {
             let mut words = line.split_whitespace();
@@ -135,6 +145,11 @@ fn resolv_conf(record: &Record, place: Place, base: &str) -> String {
         text.push_str(&format!("options {}\n", options.join(" ")));
     }
     text
+}
+
+/// Whether the container is in a network of the swarm.
+pub(super) fn has_overlay(record: &Record) -> bool {
+    record.networks.values().any(|settings| !settings.ip_address.is_empty())
 }
 
 fn has_only_local_servers(text: &str) -> bool {

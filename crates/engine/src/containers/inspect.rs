@@ -108,6 +108,16 @@ impl Shared {
         if mode.starts_with("container:") {
             return BTreeMap::new();
         }
+        // Docker shows a task's networks of the swarm, and not the way out that it has beside them.
+        let joined: BTreeMap<_, _> = record
+            .networks
+            .iter()
+            .filter(|(_, settings)| !settings.ip_address.is_empty())
+            .map(|(name, settings)| (name.clone(), settings.clone()))
+            .collect();
+        if !joined.is_empty() {
+            return joined;
+        }
         let mut settings = record.networks.get(mode).cloned().unwrap_or_default();
         settings.network_id = built_in_network_id(mode);
         if let Some(endpoint) = self.network.endpoint(&container.id) {

@@ -10,6 +10,8 @@ mod copy;
 mod create;
 mod etc;
 mod exit;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod health;
 mod inspect;
 mod invalid;

@@ -6,6 +6,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use docker_types::network::EndpointSettings;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use runtime::spec::Spec;
 use shim::client::Client;
@@ -213,7 +215,23 @@ impl Shared {
                 }
             },
         };
+        self.join_overlays(container, record).await.map_err(failed)?;
         Ok((place, shared))
+    }
+
+    /// Links the container's namespace to its networks of the swarm.
+    async fn join_overlays(
+        &self,
+        container: &Container,
+        record: &Record,
+    ) -> Result<(), network::Error> {
+        for settings in record.networks.values() {
+            if self.network.has_overlay(&settings.network_id) {
+                let (overlay, addresses) = (settings.network_id.clone(), addresses_of(settings));
+                self.network.join(&container.id, network::Join { overlay, addresses }).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The first process of the container that a `container:<id>` mode names.
@@ -422,4 +440,14 @@ fn log_config(container: &Container, record: &Record) -> Result<bundle::LogConfi
         max_file: file.files_max,
         attrs: attributes,
     })
+}
+
+/// The addresses a container was given in a network.
+fn addresses_of(settings: &EndpointSettings) -> Vec<IpNet> {
+    let given = [
+        (&settings.ip_address, settings.ip_prefix_len),
+        (&settings.global_ipv6_address, settings.global_ipv6_prefix_len),
+    ];
+    let given = given.into_iter();
+    given.filter_map(|(address, length)| IpNet::new(address.parse().ok()?, length).ok()).collect()
 }

@@ -12,6 +12,7 @@ use types::limits::{CERTIFICATE_EXPIRY_MIN, HEARTBEAT_PERIOD_MIN};
 use types::node::{Availability, ManagerStatus, NodeSpec, NodeStatus, Reachability, Role};
 use types::{Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId};
 
+use super::network;
 use super::request::Request;
 use crate::authority;
 use crate::clock::now;
@@ -90,6 +91,7 @@ pub(crate) fn bootstrap(
     };
     let mut draft = Draft::new(Snapshot::default(), now());
     draft.put(cluster.clone());
+    network::write_ingress(&mut draft)?;
     begin(config, Snapshot::default(), draft, &cluster, first)
 }
 

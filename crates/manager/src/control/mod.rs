@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub mod lookup;
+pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod request;
 pub(crate) mod service;
@@ -25,6 +26,10 @@ pub(crate) async fn handle(duties: &Duties, request: Request) -> Result<Response
         }
         Request::UpdateService(update) => service::update(writer, *update).await?,
         Request::RemoveService(id) => service::remove(writer, id).await?,
+        Request::CreateNetwork(spec) => {
+            return Ok(Response::NetworkCreated(network::create(writer, *spec).await?));
+        }
+        Request::RemoveNetwork(id) => network::remove(writer, id).await?,
         Request::UpdateNode { id, version, spec } => {
             node::update(writer, id, version, spec).await?
         }

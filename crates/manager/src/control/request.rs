@@ -1,8 +1,9 @@
 //! Requests as managers pass them on to the leader.
 
 use serde::{Deserialize, Serialize};
+use types::network::NetworkSpec;
 use types::node::NodeSpec;
-use types::{ClusterSpec, NodeId, ServiceId, ServiceSpec};
+use types::{ClusterSpec, NetworkId, NodeId, ServiceId, ServiceSpec};
 
 use super::cluster::Rotation;
 use super::service::{Created, Update};
@@ -14,6 +15,8 @@ pub(crate) enum Request {
     CreateService(Box<ServiceSpec>),
     UpdateService(Box<Update>),
     RemoveService(ServiceId),
+    CreateNetwork(Box<NetworkSpec>),
+    RemoveNetwork(NetworkId),
     UpdateNode {
         id: NodeId,
         version: u64,
@@ -46,5 +49,6 @@ pub(crate) enum Request {
 pub(crate) enum Response {
     Done,
     ServiceCreated(Created),
+    NetworkCreated(NetworkId),
     Issued(Box<Issued>),
 }

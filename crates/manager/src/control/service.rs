@@ -9,7 +9,7 @@ use types::service::{Previous, UpdateState, UpdateStatus};
 use types::{Meta, Service, ServiceId, ServiceSpec, TaskTemplate};
 
 use super::request::{Request, Response};
-use super::validate;
+use super::{network, validate};
 use crate::Manager;
 use crate::error::{Code, Error};
 use crate::writer::Writer;
@@ -70,9 +70,11 @@ impl Manager {
 pub(super) async fn create(writer: &Writer, spec: ServiceSpec) -> Result<Created, Error> {
     validate::service_spec(&spec)?;
     let id = ServiceId::from_random(rand::random());
-    let spec = Arc::new(spec);
     let change = |draft: &mut Draft| {
+        let mut spec = spec;
         check_collisions(draft, &spec, None)?;
+        network::resolve(draft, &mut spec)?;
+        let spec = Arc::new(spec);
         let version = draft.next_version();
         draft.put(TaskTemplate::new(id, version, &spec));
         draft.put(Service {
@@ -126,6 +128,7 @@ fn write_update(draft: &mut Draft, update: Update) -> Result<(), Error> {
         return refuse("service mode change is not allowed");
     }
     check_collisions(draft, &spec, Some(update.id))?;
+    network::resolve(draft, &mut spec)?;
     keep_credentials(&mut spec, &service, update.registry_auth_from);
     let version = draft.next_version();
     let template = draft.template(service.id, service.template_version);

@@ -33,7 +33,7 @@ pub(super) fn service_spec(spec: &ServiceSpec) -> Result<(), Error> {
 }
 
 /// A name that DNS can carry: letters, digits, dashes and underscores between, dots only as separators.
-fn annotations(annotations: &Annotations) -> Result<(), Error> {
+pub(super) fn annotations(annotations: &Annotations) -> Result<(), Error> {
     let name = &annotations.name;
     if name.is_empty() {
         return Err(Error::invalid("meta: name must be provided"));

@@ -63,8 +63,15 @@ pub(super) enum Expression {
         chain: &'static str,
     },
     Drop,
+    /// Puts the bytes into the register.
+    Load {
+        register: u32,
+        value: Vec<u8>,
+    },
     /// To the address and port in the first two registers.
     DestinationNat,
+    /// To the address in the first register, the port as it is.
+    DestinationNatAddress,
     Masquerade,
 }
 
@@ -187,8 +194,8 @@ fn name(expression: &Expression) -> &'static str {
         Expression::Compare { .. } => "cmp",
         Expression::Random { .. } => "numgen",
         Expression::LookUp { .. } => "lookup",
-        Expression::Goto { .. } | Expression::Drop => "immediate",
-        Expression::DestinationNat => "nat",
+        Expression::Goto { .. } | Expression::Drop | Expression::Load { .. } => "immediate",
+        Expression::DestinationNat | Expression::DestinationNatAddress => "nat",
         Expression::Masquerade => "masq",
     }
 }
@@ -241,6 +248,13 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         Expression::DestinationNat => {
             // Kind 1 is destination, family 2 is IPv4; address and port stand in neighbouring registers.
             numbers(bytes, &[(1, 1), (2, 2), (3, FIRST_REGISTER), (5, FIRST_REGISTER + 1)]);
+        }
+        Expression::DestinationNatAddress => {
+            numbers(bytes, &[(1, 1), (2, 2), (3, FIRST_REGISTER)]);
+        }
+        Expression::Load { register, value: loaded } => {
+            number(bytes, 1, *register);
+            value(bytes, 2, loaded);
         }
         Expression::Masquerade => {}
     }

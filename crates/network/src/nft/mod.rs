@@ -10,6 +10,7 @@
 //! ```
 //! A port costs map elements only, and a change of backends is one transaction.
 
+mod balance;
 mod expression;
 mod message;
 mod socket;
@@ -21,6 +22,7 @@ use ipnet::Ipv4Net;
 
 use crate::Error;
 use crate::ports::{Front, Protocol, Rule};
+pub(crate) use balance::{Balancer, NAMES_ADDRESS, NamePorts};
 use expression::{Expression, accept_goto, mask_of};
 use message::{Batch, Hook, MapSpec};
 use socket::Socket;

@@ -147,6 +147,7 @@ impl Pass<'_> {
             waits_for: None,
             restarts: RestartHistory::default(),
             is_settled: false,
+            networks: Vec::new(),
         }
     }
 

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::Draft;
+use types::network::TaskNetwork;
 use types::service::Preference;
 use types::task::Slot;
 use types::{Node, NodeId, ServiceId, Task, TaskId, TaskState, TaskTemplate, Timestamp};
 
+use crate::allocator::{self, AddressesInUse};
 use crate::constraint::{Constraint, label_value, parse_all};
 use crate::load::{Loads, branch_counts};
 
@@ -31,7 +33,12 @@ struct Group {
 }
 
 /// Places every task of `unplaced` that fits somewhere; the others learn why not.
-pub(crate) fn place(draft: &mut Draft, loads: &mut Loads, unplaced: &BTreeSet<TaskId>) {
+pub(crate) fn place(
+    draft: &mut Draft,
+    loads: &mut Loads,
+    addresses: &mut AddressesInUse,
+    unplaced: &BTreeSet<TaskId>,
+) {
     let nodes: Vec<_> = draft.nodes().cloned().collect();
     let now = draft.now();
     let waiting: Vec<_> = unplaced.iter().filter_map(|id| draft.task(*id)).cloned().collect();
@@ -48,8 +55,12 @@ pub(crate) fn place(draft: &mut Draft, loads: &mut Loads, unplaced: &BTreeSet<Ta
                 explain(draft, task, reason);
                 continue;
             }
-            match choose(&nodes, loads, &group, task, &failing) {
-                Ok(node) => assign(draft, loads, &group, task, node),
+            let chosen = choose(&nodes, loads, &group, task, &failing);
+            let placed = chosen.and_then(|node| {
+                Ok((node, allocator::attach(draft, addresses, &group.template, task)?))
+            });
+            match placed {
+                Ok((node, networks)) => assign(draft, loads, &group, task, node, networks),
                 Err(reason) => {
                     explain(draft, task, &reason);
                     refusal = Some(reason);
@@ -150,10 +161,18 @@ fn failing_nodes(draft: &Draft, service: ServiceId) -> BTreeSet<NodeId> {
     failures.into_keys().collect()
 }
 
-fn assign(draft: &mut Draft, loads: &mut Loads, group: &Group, task: &Arc<Task>, node: NodeId) {
+fn assign(
+    draft: &mut Draft,
+    loads: &mut Loads,
+    group: &Group,
+    task: &Arc<Task>,
+    node: NodeId,
+    networks: Vec<TaskNetwork>,
+) {
     let now = draft.now();
     draft.update_task(task, |task| {
         task.node = Some(node);
+        task.networks = networks;
         task.status.at = now;
         task.status.state = TaskState::Assigned;
         task.status.message = "scheduler assigned task to node".into();

@@ -1,0 +1,193 @@
+//! What nodes must know of the networks in which they have tasks: who else is there, and behind which names.
+//!
+//! A node that gets its first task in a network is sent all of it, later what changed. Nothing is remembered for each
+//! node but which networks it was told of: differences come from the changes themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use store::{Event, Key, Object, Snapshot};
+use types::endpoint::ResolutionMode;
+use types::network::{Network, NetworkChange, NetworkService, NodeNetwork, Peer};
+use types::{NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState};
+
+/// The networks of the cluster in which the node has tasks that have not ended.
+pub(crate) fn networks_of(snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
+    let tasks = snapshot.tasks_on(node).filter(|task| !task.status.state.is_terminal());
+    tasks.flat_map(|task| task.networks.iter().map(|place| place.network)).collect()
+}
+
+/// Everything about one network; `None` where it is gone.
+pub(crate) fn whole(snapshot: &Snapshot, id: NetworkId) -> Option<NetworkChange> {
+    let network = snapshot.network(id)?;
+    let peers = snapshot.tasks().filter_map(|task| peer(snapshot, task, id)).collect();
+    let services = snapshot.services().filter_map(|service| service_in(service, id)).collect();
+    Some(NetworkChange {
+        network: id,
+        is_full: true,
+        definition: Some(definition(snapshot, network)),
+        peers,
+        gone: Vec::new(),
+        services,
+        gone_services: Vec::new(),
+    })
+}
+
+/// What these changes mean to networks. `snapshot` holds them already.
+pub(crate) fn changes(snapshot: &Snapshot, events: &[Event]) -> BTreeMap<NetworkId, NetworkChange> {
+    let mut touched = Touched::default();
+    for event in events {
+        touched.note(snapshot, event);
+    }
+    let mut changes = BTreeMap::new();
+    for (network, task) in touched.tasks {
+        let change = changes.entry(network).or_insert_with(|| nothing(network));
+        match snapshot.task(task).and_then(|task| peer(snapshot, task, network)) {
+            Some(peer) => change.peers.push(peer),
+            None => change.gone.push(task),
+        }
+    }
+    for (network, service) in touched.services {
+        let change = changes.entry(network).or_insert_with(|| nothing(network));
+        match snapshot.service(service).and_then(|service| service_in(service, network)) {
+            Some(service) => change.services.push(service),
+            None => change.gone_services.push(service),
+        }
+    }
+    changes
+}
+
+fn nothing(network: NetworkId) -> NetworkChange {
+    NetworkChange {
+        network,
+        is_full: false,
+        definition: None,
+        peers: Vec::new(),
+        gone: Vec::new(),
+        services: Vec::new(),
+        gone_services: Vec::new(),
+    }
+}
+
+/// Tasks and services of which a network may see something else now.
+#[derive(Default)]
+struct Touched {
+    tasks: BTreeSet<(NetworkId, TaskId)>,
+    services: BTreeSet<(NetworkId, ServiceId)>,
+}
+
+impl Touched {
+    fn note(&mut self, snapshot: &Snapshot, event: &Event) {
+        match (event.key, &event.before, &event.after) {
+            (Key::Task(id), before, after) => {
+                let (before, after) = (as_task(before), as_task(after));
+                let seen =
+                    |task: Option<&Task>| task.map(|task| (is_there(task), is_serving(task)));
+                if seen(before) != seen(after) {
+                    let task = after.or(before);
+                    let places = task.into_iter().flat_map(|task| &task.networks);
+                    self.tasks.extend(places.map(|place| (place.network, id)));
+                }
+            }
+            (Key::Service(id), before, after) => {
+                let (before, after) = (as_service(before), as_service(after));
+                for service in [before, after].into_iter().flatten() {
+                    for network in joined(service) {
+                        let seen = |service: Option<&Service>| service_in(service?, network);
+                        if seen(before) != seen(after) {
+                            self.services.insert((network, id));
+                        }
+                    }
+                }
+            }
+            // Its tasks are reached by another way.
+            (Key::Node(id), Some(Object::Node(before)), Some(Object::Node(after)))
+                if data_address(before) != data_address(after) =>
+            {
+                for task in snapshot.tasks_on(id) {
+                    self.tasks.extend(task.networks.iter().map(|place| (place.network, task.id)));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn as_task(object: &Option<Object>) -> Option<&Task> {
+    match object {
+        Some(Object::Task(task)) => Some(task),
+        _ => None,
+    }
+}
+
+fn as_service(object: &Option<Object>) -> Option<&Service> {
+    match object {
+        Some(Object::Service(service)) => Some(service),
+        _ => None,
+    }
+}
+
+/// Whether the task has its addresses.
+fn is_there(task: &Task) -> bool {
+    task.occupies_node() && !task.networks.is_empty()
+}
+
+/// Whether the task takes connections. One that is to stop takes none from the moment that is decided.
+fn is_serving(task: &Task) -> bool {
+    task.status.state == TaskState::Running && task.desired_state == TaskState::Running
+}
+
+fn peer(snapshot: &Snapshot, task: &Task, network: NetworkId) -> Option<Peer> {
+    let place = task.networks.iter().find(|place| place.network == network)?;
+    let node = task.node.filter(|_| is_there(task))?;
+    let data_address = snapshot.node(node).and_then(|node| data_address(node));
+    let template = snapshot.template_of(task)?;
+    Some(Peer {
+        task: task.id,
+        service: task.service,
+        name: task.container_name(&template.service_name),
+        node,
+        data_address,
+        addresses: place.addresses.iter().map(ipnet::IpNet::addr).collect(),
+        aliases: place.aliases.clone(),
+        is_serving: is_serving(task),
+    })
+}
+
+fn data_address(node: &Node) -> Option<IpAddr> {
+    node.status.address.parse().ok()
+}
+
+fn joined(service: &Service) -> BTreeSet<NetworkId> {
+    let named = service.spec.task.networks.iter().filter_map(|named| named.target.parse().ok());
+    named.collect()
+}
+
+fn service_in(service: &Service, network: NetworkId) -> Option<NetworkService> {
+    let mut named = service.spec.task.networks.iter();
+    let attachment = named.find(|named| named.target.parse() == Ok(network))?;
+    let mode = service.spec.endpoint.as_ref().map(|endpoint| endpoint.mode).unwrap_or_default();
+    let given = service.endpoint.virtual_ips.iter().filter(|given| given.network == network);
+    Some(NetworkService {
+        service: service.id,
+        name: service.name().to_owned(),
+        aliases: attachment.aliases.clone(),
+        virtual_ips: match mode {
+            ResolutionMode::Vip => given.map(|given| given.address.addr()).collect(),
+            ResolutionMode::Dnsrr => Vec::new(),
+        },
+    })
+}
+
+fn definition(snapshot: &Snapshot, network: &Network) -> NodeNetwork {
+    NodeNetwork {
+        data_port: snapshot.cluster().map_or(0, |cluster| cluster.data_path_port),
+        id: network.id,
+        name: network.name().to_owned(),
+        vni: network.vni,
+        subnets: network.subnets.clone(),
+        mtu: network.mtu(),
+        is_internal: network.spec.is_internal,
+        is_encrypted: network.is_encrypted(),
+    }
+}

@@ -1,0 +1,10 @@
+//! Names of services and tasks, answered at 127.0.0.11 in each container.
+//!
+//! [`Names`] decides what a question means and touches no socket; [`Server`] asks it, and the world where it does not
+//! know.
+
+mod server;
+mod zone;
+
+pub use server::{Server, Sockets, host_resolvers};
+pub use zone::{Names, Reply, Zone};

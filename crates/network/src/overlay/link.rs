@@ -1,0 +1,288 @@
+//! The links of one overlay: a bridge and a vxlan device in a namespace of their own, and what they forward where.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use ipnet::IpNet;
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::Overlay;
+use crate::bridge::{add_address, link_index, set_up, up};
+use crate::netlink::Netlink;
+use crate::{Error, address, namespace};
+
+const BRIDGE: &str = "br0";
+const VXLAN: &str = "vx0";
+/// In a new namespace loopback has 1.
+const BRIDGE_INDEX: u32 = 2;
+const VXLAN_INDEX: u32 = 3;
+
+/// Of Ethernet, where nothing else is said.
+const UNDERLAY_MTU: u32 = 1_500;
+/// What IPv4, UDP, VXLAN and the inner Ethernet header take.
+const OVERHEAD: u32 = 50;
+
+/// The overlay's namespace, ready for requests.
+pub(super) struct Fabric {
+    netlink: Netlink,
+    mtu: u32,
+}
+
+impl std::fmt::Debug for Fabric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fabric").field("mtu", &self.mtu).finish_non_exhaustive()
+    }
+}
+
+impl Fabric {
+    /// Makes the namespace at `path`, or takes over the one that is there; answers with the peers it knows.
+    pub(super) fn open(
+        path: &Path,
+        overlay: &Overlay,
+    ) -> Result<(Self, BTreeMap<IpAddr, IpAddr>), Error> {
+        if !namespace::exists(path) {
+            namespace::create(path, || Ok(()))?;
+            if let Err(error) = Self::fill(path, overlay) {
+                let _ = namespace::remove(path);
+                return Err(error);
+            }
+        }
+        let netlink = inside(path)?;
+        let fabric = Self { netlink, mtu: mtu(overlay) };
+        let peers = fabric.known_peers()?;
+        Ok((fabric, peers))
+    }
+
+    fn fill(path: &Path, overlay: &Overlay) -> Result<(), Error> {
+        let netns = File::open(path).map_err(Error::file("open", path))?;
+        let within = inside(path)?;
+        within
+            .create(bridge(mtu(overlay)))
+            .map_err(Error::kernel(format!("make the bridge of network {}", overlay.id)))?;
+        // From here: the device's socket belongs to the namespace that asks for it.
+        let outside = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
+        outside
+            .create(vxlan(overlay, netns.as_raw_fd()))
+            .map_err(Error::kernel(format!("make the vxlan device of network {}", overlay.id)))?;
+        let mut plugged = up(LinkMessage::default());
+        plugged.header.index = VXLAN_INDEX;
+        plugged.attributes = vec![LinkAttribute::Controller(BRIDGE_INDEX)];
+        within
+            .change(RouteNetlinkMessage::SetLink(plugged))
+            .and_then(|()| within.change(set_up(BRIDGE_INDEX)))
+            .map_err(Error::kernel(format!("raise the links of network {}", overlay.id)))
+    }
+
+    /// Makes the container's link to the bridge.
+    pub(super) fn plug(
+        &self,
+        container: &str,
+        netns: &Path,
+        number: usize,
+        addresses: &[IpNet],
+    ) -> Result<(), Error> {
+        let file = File::open(netns).map_err(Error::file("open", netns))?;
+        let name = format!("eth{number}");
+        let digits: String =
+            container.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        let link = format!("ve{digits}");
+        let mac = addresses.iter().find_map(|address| mac_of(address.addr()));
+        let mac = mac.ok_or_else(|| Error::NoAddressGiven { container: container.to_owned() })?;
+        let mut peer = LinkMessage::default();
+        peer.attributes = vec![
+            LinkAttribute::IfName(name.clone()),
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::Mtu(self.mtu),
+            LinkAttribute::NetNsFd(file.as_raw_fd()),
+        ];
+        let mut veth = up(LinkMessage::default());
+        veth.attributes = vec![
+            LinkAttribute::IfName(link.clone()),
+            LinkAttribute::Mtu(self.mtu),
+            LinkAttribute::Controller(BRIDGE_INDEX),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+            ]),
+        ];
+        let made = self.netlink.create(RouteNetlinkMessage::NewLink(veth));
+        made.map_err(Error::kernel(format!("make link {link}")))?;
+        let within = inside(netns)?;
+        let index = link_index(&within, &name)?;
+        within.change(set_up(index)).map_err(Error::kernel(format!("raise {name}")))?;
+        for address in addresses {
+            within
+                .create(add_address(index, address.addr(), address.prefix_len()))
+                .map_err(Error::kernel(format!("give the container {address}")))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn add_peer(&self, address: IpAddr, node: IpAddr) -> Result<(), Error> {
+        let Some(mac) = mac_of(address) else { return Ok(()) };
+        let entry = RouteNetlinkMessage::NewNeighbour;
+        self.netlink
+            .replace(entry(forwarding(mac, node)))
+            .and_then(|()| self.netlink.replace(entry(neighbour(address, mac))))
+            .map_err(Error::kernel(format!("tell where {address} is")))
+    }
+
+    pub(super) fn forget_peer(&self, address: IpAddr, node: IpAddr) -> Result<(), Error> {
+        let Some(mac) = mac_of(address) else { return Ok(()) };
+        for entry in [neighbour(address, mac), forwarding(mac, node)] {
+            match self.netlink.change(RouteNetlinkMessage::DelNeighbour(entry)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::kernel(format!("forget where {address} is"))(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What an earlier daemon wrote.
+    fn known_peers(&self) -> Result<BTreeMap<IpAddr, IpAddr>, Error> {
+        let mut nodes: BTreeMap<Vec<u8>, IpAddr> = BTreeMap::new();
+        let mut addresses = Vec::new();
+        for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = NeighbourMessage::default();
+            message.header.family = family;
+            let listed = self.netlink.dump(RouteNetlinkMessage::GetNeighbour(message));
+            for entry in listed.map_err(Error::kernel("list neighbours"))? {
+                let RouteNetlinkMessage::NewNeighbour(entry) = entry else { continue };
+                if entry.header.ifindex != VXLAN_INDEX {
+                    continue;
+                }
+                let Some((destination, mac)) = ends_of(&entry) else { continue };
+                match family {
+                    AddressFamily::Bridge => drop(nodes.insert(mac, destination)),
+                    _ => addresses.push((destination, mac)),
+                }
+            }
+        }
+        let known = addresses.into_iter();
+        Ok(known.filter_map(|(address, mac)| Some((address, *nodes.get(&mac)?))).collect())
+    }
+}
+
+/// A socket that belongs to the namespace at `path`, wherever it is used.
+fn inside(path: &Path) -> Result<Netlink, Error> {
+    namespace::within(path, || Netlink::open().map_err(Error::kernel("open a netlink socket")))
+}
+
+fn mtu(overlay: &Overlay) -> u32 {
+    overlay.mtu.unwrap_or(UNDERLAY_MTU - OVERHEAD)
+}
+
+/// Containers' hardware addresses follow from their addresses, so nobody needs to be told of them.
+fn mac_of(address: IpAddr) -> Option<[u8; 6]> {
+    match address {
+        IpAddr::V4(address) => Some(address::mac(address)),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn bridge(mtu: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = BRIDGE_INDEX;
+    message.attributes = vec![
+        LinkAttribute::IfName(BRIDGE.into()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+    ];
+    RouteNetlinkMessage::NewLink(message)
+}
+
+fn vxlan(overlay: &Overlay, netns: i32) -> RouteNetlinkMessage {
+    let mut options = vec![
+        InfoVxlan::Id(overlay.vni),
+        InfoVxlan::Port(overlay.port),
+        InfoVxlan::Learning(false),
+        InfoVxlan::Proxy(true),
+    ];
+    options.extend(overlay.local.map(|local| match local {
+        IpAddr::V4(local) => InfoVxlan::Local(local),
+        IpAddr::V6(local) => InfoVxlan::Local6(local),
+    }));
+    let mut message = LinkMessage::default();
+    message.header.index = VXLAN_INDEX;
+    message.attributes = vec![
+        LinkAttribute::IfName(VXLAN.into()),
+        LinkAttribute::Mtu(mtu(overlay)),
+        LinkAttribute::NetNsFd(netns),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(options)),
+        ]),
+    ];
+    RouteNetlinkMessage::NewLink(message)
+}
+
+fn forwarding(mac: [u8; 6], node: IpAddr) -> NeighbourMessage {
+    let mut message = permanent(AddressFamily::Bridge);
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes = vec![
+        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+        NeighbourAttribute::Destination(destination(node)),
+    ];
+    message
+}
+
+fn neighbour(address: IpAddr, mac: [u8; 6]) -> NeighbourMessage {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let mut message = permanent(family);
+    message.attributes = vec![
+        NeighbourAttribute::Destination(destination(address)),
+        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+    ];
+    message
+}
+
+fn permanent(family: AddressFamily) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family;
+    message.header.ifindex = VXLAN_INDEX;
+    message.header.state = NeighbourState::Permanent;
+    message
+}
+
+fn destination(address: IpAddr) -> NeighbourAddress {
+    match address {
+        IpAddr::V4(address) => NeighbourAddress::Inet(address),
+        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
+    }
+}
+
+/// Where an entry leads, and the hardware address it is for.
+fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, Vec<u8>)> {
+    let mut to = None;
+    let mut mac = None;
+    for attribute in &entry.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+                to = Some(IpAddr::V4(*address));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+                to = Some(IpAddr::V6(*address));
+            }
+            // The forwarding table's entries come without a family to read them by.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                let octets: Option<[u8; 4]> = bytes[..].try_into().ok();
+                to = octets.map(|octets| IpAddr::V4(Ipv4Addr::from(octets))).or(to);
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Some(bytes.clone()),
+            _ => {}
+        }
+    }
+    to.zip(mac)
+}

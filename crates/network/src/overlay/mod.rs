@@ -1,0 +1,272 @@
+//! Networks of the swarm, as far as they reach onto this node.
+//!
+//! ```text
+//! host namespace              namespace of the overlay            namespace of a container
+//!   UDP 4789 ◄── vxlan's socket ── vx0 ─┐
+//!                                     br0 ── veth of each container ── eth1: 10.0.1.5/24, nftables "skep", DNS
+//! ```
+//! Who is where is written into forwarding and neighbour entries: nothing is flooded, nothing is learnt.
+
+mod link;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::nft::{Balancer, NAMES_ADDRESS, NamePorts};
+use crate::{Error, namespace, state_file};
+use link::Fabric;
+
+/// UDP port of overlays where none is named; IANA's for VXLAN.
+pub const DATA_PORT: u16 = 4_789;
+
+/// A network of the swarm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// The network's identifier: letters and digits.
+    pub id: String,
+    /// Its number on the wire, of 24 bits.
+    pub vni: u32,
+    /// This node's address for overlays; without one the kernel chooses.
+    pub local: Option<IpAddr>,
+    /// UDP port on every node.
+    pub port: u16,
+    /// Bytes of a packet inside; without it, what fits the way out.
+    pub mtu: Option<u32>,
+}
+
+/// A container's place in an overlay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    pub overlay: String,
+    pub addresses: Vec<IpNet>,
+}
+
+/// Virtual addresses and the tasks behind them.
+pub type Services = BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>;
+
+/// Who answers a container's questions for names.
+pub trait Namer: std::fmt::Debug + Send + Sync {
+    /// Begins to answer on sockets bound at the container's 127.0.0.11. Called before the container's first process
+    /// starts, on a thread that may block.
+    fn serve(&self, container: &str, joins: &[Join], sockets: NameSockets);
+
+    /// The container is gone.
+    fn forget(&self, container: &str);
+}
+
+/// Sockets in a container's namespace.
+#[derive(Debug)]
+pub struct NameSockets {
+    pub udp: UdpSocket,
+    pub tcp: TcpListener,
+}
+
+/// Everything this node has of overlays.
+#[derive(Debug, Default)]
+pub(crate) struct Overlays {
+    made: BTreeMap<String, Made>,
+    members: BTreeMap<String, Member>,
+    namer: Option<Arc<dyn Namer>>,
+}
+
+#[derive(Debug)]
+struct Made {
+    overlay: Overlay,
+    fabric: Fabric,
+    /// Addresses in the network and the nodes they are on.
+    peers: BTreeMap<IpAddr, IpAddr>,
+    services: Services,
+}
+
+#[derive(Debug)]
+struct Member {
+    netns: PathBuf,
+    joins: Vec<Join>,
+    balancer: Balancer,
+}
+
+impl Overlays {
+    /// Takes over what an earlier daemon made for containers that are still there.
+    pub(crate) fn load(run_dir: &Path) -> Result<Self, Error> {
+        let mut overlays = Self::default();
+        for directory in [fabrics(run_dir), joins(run_dir)] {
+            std::fs::create_dir_all(&directory).map_err(Error::file("create", &directory))?;
+        }
+        let directory = joins(run_dir);
+        for entry in std::fs::read_dir(&directory).map_err(Error::file("list", &directory))? {
+            let entry = entry.map_err(Error::file("list", &directory))?;
+            let Ok(container) = entry.file_name().into_string() else { continue };
+            let netns = crate::namespaces(run_dir).join(&container);
+            match state_file::read::<Vec<Join>>(&entry.path()) {
+                Some(joins) if namespace::exists(&netns) => {
+                    let balancer = Balancer::open(&netns)?;
+                    overlays.members.insert(container, Member { netns, joins, balancer });
+                }
+                _ => state_file::remove(&entry.path())?,
+            }
+        }
+        Ok(overlays)
+    }
+
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.made.contains_key(id)
+    }
+
+    /// Makes the network here, or brings it in line with what it is to be.
+    pub(crate) fn make(&mut self, run_dir: &Path, overlay: Overlay) -> Result<(), Error> {
+        let known = self.made.get(&overlay.id);
+        if known.is_some_and(|known| known.overlay == overlay) {
+            return Ok(());
+        }
+        let (fabric, peers) = Fabric::open(&fabrics(run_dir).join(&overlay.id), &overlay)?;
+        let services = self.made.remove(&overlay.id).map(|made| made.services);
+        let made = Made { fabric, peers, services: services.unwrap_or_default(), overlay };
+        self.made.insert(made.overlay.id.clone(), made);
+        Ok(())
+    }
+
+    /// Removes the network from this node. Containers that are in it, which have ended or are about to, lose it.
+    pub(crate) fn remove(&mut self, run_dir: &Path, id: &str) -> Result<(), Error> {
+        self.made.remove(id);
+        namespace::remove(&fabrics(run_dir).join(id))
+    }
+
+    /// Identifiers of the networks whose namespaces are here, also those of an earlier daemon.
+    pub(crate) fn found(run_dir: &Path) -> Result<BTreeSet<String>, Error> {
+        namespace::list(&fabrics(run_dir))
+    }
+
+    /// Says which addresses are on which other nodes; what is not named is forgotten.
+    pub(crate) fn set_peers(
+        &mut self,
+        id: &str,
+        peers: &BTreeMap<IpAddr, IpAddr>,
+    ) -> Result<(), Error> {
+        let Some(made) = self.made.get_mut(id) else { return Ok(()) };
+        let stale: Vec<_> = made
+            .peers
+            .iter()
+            .filter(|(address, node)| peers.get(address) != Some(node))
+            .map(|(address, node)| (*address, *node))
+            .collect();
+        for (address, node) in stale {
+            made.fabric.forget_peer(address, node)?;
+            made.peers.remove(&address);
+        }
+        for (address, node) in peers {
+            if !made.peers.contains_key(address) {
+                made.fabric.add_peer(*address, *node)?;
+                made.peers.insert(*address, *node);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which services there are in the network; every container in it balances over them.
+    pub(crate) fn set_services(&mut self, id: &str, services: Services) -> Result<(), Error> {
+        let Some(made) = self.made.get_mut(id) else { return Ok(()) };
+        if made.services == services {
+            return Ok(());
+        }
+        made.services = services;
+        let Self { made, members, .. } = self;
+        let concerned = members
+            .values_mut()
+            .filter(|member| member.joins.iter().any(|join| join.overlay == id));
+        for member in concerned {
+            member.balancer.balance(visible(made, &member.joins))?;
+        }
+        Ok(())
+    }
+
+    /// Links the container's namespace to the network. Idempotent.
+    pub(crate) fn join(
+        &mut self,
+        run_dir: &Path,
+        container: &str,
+        netns: &Path,
+        join: Join,
+    ) -> Result<(), Error> {
+        let overlay = join.overlay.clone();
+        let made =
+            self.made.get(&overlay).ok_or_else(|| Error::NoOverlay { id: overlay.clone() })?;
+        if !self.members.contains_key(container) {
+            let member = Member {
+                netns: netns.to_owned(),
+                joins: Vec::new(),
+                balancer: Balancer::open(netns)?,
+            };
+            self.members.insert(container.to_owned(), member);
+        }
+        let member = self.members.get_mut(container).expect("made just now where it was missing");
+        if member.joins.iter().any(|known| known.overlay == overlay) {
+            return Ok(());
+        }
+        let number = member.joins.len() + 1;
+        made.fabric.plug(container, &member.netns, number, &join.addresses)?;
+        member.joins.push(join);
+        state_file::write(&joins(run_dir).join(container), &member.joins)?;
+        member.balancer.balance(visible(&self.made, &member.joins))?;
+        match &self.namer {
+            Some(namer) => member.answer_names(container, &**namer),
+            None => Ok(()),
+        }
+    }
+
+    /// Has names answered from now on, also those of containers that are here already.
+    pub(crate) fn set_namer(&mut self, namer: Arc<dyn Namer>) -> Result<(), Error> {
+        for (container, member) in &mut self.members {
+            member.answer_names(container, &*namer)?;
+        }
+        self.namer = Some(namer);
+        Ok(())
+    }
+
+    /// Forgets a container; its links end with its namespace.
+    pub(crate) fn leave(&mut self, run_dir: &Path, container: &str) -> Result<(), Error> {
+        if let (Some(_), Some(namer)) = (self.members.remove(container), &self.namer) {
+            namer.forget(container);
+        }
+        state_file::remove(&joins(run_dir).join(container))
+    }
+
+    /// The containers in overlays, with their places.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&String, &[Join])> {
+        self.members.iter().map(|(container, member)| (container, &member.joins[..]))
+    }
+}
+
+impl Member {
+    fn answer_names(&mut self, container: &str, namer: &dyn Namer) -> Result<(), Error> {
+        let bound = || -> io::Result<NameSockets> {
+            let any_port = (NAMES_ADDRESS, 0);
+            Ok(NameSockets { udp: UdpSocket::bind(any_port)?, tcp: TcpListener::bind(any_port)? })
+        };
+        let failed = |error| Error::kernel("listen for a container's questions for names")(error);
+        let sockets = namespace::within(&self.netns, || bound().map_err(failed))?;
+        let udp = sockets.udp.local_addr().map_err(failed)?.port();
+        let tcp = sockets.tcp.local_addr().map_err(failed)?.port();
+        namer.serve(container, &self.joins, sockets);
+        self.balancer.answer_names(Some(NamePorts { udp, tcp }))
+    }
+}
+
+/// The services of all networks a container is in.
+fn visible(made: &BTreeMap<String, Made>, joins: &[Join]) -> Services {
+    let networks = joins.iter().filter_map(|join| made.get(&join.overlay));
+    networks.flat_map(|made| made.services.clone()).collect()
+}
+
+fn fabrics(run_dir: &Path) -> PathBuf {
+    run_dir.join("overlays")
+}
+
+fn joins(run_dir: &Path) -> PathBuf {
+    run_dir.join("joins")
+}

@@ -1,0 +1,223 @@
+//! Networks of the swarm on this node: what managers tell, made so in the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use docker_types::network::EndpointSettings;
+use engine::containers::NewContainer;
+use names::Zone;
+use network::{DATA_PORT, Network, Overlay, Services};
+use tracing::warn;
+use types::network::{NetworkChange, NetworkService, NodeNetwork, Peer};
+use types::{NetworkId, NodeId, ServiceId, Task, TaskId};
+
+use crate::name_book::NameBook;
+
+/// Everything this node was told of networks.
+#[derive(Debug, Default)]
+pub(crate) struct Connector {
+    views: BTreeMap<NetworkId, View>,
+    names: Arc<NameBook>,
+}
+
+/// One network, as far as this node knows.
+#[derive(Debug, Default)]
+struct View {
+    definition: Option<NodeNetwork>,
+    peers: BTreeMap<TaskId, Peer>,
+    services: BTreeMap<ServiceId, NetworkService>,
+}
+
+impl View {
+    fn change(&mut self, change: NetworkChange) {
+        if change.is_full {
+            *self = Self::default();
+        }
+        if change.definition.is_some() {
+            self.definition = change.definition;
+        }
+        for task in change.gone {
+            self.peers.remove(&task);
+        }
+        self.peers.extend(change.peers.into_iter().map(|peer| (peer.task, peer)));
+        for service in change.gone_services {
+            self.services.remove(&service);
+        }
+        let services = change.services.into_iter();
+        self.services.extend(services.map(|service| (service.service, service)));
+    }
+
+    fn overlay(&self, local: Option<IpAddr>) -> Option<Overlay> {
+        let definition = self.definition.as_ref()?;
+        let port = if definition.data_port == 0 { DATA_PORT } else { definition.data_port };
+        let (id, vni, mtu) = (definition.id.to_string(), definition.vni, definition.mtu);
+        Some(Overlay { id, vni, local, port, mtu })
+    }
+
+    /// Addresses on other nodes, and those nodes.
+    fn elsewhere(&self, own: NodeId) -> BTreeMap<IpAddr, IpAddr> {
+        let others = self.peers.values().filter(|peer| peer.node != own);
+        let places = others.filter_map(|peer| Some((peer, peer.data_address?)));
+        places
+            .flat_map(|(peer, node)| peer.addresses.iter().map(move |address| (*address, node)))
+            .collect()
+    }
+
+    /// The names of services, tasks and containers, as they are asked for.
+    fn zone(&self) -> Zone {
+        let mut zone = Zone::default();
+        let Some(definition) = &self.definition else { return zone };
+        zone.network = definition.name.to_ascii_lowercase();
+        let mut serving: BTreeMap<ServiceId, Vec<IpAddr>> = BTreeMap::new();
+        for peer in self.peers.values() {
+            zone.add(&peer.name, peer.addresses.iter().copied());
+            for address in &peer.addresses {
+                zone.reverse.insert(*address, format!("{}.{}", peer.name, definition.name));
+            }
+            if peer.is_serving {
+                serving.entry(peer.service).or_default().extend(&peer.addresses);
+            }
+        }
+        for service in self.services.values() {
+            let tasks = serving.get(&service.service).cloned().unwrap_or_default();
+            let addresses =
+                if service.virtual_ips.is_empty() { &tasks } else { &service.virtual_ips };
+            zone.add(&format!("tasks.{}", service.name), tasks.iter().copied());
+            for name in std::iter::once(&service.name).chain(&service.aliases) {
+                zone.add(name, addresses.iter().copied());
+            }
+            for address in &service.virtual_ips {
+                zone.reverse.insert(*address, format!("{}.{}", service.name, definition.name));
+            }
+        }
+        zone
+    }
+
+    /// Virtual addresses, and the tasks that take connections behind each.
+    fn services(&self) -> Services {
+        let mut serving: BTreeMap<ServiceId, BTreeSet<_>> = BTreeMap::new();
+        for peer in self.peers.values().filter(|peer| peer.is_serving) {
+            let addresses = peer.addresses.iter().filter_map(|address| match address {
+                IpAddr::V4(address) => Some(*address),
+                IpAddr::V6(_) => None,
+            });
+            serving.entry(peer.service).or_default().extend(addresses);
+        }
+        let mut services = Services::new();
+        for service in self.services.values() {
+            for address in &service.virtual_ips {
+                if let IpAddr::V4(address) = address {
+                    let backends = serving.get(&service.service).cloned().unwrap_or_default();
+                    services.insert(*address, backends);
+                }
+            }
+        }
+        services
+    }
+}
+
+impl Connector {
+    /// Takes note of a change and makes it so.
+    pub(crate) async fn apply(
+        &mut self,
+        network: &Network,
+        own: NodeId,
+        local: &str,
+        change: NetworkChange,
+    ) {
+        let id = change.network;
+        let view = self.views.entry(id).or_default();
+        view.change(change);
+        let is_internal = view.definition.as_ref().is_some_and(|network| network.is_internal);
+        self.names.set(&id.to_string(), view.zone(), is_internal);
+        if let Err(error) = make(network, view, own, local.parse().ok()).await {
+            warn!(network.id = %id, %error, "network is not as it should be");
+        }
+    }
+
+    /// Removes what no task of this node is in any more.
+    pub(crate) async fn leave(&mut self, network: &Network, id: NetworkId) {
+        self.views.remove(&id);
+        self.names.forget_network(&id.to_string());
+        if let Err(error) = network.remove_overlay(&id.to_string()).await {
+            warn!(network.id = %id, %error, "network is not removed");
+        }
+    }
+
+    /// Has the names that containers ask for answered, also those that outlived an earlier daemon.
+    pub(crate) async fn answer_names(&self, network: &Network) {
+        if let Err(error) = network.set_namer(self.names.clone()).await {
+            warn!(%error, "containers of an earlier daemon get no names");
+        }
+    }
+
+    /// Removes what an earlier daemon left and nobody names any more.
+    pub(crate) async fn leave_others(&self, network: &Network) {
+        let named: BTreeSet<_> = self.views.keys().map(NetworkId::to_string).collect();
+        let found = network.overlays().await.unwrap_or_default();
+        for id in found.difference(&named) {
+            if let Err(error) = network.remove_overlay(id).await {
+                warn!(network.id = id, %error, "network of an earlier daemon is not removed");
+            }
+        }
+    }
+
+    /// The task's places in networks of the swarm, as containers are told of them.
+    pub(crate) fn places(&self, task: &Task) -> Places {
+        let mut places = Places::default();
+        for place in &task.networks {
+            let view = self.views.get(&place.network);
+            let Some(definition) = view.and_then(|view| view.definition.as_ref()) else { continue };
+            let mut settings = EndpointSettings {
+                network_id: place.network.to_string(),
+                aliases: Some(place.aliases.clone()).filter(|aliases| !aliases.is_empty()),
+                ..EndpointSettings::default()
+            };
+            for given in &place.addresses {
+                let (address, length) = (given.addr().to_string(), given.prefix_len());
+                if given.addr().is_ipv4() {
+                    (settings.ip_address, settings.ip_prefix_len) = (address, length);
+                } else {
+                    (settings.global_ipv6_address, settings.global_ipv6_prefix_len) =
+                        (address, length);
+                }
+            }
+            places.has_way_out |= !definition.is_internal;
+            places.endpoints.insert(definition.name.clone(), Some(settings));
+        }
+        places.has_way_out |= task.networks.is_empty();
+        places
+    }
+}
+
+/// A task's places in networks of the swarm.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    endpoints: BTreeMap<String, Option<EndpointSettings>>,
+    /// Whether anything outside those networks is reached.
+    has_way_out: bool,
+}
+
+impl Places {
+    /// Says so to the engine.
+    pub(crate) fn write_into(self, request: &mut NewContainer) {
+        request.networking.endpoints_config = self.endpoints;
+        if !self.has_way_out {
+            request.host.network_mode = "none".into();
+        }
+    }
+}
+
+async fn make(
+    network: &Network,
+    view: &View,
+    own: NodeId,
+    local: Option<IpAddr>,
+) -> Result<(), network::Error> {
+    let Some(overlay) = view.overlay(local) else { return Ok(()) };
+    let id = overlay.id.clone();
+    network.make_overlay(overlay).await?;
+    network.set_peers(&id, view.elsewhere(own)).await?;
+    network.set_services(&id, view.services()).await
+}

@@ -1,0 +1,184 @@
+//! Gives tasks and services their addresses in networks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use store::{Draft, Event, Object, Snapshot};
+use types::endpoint::{ResolutionMode, VirtualIp};
+use types::network::{Attachment, Network, Subnet, TaskNetwork};
+use types::{NetworkId, Service, Task, TaskTemplate};
+
+/// Which addresses are given, by network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AddressesInUse(BTreeMap<NetworkId, BTreeSet<IpAddr>>);
+
+impl AddressesInUse {
+    /// Takes note of a change; true when addresses became free.
+    pub(crate) fn observe(&mut self, event: &Event) -> bool {
+        let before = event.before.as_ref().map(held).unwrap_or_default();
+        let after = event.after.as_ref().map(held).unwrap_or_default();
+        let mut is_freed = false;
+        for (network, address) in before.difference(&after) {
+            if let Some(used) = self.0.get_mut(network) {
+                is_freed |= used.remove(address);
+                if used.is_empty() {
+                    self.0.remove(network);
+                }
+            }
+        }
+        for (network, address) in &after {
+            self.0.entry(*network).or_default().insert(*address);
+        }
+        is_freed
+    }
+
+    pub(crate) fn take(&mut self, network: NetworkId, addresses: &[IpNet]) {
+        self.0.entry(network).or_default().extend(addresses.iter().map(IpNet::addr));
+    }
+
+    /// One free address of each family. Where the search begins is drawn from `seed`: an address that has just become
+    /// free is not given again at once, while others may still remember whom it belonged to.
+    fn choose(&self, network: &Network, seed: u128) -> Option<Vec<IpNet>> {
+        let used = self.0.get(&network.id);
+        let is_free = |address: &IpAddr| {
+            used.is_none_or(|used| !used.contains(address))
+                && network.subnets.iter().all(|subnet| subnet.gateway != *address)
+        };
+        let mut addresses = Vec::new();
+        for is_ipv4 in [true, false] {
+            let family: Vec<_> = network
+                .subnets
+                .iter()
+                .filter(|subnet| subnet.subnet.addr().is_ipv4() == is_ipv4)
+                .collect();
+            if family.is_empty() {
+                continue;
+            }
+            let found = family.iter().find_map(|subnet| {
+                let address = candidates(subnet, seed).find(|address| is_free(address))?;
+                IpNet::new(address, subnet.subnet.prefix_len()).ok()
+            });
+            addresses.push(found?);
+        }
+        Some(addresses)
+    }
+}
+
+/// What an object holds. A task lets go when it has ended.
+fn held(object: &Object) -> BTreeSet<(NetworkId, IpAddr)> {
+    match object {
+        Object::Task(task) if !task.status.state.is_terminal() => task
+            .networks
+            .iter()
+            .flat_map(|network| {
+                network.addresses.iter().map(|address| (network.network, address.addr()))
+            })
+            .collect(),
+        Object::Service(service) => {
+            let given = service.endpoint.virtual_ips.iter();
+            given.map(|given| (given.network, given.address.addr())).collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+/// The addresses of a subnet that may be given, beginning at a place of `seed`'s choice.
+fn candidates(subnet: &Subnet, seed: u128) -> impl Iterator<Item = IpAddr> {
+    let (whole, range) = (subnet.subnet, subnet.range.unwrap_or(subnet.subnet));
+    let bits = range.max_prefix_len() - range.prefix_len();
+    // A search never goes further than that: it is far more than there are tasks.
+    let count = 1u128 << bits.min(32);
+    let first = number(range.network());
+    let is_ipv4 = first_is_ipv4(range);
+    (0..count).filter_map(move |step| {
+        let address = address(first + (seed.wrapping_add(step)) % count, is_ipv4);
+        let is_host = address != whole.network() && (!is_ipv4 || address != whole.broadcast());
+        is_host.then_some(address)
+    })
+}
+
+fn first_is_ipv4(net: IpNet) -> bool {
+    net.addr().is_ipv4()
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+fn address(number: u128, is_ipv4: bool) -> IpAddr {
+    match is_ipv4 {
+        true => Ipv4Addr::from(u32::try_from(number).expect("within a subnet of 32 bits")).into(),
+        false => Ipv6Addr::from(number).into(),
+    }
+}
+
+/// The networks of the cluster among `attachments`; names that every node has for itself are left out.
+fn joined<'a>(
+    snapshot: &'a Snapshot,
+    attachments: &'a [Attachment],
+) -> impl Iterator<Item = (&'a Attachment, Option<&'a Arc<Network>>)> {
+    attachments.iter().filter_map(move |attachment| {
+        let id: NetworkId = attachment.target.parse().ok()?;
+        Some((attachment, snapshot.network(id)))
+    })
+}
+
+/// The places of a new task in its networks.
+///
+/// # Errors
+/// Why there is none, as `docker service ps` shows it.
+pub(crate) fn attach(
+    draft: &Draft,
+    used: &mut AddressesInUse,
+    template: &TaskTemplate,
+    task: &Task,
+) -> Result<Vec<TaskNetwork>, String> {
+    let mut places = Vec::new();
+    for (attachment, network) in joined(draft, &template.task.networks) {
+        let network = network.ok_or_else(|| format!("network {} not found", attachment.target))?;
+        let addresses = used.choose(network, task.id.bits()).ok_or_else(|| used_up(network))?;
+        let aliases = attachment.aliases.clone();
+        places.push(TaskNetwork { network: network.id, addresses, aliases });
+    }
+    for place in &places {
+        used.take(place.network, &place.addresses);
+    }
+    Ok(places)
+}
+
+fn used_up(network: &Network) -> String {
+    let subnets: Vec<_> = network.subnets.iter().map(|it| it.subnet.to_string()).collect();
+    format!("no address is left in network {} ({})", network.name(), subnets.join(", "))
+}
+
+/// Brings the service's virtual addresses in line with its networks. An address once given stays.
+pub(crate) fn allocate_virtual_ips(
+    draft: &mut Draft,
+    used: &AddressesInUse,
+    service: &Arc<Service>,
+) {
+    let mode = service.spec.endpoint.as_ref().map(|endpoint| endpoint.mode).unwrap_or_default();
+    let mut given = Vec::new();
+    if mode == ResolutionMode::Vip {
+        for (_, network) in joined(draft, &service.spec.task.networks) {
+            let Some(network) = network else { continue };
+            let is_here = |it: &&VirtualIp| it.network == network.id;
+            let kept: Vec<_> = service.endpoint.virtual_ips.iter().filter(is_here).collect();
+            if !kept.is_empty() {
+                given.extend(kept.into_iter().cloned());
+                continue;
+            }
+            let addresses = used.choose(network, service.id.bits()).unwrap_or_default();
+            let network = network.id;
+            given.extend(addresses.into_iter().map(|address| VirtualIp { network, address }));
+        }
+    }
+    if given != service.endpoint.virtual_ips {
+        draft.update_service(service, |service| service.endpoint.virtual_ips = given);
+    }
+}
