@@ -220,6 +220,53 @@ mod tests {
         }
     }
 
+    /// DER: a tag, a length below 256, and what is inside.
+    fn der(tag: u8, inside: &[&[u8]]) -> Vec<u8> {
+        let inside = inside.concat();
+        let length = u8::try_from(inside.len()).expect("short");
+        let header = if length < 128 { vec![tag, length] } else { vec![tag, 0x81, length] };
+        [header, inside].concat()
+    }
+
+    /// A request that is signed as it should be, with a subject that says what it likes.
+    fn request_of(subject: &[u8]) -> String {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("generates");
+        let version = [0x02, 0x01, 0x00];
+        let info = der(0x30, &[&version, subject, &key.subject_public_key_info(), &[0xa0, 0x00]]);
+        let signature = rcgen::SigningKey::sign(&key, &info).expect("signs");
+        let ecdsa_with_sha256 =
+            [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+        let signature = der(0x03, &[&[0], &signature]);
+        let request = der(0x30, &[&info, &ecdsa_with_sha256, &signature]);
+        let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, request);
+        let lines: Vec<_> = base64.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+        let lines = lines.join("\n");
+        format!("-----BEGIN CERTIFICATE REQUEST-----\n{lines}\n-----END CERTIFICATE REQUEST-----\n")
+    }
+
+    #[test]
+    fn what_a_request_calls_itself_does_no_harm() {
+        let root = crate::generate(NOW).expect("generates");
+        let part = der(0x30, &[&[0x06, 0x03, 0x55, 0x04, 0x03], &[0x0c, 0x01, b'x']]);
+        let odd = der(0x30, &[&[0x06, 0x03, 0x55, 0x04, 0x03], &[0x30, 0x00]]);
+        for name in [
+            der(0x30, &[]),
+            der(0x30, &[&der(0x31, &[&part])]),
+            der(0x30, &[&der(0x31, &[])]),
+            der(0x30, &[&der(0x31, &[&part, &part])]),
+            der(0x30, &[&der(0x31, &[&odd])]),
+        ] {
+            let wanted = subject(Role::Worker);
+            match sign(root.signer(), &request_of(&name), &wanted, 7_200, NOW) {
+                Ok(signed) => {
+                    let read = NodeCertificate::from_pem(&signed).expect("parses");
+                    assert_eq!(read.subject, wanted, "{name:?}");
+                }
+                Err(error) => assert!(matches!(error, Error::Request), "{name:?}: {error}"),
+            }
+        }
+    }
+
     #[test]
     fn renewal_falls_between_half_and_four_fifths_of_life() {
         let certificate = NodeCertificate {

@@ -600,7 +600,8 @@ fn manager_info(info: SwarmInfo, manager: &Manager) -> SwarmInfo {
 /// What keeps a rotation of the root from its end.
 fn rotation_warning(waiting: &[Arc<types::Node>]) -> Option<String> {
     let down = waiting.iter().filter(|node| node.status.state != NodeState::Ready);
-    let down: Vec<_> = down.map(|node| format!("{} ({})", node.name(), node.id)).collect();
+    let down: Vec<_> =
+        down.map(|node| format!("{} {}", node.name(), node.id).trim().to_owned()).collect();
     (!down.is_empty()).then(|| {
         format!(
             "WARNING: the rotation of the swarm's root certificate waits for nodes that are not there: {}. Bring them back, or remove them with \"docker node rm\".",
