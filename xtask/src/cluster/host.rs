@@ -99,12 +99,9 @@ impl Host {
         let Some(pid) = text.trim().parse().ok().and_then(Pid::from_raw) else {
             return Daemon::Stopped;
         };
-        let folder = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
-        let is_ours =
-            std::fs::read_link(folder.join("exe")).is_ok_and(|exe| exe.starts_with(state()));
-        let stat = std::fs::read_to_string(folder.join("stat")).unwrap_or_default();
-        let letter = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        match letter {
+        let program = std::fs::read_link(folder(pid).join("exe"));
+        let is_ours = program.is_ok_and(|program| program.starts_with(state()));
+        match letter(pid) {
             _ if !is_ours => Daemon::Stopped,
             Some('T') => Daemon::Frozen(pid),
             Some('Z') | None => Daemon::Stopped,
@@ -145,12 +142,13 @@ impl Host {
         let pid = self.running()?;
         kill_process(pid, Signal::TERM).context("stop the daemon")?;
         kill_process(pid, Signal::CONT).context("wake the daemon")?;
-        self.wait_for_end()
+        self.wait_for_end(pid)
     }
 
     pub(super) fn kill(&self) -> anyhow::Result<()> {
-        kill_process(self.running()?, Signal::KILL).context("kill the daemon")?;
-        self.wait_for_end()
+        let pid = self.running()?;
+        kill_process(pid, Signal::KILL).context("kill the daemon")?;
+        self.wait_for_end(pid)
     }
 
     pub(super) fn freeze(&self) -> anyhow::Result<()> {
@@ -166,9 +164,9 @@ impl Host {
         pid.with_context(|| format!("the daemon of {} does not run", self.name))
     }
 
-    fn wait_for_end(&self) -> anyhow::Result<()> {
+    fn wait_for_end(&self, pid: Pid) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
-        while self.daemon() != Daemon::Stopped {
+        while !has_ended(pid) {
             ensure!(Instant::now() < end, "the daemon of {} does not end", self.name);
             std::thread::sleep(POLL);
         }
@@ -189,4 +187,22 @@ impl Host {
         }
         std::fs::remove_dir_all(run_directory().join(&self.name)).context("remove its run folder")
     }
+}
+
+fn folder(pid: Pid) -> PathBuf {
+    PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()))
+}
+
+/// The letter of the process' state; nothing when there is no such process.
+fn letter(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(folder(pid).join("stat")).ok()?;
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+}
+
+/// Whether the process has let go of all it had. One that is killed loses its program first, and its files, with the
+/// lock on its data, only with its last thread.
+fn has_ended(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(folder(pid).join("task"));
+    let is_last = threads.is_ok_and(|threads| threads.count() <= 1);
+    letter(pid).is_none_or(|letter| letter == 'Z' && is_last)
 }
