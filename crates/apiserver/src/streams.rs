@@ -247,6 +247,22 @@ async fn read_some(
     }
 }
 
+/// Sends a text as output, and nothing else.
+pub(crate) async fn say(duplex: Duplex, framing: Framing, text: &str) {
+    let mut writer = duplex.writer;
+    let mut buffer = frame_buffer(LogSource::Stdout);
+    let text = &text.as_bytes()[..text.len().min(CHUNK_BYTES)];
+    buffer[HEADER_BYTES..HEADER_BYTES + text.len()].copy_from_slice(text);
+    let said = match framing {
+        Framing::Raw => writer.write_all(text).await,
+        Framing::Multiplexed => write_frame(&mut buffer, text.len(), &mut writer).await,
+    };
+    // A client that has gone reads no reasons.
+    if said.is_ok() {
+        let _ = writer.shutdown().await;
+    }
+}
+
 fn frame_buffer(source: LogSource) -> Vec<u8> {
     let mut buffer = vec![0; HEADER_BYTES + CHUNK_BYTES];
     buffer[0] = stream_number(source);

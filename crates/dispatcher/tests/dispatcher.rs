@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use dispatcher::Dispatcher;
+use ipnet::IpNet;
 use store::{Draft, Key, Snapshot, apply};
 use types::assignment::{AssignmentSet, SessionMessage};
+use types::network::{Network, NetworkSpec, Subnet, TaskNetwork};
 use types::node::{NodeSpec, NodeState, NodeStatus};
 use types::task::{RestartHistory, Slot};
 use types::{
-    Meta, Node, NodeId, ServiceId, ServiceSpec, Task, TaskId, TaskState, TaskStatus, TaskTemplate,
-    Timestamp,
+    Meta, NetworkId, Node, NodeId, ServiceId, ServiceSpec, Task, TaskId, TaskState, TaskStatus,
+    TaskTemplate, Timestamp,
 };
 
 const PERIOD: Duration = Duration::from_secs(5);
@@ -121,4 +123,67 @@ fn a_template_is_sent_again_to_a_node_that_forgot_it() {
     assert_eq!(commit(&mut dispatcher, &mut state, forget)[0].removed.len(), 2);
     let sets = commit(&mut dispatcher, &mut state, |draft| put_task(draft, 3));
     assert_eq!(sets[0].templates.len(), 1, "with its last task the node forgot the template");
+}
+
+const BLUE: NetworkId = NetworkId::from_random(9);
+
+fn put_network(draft: &mut Draft) {
+    let subnet: IpNet = "10.0.1.0/24".parse().expect("a subnet");
+    let gateway = subnet.hosts().next().expect("it has hosts");
+    draft.put(Network {
+        id: BLUE,
+        meta: Meta::default(),
+        spec: NetworkSpec::default(),
+        vni: 4_097,
+        subnets: vec![Subnet { subnet, range: None, gateway }],
+        trouble: String::new(),
+    });
+    draft.put(TaskTemplate::new(ServiceId::from_random(1), 1, &ServiceSpec::default()));
+}
+
+/// Puts a task with an address in the network on a node.
+fn put_networked(draft: &mut Draft, number: u128, node: NodeId, state: TaskState) {
+    put_task(draft, number);
+    let task = draft.task(TaskId::from_random(number)).cloned().expect("just put");
+    draft.update_task(&task, |task| {
+        task.node = Some(node);
+        task.status.state = state;
+        let address = format!("10.0.1.{}/24", number + 1).parse().expect("an address");
+        task.networks =
+            vec![TaskNetwork { network: BLUE, addresses: vec![address], aliases: vec![] }];
+    });
+}
+
+#[test]
+fn a_node_is_told_of_a_network_while_it_has_a_task_in_it() {
+    let other = NodeId::from_random(2);
+    let mut state = one_node();
+    let mut dispatcher = Dispatcher::new(&state, 0, PERIOD, START);
+    dispatcher.register(&state, NODE, PERIOD, START);
+    let elsewhere = commit(&mut dispatcher, &mut state, |draft| {
+        put_network(draft);
+        put_networked(draft, 1, other, TaskState::Running);
+    });
+    assert_eq!(elsewhere, [], "nobody here is in it");
+    let sets = commit(&mut dispatcher, &mut state, |draft| {
+        put_networked(draft, 2, NODE, TaskState::Assigned);
+    });
+    let whole = &sets[0].networks[0];
+    assert!(whole.is_full && whole.definition.is_some());
+    let serving: Vec<_> = whole.peers.iter().map(|peer| peer.is_serving).collect();
+    assert_eq!(serving, [true, false], "both are there, one takes connections");
+    let sets = commit(&mut dispatcher, &mut state, |draft| {
+        put_networked(draft, 1, other, TaskState::Failed);
+    });
+    let change = &sets[0].networks[0];
+    assert!(!change.is_full && change.definition.is_none() && change.peers.is_empty());
+    assert_eq!(change.gone, [TaskId::from_random(1)]);
+    let sets = commit(&mut dispatcher, &mut state, |draft| {
+        put_networked(draft, 2, NODE, TaskState::Shutdown);
+    });
+    assert_eq!(sets[0].gone_networks, [BLUE]);
+    let after = commit(&mut dispatcher, &mut state, |draft| {
+        put_networked(draft, 3, other, TaskState::Running);
+    });
+    assert_eq!(after, [], "what goes on there is no concern of this node any more");
 }

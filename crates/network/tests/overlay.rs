@@ -10,10 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use network::{Config, DATA_PORT, Join, Network, Overlay, Services};
+use network::{Config, DATA_PORT, Join, NameSockets, Namer, Network, Overlay, Services};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
@@ -126,6 +126,16 @@ impl Host {
     }
 }
 
+/// Takes questions and answers none.
+#[derive(Debug)]
+struct Silent;
+
+impl Namer for Silent {
+    fn serve(&self, _: &str, _: &[Join], _: NameSockets) {}
+
+    fn forget(&self, _: &str) {}
+}
+
 /// Two hosts with a wire between them.
 fn two_hosts() -> (Host, Host) {
     let (one, two) = (Host::new(1), Host::new(2));
@@ -229,6 +239,7 @@ fn another_daemon_takes_over_what_is_there() {
             // Nothing changes, so nothing is written: what an earlier daemon wrote is known.
             let peers = BTreeMap::from([(Ipv4Addr::new(10, 1, 0, 12).into(), other)]);
             next.set_peers("blue", peers).await.expect("sets");
+            next.set_namer(Arc::new(Silent)).await.expect("binds in every container");
             next.joined()
         })
     });

@@ -1,11 +1,12 @@
 //! A linter for cluster state: what must hold after every step, in tests, in simulation and on demand.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use store::Snapshot;
 use types::service::UpdateState;
 use types::task::Slot;
-use types::{ServiceId, TaskId, TaskState};
+use types::{NetworkId, ServiceId, TaskId, TaskState};
 
 /// Something that must never be seen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +25,8 @@ pub enum Violation {
     UnusedTemplate(ServiceId, u64),
     /// A port is given to two services.
     PortTakenTwice(u16),
+    /// An address of a network is given twice.
+    AddressTakenTwice(NetworkId, IpAddr),
     /// The name index and the services disagree.
     NameIndex(ServiceId),
 }
@@ -35,6 +38,7 @@ pub fn check(snapshot: &Snapshot) -> Vec<Violation> {
     check_slots(snapshot, &mut violations);
     check_services(snapshot, &mut violations);
     check_templates(snapshot, &mut violations);
+    check_addresses(snapshot, &mut violations);
     violations.sort();
     violations
 }
@@ -101,6 +105,21 @@ fn check_templates(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
         });
         if !in_force && !named.contains(&key) {
             violations.push(Violation::UnusedTemplate(template.service, template.version));
+        }
+    }
+}
+
+fn check_addresses(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
+    let alive = snapshot.tasks().filter(|task| !task.status.state.is_terminal());
+    let of_tasks = alive
+        .flat_map(|task| &task.networks)
+        .flat_map(|place| place.addresses.iter().map(|address| (place.network, address.addr())));
+    let services = snapshot.services().flat_map(|service| &service.endpoint.virtual_ips);
+    let of_services = services.map(|given| (given.network, given.address.addr()));
+    let mut given = BTreeSet::new();
+    for (network, address) in of_tasks.chain(of_services) {
+        if !given.insert((network, address)) {
+            violations.push(Violation::AddressTakenTwice(network, address));
         }
     }
 }

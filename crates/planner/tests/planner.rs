@@ -2,16 +2,21 @@
 
 mod world;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
+use ipnet::IpNet;
+use types::endpoint::{EndpointSpec, ResolutionMode};
 use types::limits::ORPHANED_AFTER;
+use types::network::{Attachment, Network, NetworkSpec, Subnet};
 use types::node::Availability;
 use types::service::{
     FailureAction, Mode, Placement, RestartCondition, RestartPolicy, UpdateConfig, UpdateOrder,
     UpdateState,
 };
-use types::{ServiceId, TaskState};
+use types::{Meta, NetworkId, ServiceId, ServiceSpec, TaskState};
 use world::{World, reserve_memory};
 
 fn shows(world: &World, expected: Expect) {
@@ -435,4 +440,78 @@ fn a_task_is_orphaned_when_its_node_was_down_for_a_day() {
     world.plan();
     assert_eq!(orphans(&world), 1, "{}", world.show());
     assert_eq!(world.wake_at, None);
+}
+
+fn network(world: &mut World, number: u128, subnet: &str) -> String {
+    let id = NetworkId::from_random(number);
+    let subnet: IpNet = subnet.parse().expect("a subnet");
+    let gateway = subnet.hosts().next().expect("it has hosts");
+    world.write(|draft| {
+        draft.put(Network {
+            id,
+            meta: Meta::default(),
+            spec: NetworkSpec::default(),
+            vni: 4_097,
+            subnets: vec![Subnet { subnet, range: None, gateway }],
+            trouble: String::new(),
+        });
+    });
+    id.to_string()
+}
+
+fn join(spec: &mut ServiceSpec, network: &str) {
+    spec.task.networks = vec![Attachment { target: network.into(), ..Attachment::default() }];
+}
+
+#[test]
+fn tasks_and_services_get_addresses_of_their_own_and_give_them_back() {
+    let mut world = World::with_nodes(2);
+    let blue = network(&mut world, 1, "10.0.1.0/24");
+    for service in [1, 2] {
+        world.service(service, |spec| {
+            spec.mode = Mode::Replicated { replicas: 20 };
+            join(spec, &blue);
+        });
+    }
+    world.settle();
+    let held = |world: &World| -> Vec<IpAddr> {
+        let tasks = [1, 2].into_iter().flat_map(|service| world.running(service));
+        let of_tasks = tasks.flat_map(|task| task.networks[0].addresses.clone());
+        let of_services = world.snapshot.services().flat_map(|service| {
+            service.endpoint.virtual_ips.iter().map(|given| given.address).collect::<Vec<_>>()
+        });
+        of_tasks.chain(of_services).map(|address| address.addr()).collect()
+    };
+    let all = held(&world);
+    let distinct: BTreeSet<_> = all.iter().copied().collect();
+    assert_eq!((all.len(), distinct.len()), (42, 42), "{all:?}");
+    assert!(!distinct.contains(&"10.0.1.1".parse().expect("the gateway")));
+    world.service(1, |spec| spec.task.networks.clear());
+    world.settle();
+    let service = world.snapshot.service(ServiceId::from_random(1)).expect("is there");
+    assert_eq!(service.endpoint.virtual_ips, []);
+}
+
+#[test]
+fn a_task_for_which_no_address_is_left_says_so_and_takes_the_next_that_is_free() {
+    let mut world = World::with_nodes(1);
+    // One address beside the gateway's, and the service takes it.
+    let small = network(&mut world, 1, "10.0.1.0/30");
+    let wide = network(&mut world, 2, "10.0.2.0/29");
+    world.service(1, |spec| {
+        spec.mode = Mode::Replicated { replicas: 2 };
+        join(spec, &wide);
+    });
+    world.settle();
+    world.service(2, |spec| join(spec, &small));
+    world.settle();
+    assert_eq!(world.running(2).len(), 0, "{}", world.show());
+    let waiting = world.tasks(2).into_iter().find(|task| task.is_wanted()).expect("it waits");
+    assert_eq!(waiting.status.err, "no address is left in network  (10.0.1.0/30)");
+    world.service(2, |spec| {
+        spec.endpoint =
+            Some(EndpointSpec { mode: ResolutionMode::Dnsrr, ..EndpointSpec::default() });
+    });
+    world.settle();
+    assert_eq!(world.running(2).len(), 1, "{}", world.show());
 }

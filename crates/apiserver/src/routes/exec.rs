@@ -53,11 +53,19 @@ async fn start(
     let containers = &state.engine.containers;
     let is_tty = containers.exec_has_tty(&id)?;
     let options = ExecStart { detach: wanted.detach, console_size: wanted.console_size };
-    let started = containers.start_exec(&id, options).await?;
+    let media_type = Framing::of_tty(is_tty).media_type(version);
+    let started = match containers.start_exec(&id, options).await {
+        // As from Docker: the client reads why in the output, and the exit code where it asks for it.
+        Err(error @ engine::Error::ExecStart { .. }) if !wanted.detach => {
+            return Ok(hijack(head, media_type, move |duplex| async move {
+                streams::say(duplex, Framing::of_tty(is_tty), &format!("{error}\r\n")).await;
+            }));
+        }
+        started => started?,
+    };
     if wanted.detach {
         return Ok(StatusCode::OK.into_response());
     }
-    let media_type = Framing::of_tty(is_tty).media_type(version);
     let containers = containers.clone();
     Ok(hijack(head, media_type, move |duplex| async move {
         streams::exec(duplex, started, containers.wait_exec(&id)).await;

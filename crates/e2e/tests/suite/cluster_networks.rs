@@ -116,3 +116,30 @@ fn networks_are_created_listed_and_removed_as_docker_does() {
     host.until("it can be removed", || host.docker(&["network", "rm", "red"]).code == 0);
     assert!(!host.ok(&["network", "ls"]).contains("red"));
 }
+
+#[test]
+fn names_and_virtual_addresses_outlive_the_daemon() {
+    e2e::skep_only!("Docker refuses live restore in a swarm");
+    let mut cluster = Cluster::swarm(1, 1);
+    let first = cluster.host(1);
+    first.ok(&["network", "create", "--driver", "overlay", "blue"]);
+    let web = ["service", "create", "--detach", "--no-resolve-image", "--name", "web"];
+    first.ok(&[&web[..], &["--network", "blue", "--replicas", "2", "whoami"]].concat());
+    sleeper(first, "client", &["--network", "blue", "--constraint", "node.role==worker"]);
+    first.until_running("web", 2);
+    first.until_running("client", 1);
+    let address = |host: &Host| addresses(host, "client", "web").into_iter().next();
+    let worker = cluster.host(2);
+    worker.until("it is answered", || address(worker).is_some());
+    let virtual_ip = address(worker).expect("just seen");
+    cluster.host_mut(1).stop();
+    cluster.host_mut(2).kill();
+    cluster.host_mut(2).start();
+    let url = format!("http://{virtual_ip}/");
+    let worker = cluster.host(2);
+    assert!(!answers(worker, "client", &url, 10).is_empty(), "without any manager");
+    cluster.host_mut(1).start();
+    let worker = cluster.host(2);
+    worker.until("names are answered again", || address(worker) == Some(virtual_ip.clone()));
+    worker.until("both answer", || answers(worker, "client", "http://web/", 20).len() == 2);
+}

@@ -13,6 +13,13 @@ fn a_container_runs_and_gives_its_output_and_its_exit_code() {
     assert_eq!(missing.code, 127);
     assert!(missing.stderr.contains("executable file not found in $PATH"), "{}", missing.stderr);
     assert_eq!(host.ok(&["ps", "-aq"]), "", "--rm removes");
+    host.ok(&["run", "-d", "--name", "box", "busybox", "sleep", "100000"]);
+    for flags in [&["exec"][..], &["exec", "-i"]] {
+        let missing = host.docker(&[flags, &["box", "no-such-command"]].concat());
+        let said = format!("{}{}", missing.stdout, missing.stderr);
+        assert_eq!(missing.code, 127, "{said}");
+        assert!(said.contains("executable file not found in $PATH"), "{said}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::{ELEMENTS_PER_BATCH_MAX, IPV4, MARK, VERDICT, concatenation};
 use crate::{Error, namespace};
 
 const TABLE: &str = "skep";
+const OUTPUT: &str = "output";
 
 /// Where containers ask for names.
 pub(crate) const NAMES_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -64,13 +65,13 @@ impl Balancer {
         result
     }
 
-    pub(crate) fn answer_names(&mut self, names: Option<NamePorts>) -> Result<(), Error> {
-        if self.names == names && self.known.is_some() {
-            return Ok(());
-        }
-        self.names = names;
-        let services = self.known.take().unwrap_or_default();
-        self.rebuild(services)
+    /// Leads questions for names to these ports. The services stay as they are, also those of an earlier daemon.
+    pub(crate) fn answer_names(&mut self, names: NamePorts) -> Result<(), Error> {
+        self.names = Some(names);
+        let mut batch = self.socket.batch();
+        batch.flush_chain(TABLE, OUTPUT);
+        self.add_output_rules(&mut batch);
+        self.commit(batch)
     }
 
     fn rebuild(&mut self, services: Services) -> Result<(), Error> {
@@ -85,23 +86,24 @@ impl Balancer {
             batch.add_map(TABLE, &MapSpec { name, key_type, key_bytes, data_type, data_bytes });
         }
         let hook = Hook { kind: "nat", hook: Hook::OUTPUT, priority: -100 };
-        batch.add_chain(TABLE, "output", Some(hook));
-        if let Some(names) = self.names {
-            for (protocol, port) in [(UDP, names.udp), (TCP, names.tcp)] {
-                batch.add_rule(TABLE, "output", &lead_names(protocol, port));
-            }
-        }
-        let first = expression::FIRST_REGISTER;
-        batch.add_rule(
-            TABLE,
-            "output",
-            &[Expression::destination_address(first), Expression::look_up_verdict("vips")],
-        );
+        batch.add_chain(TABLE, OUTPUT, Some(hook));
+        self.add_output_rules(&mut batch);
         self.chains.clear();
         self.commit(batch)?;
         let result = self.change(&Services::new(), &services);
         self.known = result.is_ok().then_some(services);
         result
+    }
+
+    fn add_output_rules(&self, batch: &mut Batch) {
+        if let Some(names) = self.names {
+            for (protocol, port) in [(UDP, names.udp), (TCP, names.tcp)] {
+                batch.add_rule(TABLE, OUTPUT, &lead_names(protocol, port));
+            }
+        }
+        let first = expression::FIRST_REGISTER;
+        let look_up = [Expression::destination_address(first), Expression::look_up_verdict("vips")];
+        batch.add_rule(TABLE, OUTPUT, &look_up);
     }
 
     fn change(&mut self, known: &Services, services: &Services) -> Result<(), Error> {
@@ -119,8 +121,7 @@ impl Balancer {
                 self.offer(&mut batch, address, new);
             }
             if elements > ELEMENTS_PER_BATCH_MAX {
-                self.commit(std::mem::replace(&mut batch, self.socket.batch()))?;
-                // The sequence goes on where that transaction ended.
+                self.commit(batch)?;
                 batch = self.socket.batch();
                 elements = 0;
             }

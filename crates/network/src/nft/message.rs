@@ -11,6 +11,7 @@ const NEWTABLE: u8 = 0;
 const DELTABLE: u8 = 2;
 const NEWCHAIN: u8 = 3;
 const NEWRULE: u8 = 6;
+const DELRULE: u8 = 8;
 const NEWSET: u8 = 9;
 const NEWSETELEM: u8 = 12;
 const DELSETELEM: u8 = 14;
@@ -123,6 +124,14 @@ impl Batch {
                     nested(bytes, 1, |bytes| expression::encode(bytes, one));
                 }
             });
+        });
+    }
+
+    /// Removes all rules of a chain.
+    pub(super) fn flush_chain(&mut self, table: &str, chain: &str) {
+        self.nftables(DELRULE, 0, |bytes| {
+            text(bytes, 1, table);
+            text(bytes, 2, chain);
         });
     }
 

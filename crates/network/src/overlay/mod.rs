@@ -253,7 +253,7 @@ impl Member {
         let udp = sockets.udp.local_addr().map_err(failed)?.port();
         let tcp = sockets.tcp.local_addr().map_err(failed)?.port();
         namer.serve(container, &self.joins, sockets);
-        self.balancer.answer_names(Some(NamePorts { udp, tcp }))
+        self.balancer.answer_names(NamePorts { udp, tcp })
     }
 }
 
