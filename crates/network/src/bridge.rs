@@ -79,7 +79,9 @@ impl Bridge {
         })?;
         let outside = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
         let veth = self.veth(&host_link, endpoint, netns.as_raw_fd());
-        outside.create(veth).map_err(Error::kernel(format!("make link {host_link}")))?;
+        outside
+            .create_link(&host_link, &veth)
+            .map_err(Error::kernel(format!("make link {host_link}")))?;
         outside
             .change(allow_hairpin(&host_link))
             .map_err(Error::kernel(format!("let link {host_link} turn frames back")))?;

@@ -9,6 +9,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -25,6 +26,30 @@ impl Netlink {
     /// Makes an object; one that is already there is an error of kind `AlreadyExists`.
     pub(crate) fn create(&self, message: RouteNetlinkMessage) -> io::Result<()> {
         self.request(message, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    }
+
+    /// Makes a link. One of its name may still be there: the kernel takes a link down some time after its namespace
+    /// has ended. It goes first then.
+    pub(crate) fn create_link(&self, name: &str, message: &RouteNetlinkMessage) -> io::Result<()> {
+        match self.create(message.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove_link(name)?;
+                self.create(message.clone())
+            }
+            made => made,
+        }
+    }
+
+    /// Removes a link by its name; nothing happens where there is none.
+    pub(crate) fn remove_link(&self, name: &str) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        match self.change(RouteNetlinkMessage::DelLink(message)) {
+            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::NODEV.raw_os_error()) => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes an object, in the place of one that is there.

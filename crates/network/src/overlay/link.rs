@@ -115,7 +115,7 @@ impl Fabric {
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]),
         ];
-        let made = self.netlink.create(RouteNetlinkMessage::NewLink(veth));
+        let made = self.netlink.create_link(&link, &RouteNetlinkMessage::NewLink(veth));
         made.map_err(Error::kernel(format!("make link {link}")))?;
         let within = inside(netns)?;
         let index = link_index(&within, &name)?;
