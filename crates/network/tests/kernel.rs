@@ -331,7 +331,7 @@ fn a_container_that_starts_again_at_once_takes_the_place_of_its_old_link() {
     on_a_fresh_host(async |host| {
         let network = host.network().await;
         // As if the kernel had not yet taken down what belonged to the namespace of before.
-        ip("link add vecccccccccccc type dummy");
+        ip("link add vecccccccccccc type veth peer name other");
         let endpoint = network.connect("cccccccccccccccccccc").await.expect("connects");
         inside(&endpoint.netns, || assert!(ip("addr show dev eth0").contains("172.17.")));
         network.close().await.expect("closes");
