@@ -149,7 +149,6 @@ fn peer(snapshot: &Snapshot, task: &Task, network: NetworkId) -> Option<Peer> {
         node,
         data_address,
         addresses: place.addresses.iter().map(ipnet::IpNet::addr).collect(),
-        aliases: place.aliases.clone(),
         is_serving: is_serving(task),
     })
 }
@@ -188,6 +187,6 @@ fn definition(snapshot: &Snapshot, network: &Network) -> NodeNetwork {
         subnets: network.subnets.clone(),
         mtu: network.mtu(),
         is_internal: network.spec.is_internal,
-        is_encrypted: network.is_encrypted(),
+        is_encrypted: network.spec.is_encrypted(),
     }
 }

@@ -136,7 +136,6 @@ fn put_network(draft: &mut Draft) {
         spec: NetworkSpec::default(),
         vni: 4_097,
         subnets: vec![Subnet { subnet, range: None, gateway }],
-        trouble: String::new(),
     });
     draft.put(TaskTemplate::new(ServiceId::from_random(1), 1, &ServiceSpec::default()));
 }

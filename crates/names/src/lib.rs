@@ -6,5 +6,5 @@
 mod server;
 mod zone;
 
-pub use server::{Server, Sockets, host_resolvers};
+pub use server::{Server, host_resolvers};
 pub use zone::{Names, Reply, Zone};

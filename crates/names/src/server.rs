@@ -34,13 +34,6 @@ const RESOLVER_FILE: &str = "/etc/resolv.conf";
 const RESOLVED_FILE: &str = "/run/systemd/resolve/resolv.conf";
 const PORT: u16 = 53;
 
-/// Sockets that were bound in the container's namespace.
-#[derive(Debug)]
-pub struct Sockets {
-    pub udp: std::net::UdpSocket,
-    pub tcp: std::net::TcpListener,
-}
-
 /// Answers one container until it is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -57,15 +50,21 @@ struct Shared {
 }
 
 impl Server {
-    /// Begins to answer. To be called within an async runtime, in the host's network namespace.
+    /// Begins to answer on sockets that were bound in the container's namespace. To be called within an async runtime, in
+    /// the host's network namespace.
     ///
     /// # Errors
     /// When the sockets cannot be used.
-    pub fn start(sockets: Sockets, names: Names, resolvers: Vec<SocketAddr>) -> io::Result<Self> {
-        sockets.udp.set_nonblocking(true)?;
-        sockets.tcp.set_nonblocking(true)?;
-        let udp = UdpSocket::from_std(sockets.udp)?;
-        let tcp = TcpListener::from_std(sockets.tcp)?;
+    pub fn start(
+        udp: std::net::UdpSocket,
+        tcp: std::net::TcpListener,
+        names: Names,
+        resolvers: Vec<SocketAddr>,
+    ) -> io::Result<Self> {
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        let udp = UdpSocket::from_std(udp)?;
+        let tcp = TcpListener::from_std(tcp)?;
         let names = Arc::new(ArcSwap::from_pointee(names));
         let forwards = Semaphore::new(FORWARDS_MAX);
         let shared = Arc::new(Shared { names: names.clone(), resolvers, forwards });
@@ -233,12 +232,10 @@ mod tests {
             answer[2] |= 0x80;
             world.send_to(&answer, client).await.expect("answers");
         });
-        let sockets = Sockets {
-            udp: std::net::UdpSocket::bind("127.0.0.1:0").expect("binds"),
-            tcp: std::net::TcpListener::bind("127.0.0.1:0").expect("binds"),
-        };
-        let address = sockets.udp.local_addr().expect("bound");
-        let _server = Server::start(sockets, Names::default(), resolvers).expect("starts");
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = udp.local_addr().expect("bound");
+        let _server = Server::start(udp, tcp, Names::default(), resolvers).expect("starts");
         let client = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
         // A query for the address of `a.`.
         let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";

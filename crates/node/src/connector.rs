@@ -1,7 +1,7 @@
 //! Networks of the swarm on this node: what managers tell, made so in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use docker_types::network::EndpointSettings;
@@ -69,16 +69,13 @@ impl View {
         let mut zone = Zone::default();
         let Some(definition) = &self.definition else { return zone };
         zone.network = definition.name.to_ascii_lowercase();
-        let mut serving: BTreeMap<ServiceId, Vec<IpAddr>> = BTreeMap::new();
         for peer in self.peers.values() {
             zone.add(&peer.name, peer.addresses.iter().copied());
             for address in &peer.addresses {
                 zone.reverse.insert(*address, format!("{}.{}", peer.name, definition.name));
             }
-            if peer.is_serving {
-                serving.entry(peer.service).or_default().extend(&peer.addresses);
-            }
         }
+        let serving = self.serving();
         for service in self.services.values() {
             let tasks = serving.get(&service.service).cloned().unwrap_or_default();
             let addresses =
@@ -96,24 +93,25 @@ impl View {
 
     /// Virtual addresses, and the tasks that take connections behind each.
     fn services(&self) -> Services {
-        let mut serving: BTreeMap<ServiceId, BTreeSet<_>> = BTreeMap::new();
-        for peer in self.peers.values().filter(|peer| peer.is_serving) {
-            let addresses = peer.addresses.iter().filter_map(|address| match address {
-                IpAddr::V4(address) => Some(*address),
-                IpAddr::V6(_) => None,
-            });
-            serving.entry(peer.service).or_default().extend(addresses);
-        }
+        let serving = self.serving();
         let mut services = Services::new();
         for service in self.services.values() {
-            for address in &service.virtual_ips {
-                if let IpAddr::V4(address) = address {
-                    let backends = serving.get(&service.service).cloned().unwrap_or_default();
-                    services.insert(*address, backends);
-                }
+            let tasks = serving.get(&service.service).into_iter().flatten();
+            let backends: BTreeSet<_> = tasks.copied().filter_map(ipv4).collect();
+            for address in service.virtual_ips.iter().copied().filter_map(ipv4) {
+                services.insert(address, backends.clone());
             }
         }
         services
+    }
+
+    /// Addresses of the tasks that take connections, by service.
+    fn serving(&self) -> BTreeMap<ServiceId, Vec<IpAddr>> {
+        let mut serving: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for peer in self.peers.values().filter(|peer| peer.is_serving) {
+            serving.entry(peer.service).or_default().extend(&peer.addresses);
+        }
+        serving
     }
 }
 
@@ -206,6 +204,13 @@ impl Places {
         if !self.has_way_out {
             request.host.network_mode = "none".into();
         }
+    }
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use names::{Names, Server, Sockets, Zone, host_resolvers};
+use names::{Names, Server, Zone, host_resolvers};
 use network::{Join, NameSockets, Namer};
 use tracing::warn;
 
@@ -63,7 +63,7 @@ impl Namer for NameBook {
         let mut state = self.lock();
         let names = names_of(&state.zones, &networks);
         let NameSockets { udp, tcp } = sockets;
-        let server = Server::start(Sockets { udp, tcp }, names, host_resolvers());
+        let server = Server::start(udp, tcp, names, host_resolvers());
         let server =
             server.inspect_err(|error| warn!(container, %error, "names are not answered")).ok();
         state.containers.insert(container.to_owned(), Answered { networks, server });

@@ -11,6 +11,7 @@ mod load;
 pub mod managers;
 mod orchestrator;
 mod scheduler;
+pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 

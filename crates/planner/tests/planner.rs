@@ -323,8 +323,8 @@ fn a_failing_update_pauses_and_the_old_tasks_go_on() {
     assert_eq!(world.running(1).len(), 3, "{}", world.show());
 }
 
-#[test]
-fn an_update_that_pauses_brings_begun_slots_to_an_end() {
+/// Two slots whose start-first update to `v2` has just begun in both.
+fn starting_both_first() -> World {
     let mut world = World::with_nodes(1);
     world.service(1, |spec| {
         spec.mode = Mode::Replicated { replicas: 2 };
@@ -335,6 +335,11 @@ fn an_update_that_pauses_brings_begun_slots_to_an_end() {
     world.settle();
     image(&mut world, "v2");
     world.plan();
+    world
+}
+
+/// One of the new tasks cannot be made.
+fn pauses_with_one_task_in_each_slot(mut world: World) {
     let began = world.tasks(1).into_iter().rfind(|task| task.status.state < TaskState::Running);
     world.report(&began.expect("the update began"), TaskState::Rejected);
     world.settle();
@@ -343,17 +348,13 @@ fn an_update_that_pauses_brings_begun_slots_to_an_end() {
 }
 
 #[test]
+fn an_update_that_pauses_brings_begun_slots_to_an_end() {
+    pauses_with_one_task_in_each_slot(starting_both_first());
+}
+
+#[test]
 fn an_update_that_overtakes_another_leaves_one_task_in_a_slot_it_does_not_reach() {
-    let mut world = World::with_nodes(1);
-    world.service(1, |spec| {
-        spec.mode = Mode::Replicated { replicas: 2 };
-        let order = UpdateOrder::StartFirst;
-        spec.update = Some(UpdateConfig { order, parallelism: 0, ..Default::default() });
-        spec.task.container.image = "v1".into();
-    });
-    world.settle();
-    image(&mut world, "v2");
-    world.plan();
+    let mut world = starting_both_first();
     world.agents_obey();
     assert_eq!(world.running(1).len(), 4, "{}", world.show());
     world.service(1, |spec| {
@@ -361,11 +362,7 @@ fn an_update_that_overtakes_another_leaves_one_task_in_a_slot_it_does_not_reach(
         spec.task.container.image = "v3".into();
     });
     world.plan();
-    let began = world.tasks(1).into_iter().rfind(|task| task.status.state < TaskState::Running);
-    world.report(&began.expect("the update began"), TaskState::Rejected);
-    world.settle();
-    assert_eq!(update_state(&world), Some(UpdateState::Paused));
-    assert_eq!(world.running(1).len(), 2, "{}", world.show());
+    pauses_with_one_task_in_each_slot(world);
 }
 
 #[test]
@@ -453,7 +450,6 @@ fn network(world: &mut World, number: u128, subnet: &str) -> String {
             spec: NetworkSpec::default(),
             vni: 4_097,
             subnets: vec![Subnet { subnet, range: None, gateway }],
-            trouble: String::new(),
         });
     });
     id.to_string()

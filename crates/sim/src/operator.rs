@@ -1,15 +1,11 @@
 //! What operators ask for, as the manager's control writes it.
 
-use std::sync::Arc;
-
+use planner::services;
 use store::{Draft, Key};
 use types::cluster::RootCa;
 use types::node::{Availability, NodeSpec, NodeState, Role};
-use types::service::{Mode, Previous, UpdateConfig, UpdateOrder};
-use types::{
-    Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId, Service, ServiceId, ServiceSpec,
-    TaskTemplate,
-};
+use types::service::{Mode, UpdateConfig, UpdateOrder};
+use types::{Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId, ServiceId, ServiceSpec};
 
 use crate::invariants::LABEL;
 
@@ -77,39 +73,17 @@ pub(crate) fn write_service(draft: &mut Draft, wanted: &Wanted, new_id: u128) ->
         false => UpdateOrder::StopFirst,
     };
     spec.update = Some(UpdateConfig { order, ..UpdateConfig::default() });
-    let spec = Arc::new(spec);
-    let version = draft.next_version();
-    let Some(known) = known else {
-        let id = ServiceId::from_random(new_id);
-        draft.put(TaskTemplate::new(id, version, &spec));
-        draft.put(Service {
-            id,
-            meta: Meta::default(),
-            spec,
-            template_version: version,
-            previous: None,
-            endpoint: types::endpoint::Endpoint::default(),
-            update_status: None,
-        });
-        return id;
-    };
-    let template = draft.template(known.id, known.template_version);
-    let is_kept = template.is_some_and(|template| template.satisfies(&spec));
-    if !is_kept {
-        draft.put(TaskTemplate::new(known.id, version, &spec));
-    }
-    draft.update_service(&known, |service| {
-        service.previous = Some(Previous {
-            spec: service.spec.clone(),
-            template_version: service.template_version,
-        });
-        service.spec = spec;
-        service.update_status = None;
-        if !is_kept {
-            service.template_version = version;
+    match known {
+        Some(known) => {
+            services::update(draft, &known, spec);
+            known.id
         }
-    });
-    known.id
+        None => {
+            let id = ServiceId::from_random(new_id);
+            services::create(draft, id, spec);
+            id
+        }
+    }
 }
 
 /// Removes the service, if it is there.

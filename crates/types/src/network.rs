@@ -38,6 +38,13 @@ pub struct NetworkSpec {
     pub ipam_options: BTreeMap<String, String>,
 }
 
+impl NetworkSpec {
+    /// Whether nothing of it may be readable between nodes: `--opt encrypted`, with any value but `false`.
+    pub fn is_encrypted(&self) -> bool {
+        self.driver_options.get("encrypted").is_some_and(|value| value != "false")
+    }
+}
+
 /// One subnet as the user wants it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -65,20 +72,13 @@ pub struct Network {
     pub spec: NetworkSpec,
     /// Tells the networks apart on the wire; 24 bits.
     pub vni: u32,
-    /// Empty until the allocator has found some, with the reason in [`Network::trouble`].
+    /// At least one.
     pub subnets: Vec<Subnet>,
-    /// Why there is no subnet.
-    #[serde(default)]
-    pub trouble: String,
 }
 
 impl Network {
     pub fn name(&self) -> &str {
         &self.spec.annotations.name
-    }
-
-    pub fn is_encrypted(&self) -> bool {
-        self.spec.driver_options.get("encrypted").is_some_and(|value| value != "false")
     }
 
     /// The MTU that was asked for by option.
@@ -135,7 +135,6 @@ pub struct Peer {
     /// Where its node takes the traffic of overlays.
     pub data_address: Option<IpAddr>,
     pub addresses: Vec<IpAddr>,
-    pub aliases: Vec<String>,
     /// Whether it takes connections: it runs, is healthy, and is not about to stop.
     pub is_serving: bool,
 }

@@ -56,10 +56,9 @@ pub(super) async fn create(writer: &Writer, spec: NetworkSpec) -> Result<Network
 
 /// What is not there yet is refused: nobody is to believe that packets are sealed which are not.
 fn refuse_unfinished(spec: &NetworkSpec) -> Result<(), Error> {
-    let is_encrypted = spec.driver_options.get("encrypted").is_some_and(|value| value != "false");
     let is_ipv6 = spec.is_ipv6
         || spec.subnets.iter().filter_map(|it| it.subnet).any(|it| it.addr().is_ipv6());
-    let what = match (is_encrypted, is_ipv6) {
+    let what = match (spec.is_encrypted(), is_ipv6) {
         (true, _) => "encrypted networks are not there yet",
         (_, true) => "IPv6 in networks of the swarm is not there yet",
         _ => return Ok(()),
@@ -85,7 +84,7 @@ pub(crate) fn write(draft: &mut Draft, id: NetworkId, spec: NetworkSpec) -> Resu
     let refused = |refusal: Refusal| Error::invalid(refusal.to_string());
     let (vni, subnets) =
         (choose_vni(draft).map_err(refused)?, choose_subnets(draft, &spec).map_err(refused)?);
-    draft.put(Network { id, meta: Meta::default(), spec, vni, subnets, trouble: String::new() });
+    draft.put(Network { id, meta: Meta::default(), spec, vni, subnets });
     Ok(())
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use planner::services;
 use serde::{Deserialize, Serialize};
 use store::{Draft, Key};
-use types::endpoint::{Endpoint, PublishMode};
+use types::endpoint::PublishMode;
 use types::service::{Previous, UpdateState, UpdateStatus};
-use types::{Meta, Service, ServiceId, ServiceSpec, TaskTemplate};
+use types::{Service, ServiceId, ServiceSpec};
 
 use super::request::{Request, Response};
 use super::{network, validate};
@@ -74,18 +75,7 @@ pub(super) async fn create(writer: &Writer, spec: ServiceSpec) -> Result<Created
         let mut spec = spec;
         check_collisions(draft, &spec, None)?;
         network::resolve(draft, &mut spec)?;
-        let spec = Arc::new(spec);
-        let version = draft.next_version();
-        draft.put(TaskTemplate::new(id, version, &spec));
-        draft.put(Service {
-            id,
-            meta: Meta::default(),
-            spec,
-            template_version: version,
-            previous: None,
-            endpoint: Endpoint::default(),
-            update_status: None,
-        });
+        services::create(draft, id, spec);
         Ok(Created { id })
     };
     writer.write(change).await
@@ -130,23 +120,7 @@ fn write_update(draft: &mut Draft, update: Update) -> Result<(), Error> {
     check_collisions(draft, &spec, Some(update.id))?;
     network::resolve(draft, &mut spec)?;
     keep_credentials(&mut spec, &service, update.registry_auth_from);
-    let version = draft.next_version();
-    let template = draft.template(service.id, service.template_version);
-    let is_kept = template.is_some_and(|template| template.satisfies(&spec));
-    if !is_kept {
-        draft.put(TaskTemplate::new(service.id, version, &spec));
-    }
-    draft.update_service(&service, |service| {
-        service.previous = Some(Previous {
-            spec: service.spec.clone(),
-            template_version: service.template_version,
-        });
-        service.spec = Arc::new(spec);
-        service.update_status = None;
-        if !is_kept {
-            service.template_version = version;
-        }
-    });
+    services::update(draft, &service, spec);
     Ok(())
 }
 

@@ -91,16 +91,12 @@ fn candidates(subnet: &Subnet, seed: u128) -> impl Iterator<Item = IpAddr> {
     // A search never goes further than that: it is far more than there are tasks.
     let count = 1u128 << bits.min(32);
     let first = number(range.network());
-    let is_ipv4 = first_is_ipv4(range);
+    let is_ipv4 = range.addr().is_ipv4();
     (0..count).filter_map(move |step| {
         let address = address(first + (seed.wrapping_add(step)) % count, is_ipv4);
         let is_host = address != whole.network() && (!is_ipv4 || address != whole.broadcast());
         is_host.then_some(address)
     })
-}
-
-fn first_is_ipv4(net: IpNet) -> bool {
-    net.addr().is_ipv4()
 }
 
 fn number(address: IpAddr) -> u128 {

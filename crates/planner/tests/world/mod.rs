@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use planner::Planner;
 use planner::check::check;
+use planner::services;
 use store::{ChangeSet, Draft, Key, Snapshot, apply};
 use types::node::{Availability, Description, NodeSpec, NodeState, NodeStatus};
 use types::resources::{Requirements, Resources};
-use types::service::{Mode, Previous};
-use types::{
-    Meta, Node, NodeId, Service, ServiceId, ServiceSpec, Task, TaskState, TaskTemplate, Timestamp,
-};
+use types::service::Mode;
+use types::{Meta, Node, NodeId, ServiceId, ServiceSpec, Task, TaskState, Timestamp};
 
 pub struct World {
     pub snapshot: Snapshot,
@@ -72,45 +71,16 @@ impl World {
         }
     }
 
-    /// Creates or updates a service as control does: a new template only where tasks must differ.
+    /// Creates or updates a service as control does.
     pub fn service(&mut self, number: u128, change: impl FnOnce(&mut ServiceSpec)) {
         let id = ServiceId::from_random(number);
         let known = self.snapshot.service(id).cloned();
         let mut spec = known.as_ref().map_or_else(ServiceSpec::default, |s| (*s.spec).clone());
         spec.annotations.name = format!("s{number}");
         change(&mut spec);
-        let spec = Arc::new(spec);
-        self.write(|draft| {
-            let version = draft.next_version();
-            let Some(known) = known else {
-                draft.put(TaskTemplate::new(id, version, &spec));
-                draft.put(Service {
-                    id,
-                    meta: Meta::default(),
-                    spec,
-                    template_version: version,
-                    previous: None,
-                    endpoint: Default::default(),
-                    update_status: None,
-                });
-                return;
-            };
-            let template = draft.template(id, known.template_version).cloned().expect("kept");
-            let same = template.satisfies(&spec);
-            if !same {
-                draft.put(TaskTemplate::new(id, version, &spec));
-            }
-            draft.update_service(&known, |service| {
-                service.previous = Some(Previous {
-                    spec: service.spec.clone(),
-                    template_version: service.template_version,
-                });
-                service.spec = spec;
-                service.update_status = None;
-                if !same {
-                    service.template_version = version;
-                }
-            });
+        self.write(|draft| match known {
+            Some(known) => services::update(draft, &known, spec),
+            None => services::create(draft, id, spec),
         });
     }
 
