@@ -1,5 +1,6 @@
 //! The bridge that joins a node's containers, and the links that plug into it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
@@ -16,7 +17,6 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::endpoint::Endpoint;
 use crate::netlink::Netlink;
 use crate::{Config, Error, address, namespace, state_file};
 
@@ -24,7 +24,7 @@ use crate::{Config, Error, address, namespace, state_file};
 const LOOPBACK_INDEX: u32 = 1;
 const CONTAINER_INDEX: u32 = 2;
 
-/// Where a subnet is looked for, as Docker does: /16s of 172.17.0.0/12.
+/// Where a subnet is looked for first, as Docker does: /16s of 172.17.0.0/12, then /20s of 192.168.0.0/16.
 const SUBNETS: std::ops::RangeInclusive<u8> = 17..=31;
 
 /// A bridge of the host.
@@ -33,22 +33,55 @@ pub(crate) struct Bridge {
     name: String,
     index: u32,
     pub(crate) subnet: Ipv4Net,
+    gateway: Ipv4Addr,
+    mtu: Option<u32>,
 }
 
-/// Makes the bridge, or takes over the one that is there.
+/// How a bridge is to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) subnet: Ipv4Net,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) mtu: Option<u32>,
+}
+
+/// A container's link to a bridge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire<'a> {
+    /// The host's end.
+    pub(crate) link: &'a str,
+    pub(crate) netns: &'a Path,
+    /// Whether there is nothing but loopback in the namespace yet.
+    pub(crate) is_first: bool,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) mac: [u8; 6],
+    /// Whether it reaches the bridge, and no other container on it.
+    pub(crate) is_alone: bool,
+}
+
+/// Makes the bridge that every node has, or takes over the one that is there.
 pub(crate) fn open(config: &Config) -> Result<Bridge, Error> {
-    let name = config.bridge.as_str();
     let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
     let subnet = subnet(config, &netlink)?;
-    match netlink.create(new_bridge(name)) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(Error::kernel(format!("make bridge {name}"))(error));
-        }
-        _ => {}
-    }
+    let gateway = Ipv4Addr::from_bits(subnet.network().to_bits() + 1);
+    let shape = Shape { name: &config.bridge, subnet, gateway, mtu: None };
+    let (bridge, _) = make(shape)?;
+    sysctl("ip_forward", "1")?;
+    state_file::write(&subnet_file(&config.state_dir), &subnet)?;
+    Ok(bridge)
+}
+
+/// Makes a bridge, or takes over the one of its name; true where it was made.
+pub(crate) fn make(shape: Shape<'_>) -> Result<(Bridge, bool), Error> {
+    let Shape { name, subnet, gateway, mtu } = shape;
+    let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
+    let is_made = match netlink.create(new_bridge(shape)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        made => made.map(|()| true).map_err(Error::kernel(format!("make bridge {name}")))?,
+    };
     let index = link_index(&netlink, name)?;
-    let bridge = Bridge { name: name.to_owned(), index, subnet };
-    let address = add_address(index, bridge.gateway(), subnet.prefix_len());
+    let address = add_address(index, gateway, subnet.prefix_len());
     match netlink.create(address) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(Error::kernel(format!("give bridge {name} its address"))(error));
@@ -56,45 +89,49 @@ pub(crate) fn open(config: &Config) -> Result<Bridge, Error> {
         _ => {}
     }
     netlink.change(set_up(index)).map_err(Error::kernel(format!("raise bridge {name}")))?;
-    sysctl("ip_forward", "1")?;
     // Lets connections to 127.0.0.1 go on to containers; the table guards against strangers using it.
     sysctl(&format!("conf/{name}/route_localnet"), "1")?;
-    state_file::write(&subnet_file(&config.state_dir), &subnet)?;
-    Ok(bridge)
+    Ok((Bridge { name: name.to_owned(), index, subnet, gateway, mtu }, is_made))
 }
 
 impl Bridge {
     pub(crate) fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.subnet.network().to_bits() + 1)
+        self.gateway
     }
 
-    /// Links the endpoint's namespace to the bridge.
-    pub(crate) fn plug(&self, container: &str, endpoint: &Endpoint) -> Result<(), Error> {
-        let host_link = host_link(container);
-        let netns =
-            std::fs::File::open(&endpoint.netns).map_err(Error::file("open", &endpoint.netns))?;
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Links a namespace to the bridge; answers with the link's name in there.
+    pub(crate) fn plug(&self, wire: Wire<'_>) -> Result<String, Error> {
+        let Wire { link, netns, address, .. } = wire;
+        let file = std::fs::File::open(netns).map_err(Error::file("open", netns))?;
         // The socket goes on belonging to the container's namespace, wherever it is used.
-        let inside = namespace::within(&endpoint.netns, || {
+        let inside = namespace::within(netns, || {
             Netlink::open().map_err(Error::kernel("open a netlink socket"))
         })?;
+        let (name, index) = match wire.is_first {
+            true => ("eth0".to_owned(), CONTAINER_INDEX),
+            false => free_place(&inside)?,
+        };
         let outside = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
-        let veth = self.veth(&host_link, endpoint, netns.as_raw_fd());
+        let veth = self.veth(wire, &name, index, file.as_raw_fd());
+        outside.create_link(link, &veth).map_err(Error::kernel(format!("make link {link}")))?;
+        let port = [InfoBridgePort::HairpinMode(true), InfoBridgePort::Isolated(wire.is_alone)];
         outside
-            .create_link(&host_link, &veth)
-            .map_err(Error::kernel(format!("make link {host_link}")))?;
-        outside
-            .change(allow_hairpin(&host_link))
-            .map_err(Error::kernel(format!("let link {host_link} turn frames back")))?;
-        for index in [LOOPBACK_INDEX, CONTAINER_INDEX] {
-            inside.change(set_up(index)).map_err(Error::kernel("raise the container's links"))?;
+            .change(set_port(link, &port))
+            .map_err(Error::kernel(format!("let link {link} turn frames back")))?;
+        if wire.is_first {
+            let raised = inside.change(set_up(LOOPBACK_INDEX));
+            raised.map_err(Error::kernel("raise the container's loopback"))?;
         }
-        let (address, length) = (endpoint.address, endpoint.prefix_len);
+        inside.change(set_up(index)).map_err(Error::kernel("raise the container's link"))?;
+        let length = self.subnet.prefix_len();
         inside
-            .create(add_address(CONTAINER_INDEX, address, length))
+            .create(add_address(index, address, length))
             .map_err(Error::kernel(format!("give the container {address}/{length}")))?;
-        inside
-            .create(default_route(endpoint.gateway, CONTAINER_INDEX))
-            .map_err(Error::kernel("set the container's default route"))
+        Ok(name)
     }
 
     pub(crate) fn remove(&self) -> Result<(), Error> {
@@ -105,27 +142,72 @@ impl Bridge {
         removed.map_err(Error::kernel(format!("remove bridge {}", self.name)))
     }
 
-    /// Both ends in one request: ours up and in the bridge, theirs in their namespace as `eth0`. A peer cannot be raised
+    /// Both ends in one request: ours up and in the bridge, theirs in their namespace. A peer cannot be raised
     /// before it knows its other end, which is when this request is done.
-    fn veth(&self, host_link: &str, endpoint: &Endpoint, netns: i32) -> RouteNetlinkMessage {
+    fn veth(&self, wire: Wire<'_>, name: &str, index: u32, netns: i32) -> RouteNetlinkMessage {
         let mut peer = LinkMessage::default();
-        peer.header.index = CONTAINER_INDEX;
+        peer.header.index = index;
         peer.attributes = vec![
-            LinkAttribute::IfName("eth0".into()),
-            LinkAttribute::Address(address::mac(endpoint.address).to_vec()),
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(wire.mac.to_vec()),
             LinkAttribute::NetNsFd(netns),
         ];
+        peer.attributes.extend(self.mtu.map(LinkAttribute::Mtu));
         let mut message = up(LinkMessage::default());
-        message.attributes = vec![
-            LinkAttribute::IfName(host_link.to_owned()),
+        message.attributes = vec![LinkAttribute::IfName(wire.link.to_owned())];
+        message.attributes.extend(self.mtu.map(LinkAttribute::Mtu));
+        message.attributes.extend([
             LinkAttribute::Controller(self.index),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
                 LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
             ]),
-        ];
+        ]);
         RouteNetlinkMessage::NewLink(message)
     }
+}
+
+/// The first name `ethN` that no link of the namespace has, and an index that none has.
+pub(crate) fn free_place(inside: &Netlink) -> Result<(String, u32), Error> {
+    let links = inside.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+    let links = links.map_err(Error::kernel("list the container's links"))?;
+    let mut names = BTreeSet::new();
+    let mut last = LOOPBACK_INDEX;
+    for message in links {
+        let RouteNetlinkMessage::NewLink(link) = message else { continue };
+        last = last.max(link.header.index);
+        names.extend(link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        }));
+    }
+    let name = (0..).map(|number| format!("eth{number}")).find(|name| !names.contains(name));
+    Ok((name.expect("there are more numbers than links"), last + 1))
+}
+
+/// Removes a link of the host; its other end goes with it.
+pub(crate) fn unplug(link: &str) -> Result<(), Error> {
+    let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
+    netlink.remove_link(link).map_err(Error::kernel(format!("remove link {link}")))
+}
+
+/// Where a container's packets to the world go; nowhere without a gateway.
+pub(crate) fn lead_out(netns: &Path, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
+    let inside = namespace::within(netns, || {
+        Netlink::open().map_err(Error::kernel("open a netlink socket"))
+    })?;
+    let set = match gateway {
+        Some(gateway) => {
+            inside.replace(RouteNetlinkMessage::NewRoute(default_route(Some(gateway))))
+        }
+        None => match inside.change(RouteNetlinkMessage::DelRoute(default_route(None))) {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                Ok(())
+            }
+            removed => removed,
+        },
+    };
+    set.map_err(Error::kernel("set the container's default route"))
 }
 
 /// IPv4 addresses of the host, by link.
@@ -157,8 +239,8 @@ pub(crate) fn raise_loopback() -> Result<(), Error> {
     netlink.change(set_up(LOOPBACK_INDEX)).map_err(Error::kernel("raise loopback"))
 }
 
-/// The host's end of a container's link. Container identifiers are hexadecimal, and twelve digits tell them apart.
-fn host_link(container: &str) -> String {
+/// The host's end of a container's link to the bridge that every node has. Container identifiers are hexadecimal, and twelve digits tell them apart.
+pub(crate) fn host_link(container: &str) -> String {
     let digits: String = container.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
     format!("ve{digits}")
 }
@@ -171,14 +253,14 @@ pub(crate) fn up(mut message: LinkMessage) -> LinkMessage {
 
 /// Where bridged frames pass the firewall (br_netfilter), a container that asks for its own published port gets its frame
 /// led back to the link it came from, which bridges drop unless told otherwise.
-fn allow_hairpin(link: &str) -> RouteNetlinkMessage {
-    let hairpin = InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)]);
+fn set_port(link: &str, settings: &[InfoBridgePort]) -> RouteNetlinkMessage {
+    let settings = InfoPortData::BridgePort(settings.to_vec());
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(link.to_owned()),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(hairpin),
+            LinkInfo::PortData(settings),
         ]),
     ];
     RouteNetlinkMessage::NewLink(message)
@@ -190,12 +272,16 @@ pub(crate) fn set_up(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
-fn new_bridge(name: &str) -> RouteNetlinkMessage {
+/// Its hardware address is set: otherwise it would change with each container that comes, and others would send their
+/// packets to the world to nobody for a while.
+fn new_bridge(shape: Shape<'_>) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        LinkAttribute::IfName(shape.name.to_owned()),
+        LinkAttribute::Address(address::mac(shape.gateway).to_vec()),
     ];
+    message.attributes.extend(shape.mtu.map(LinkAttribute::Mtu));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
     RouteNetlinkMessage::NewLink(message)
 }
 
@@ -214,16 +300,16 @@ pub(crate) fn add_address(
     RouteNetlinkMessage::NewAddress(message)
 }
 
-fn default_route(gateway: Ipv4Addr, index: u32) -> RouteNetlinkMessage {
+fn default_route(gateway: Option<Ipv4Addr>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.table = 254;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message.attributes =
-        vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
-    RouteNetlinkMessage::NewRoute(message)
+    let gateway = gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+    message.attributes = gateway.into_iter().collect();
+    message
 }
 
 pub(crate) fn link_index(netlink: &Netlink, name: &str) -> Result<u32, Error> {
@@ -246,18 +332,36 @@ fn subnet(config: &Config, netlink: &Netlink) -> Result<Ipv4Net, Error> {
     if let Some(subnet) = config.subnet.or(known) {
         return Ok(subnet.trunc());
     }
+    let used = routed(netlink)?;
+    let found = { SUBNETS }.map(large).find(|subnet| is_free(subnet, &used));
+    found.ok_or_else(|| Error::NoSubnet { bridge: config.bridge.clone() })
+}
+
+/// The first subnet of Docker's pools that neither a route of this host nor one of `taken` overlaps.
+pub(crate) fn free_subnet(taken: &[Ipv4Net]) -> Result<Option<Ipv4Net>, Error> {
+    let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
+    let mut used = routed(&netlink)?;
+    used.extend(taken);
+    let small =
+        (0..16).map(|third| Ipv4Net::new_assert(Ipv4Addr::new(192, 168, third * 16, 0), 20));
+    Ok({ SUBNETS }.map(large).chain(small).find(|subnet| is_free(subnet, &used)))
+}
+
+fn large(second: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(172, second, 0, 0), 16)
+}
+
+fn is_free(subnet: &Ipv4Net, used: &[Ipv4Net]) -> bool {
+    !used.iter().any(|other| other.contains(subnet) || subnet.contains(other))
+}
+
+/// Where this host's routes lead, the default route left out.
+fn routed(netlink: &Netlink) -> Result<Vec<Ipv4Net>, Error> {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     let routes = netlink.dump(RouteNetlinkMessage::GetRoute(message));
     let routes = routes.map_err(Error::kernel("list routes"))?;
-    let used: Vec<_> = routes.iter().filter_map(destination).collect();
-    let candidates =
-        SUBNETS.map(|second| Ipv4Net::new_assert(Ipv4Addr::new(172, second, 0, 0), 16));
-    let free = |subnet: &Ipv4Net| {
-        !used.iter().any(|other| other.contains(subnet) || subnet.contains(other))
-    };
-    let found = { candidates }.find(free);
-    found.ok_or_else(|| Error::NoSubnet { bridge: config.bridge.clone() })
+    Ok(routes.iter().filter_map(destination).collect())
 }
 
 fn destination(message: &RouteNetlinkMessage) -> Option<Ipv4Net> {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, namespace, state_file};
+use crate::nft::Tenant;
+use crate::{Error, address, namespace, state_file};
 
 /// One container's attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,13 @@ pub struct Endpoint {
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
     pub mac: String,
+}
+
+impl Endpoint {
+    /// Who is behind the container's port.
+    pub(crate) fn tenant(&self) -> Tenant {
+        Tenant { mac: address::mac(self.address), addresses: vec![self.address.into()] }
+    }
 }
 
 pub(crate) fn save(run_dir: &Path, container: &str, endpoint: &Endpoint) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! What can go wrong between us and the kernel.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
@@ -25,6 +25,17 @@ pub enum Error {
     NoAddress { subnet: Ipv4Net },
     #[error("no free subnet for bridge {bridge}: name one with --bip")]
     NoSubnet { bridge: String },
+    /// Docker's words.
+    #[error("no available IPv4 addresses on this network's address pools: {name} ({id})")]
+    NoAddressLeft { name: String, id: String },
+    /// Docker's words.
+    #[error("Address already in use")]
+    AddressTaken { address: Ipv4Addr },
+    /// Docker's words.
+    #[error("Invalid address {address}: It does not belong to any of this network's subnets")]
+    AddressOutside { address: Ipv4Addr },
+    #[error("container {container} has no network namespace")]
+    NoNamespace { container: String },
     #[error("network {id} is not on this node")]
     NoOverlay { id: String },
     #[error("container {container} was given no address")]

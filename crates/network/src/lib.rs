@@ -5,6 +5,7 @@
 
 mod address;
 mod bridge;
+mod bridges;
 mod endpoint;
 mod error;
 mod namespace;
@@ -23,10 +24,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ipnet::Ipv4Net;
 
 use address::Pool;
+pub use address::parse_mac;
+pub use bridges::{LocalNames, LocalNetwork, Plug, PlugRequest};
 pub use endpoint::Endpoint;
 pub use error::Error;
-pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
+pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
 pub use ports::{Protocol, PublishedPort};
+
+/// What the network that every node has is called where networks are named by their identifiers.
+pub const DEFAULT_NETWORK: &str = "bridge";
 
 /// Where this node's network lives.
 #[derive(Clone, Debug)]
@@ -62,6 +68,9 @@ struct State {
     isolated: BTreeSet<String>,
     ports: ports::Ports,
     table: nft::Table,
+    bridges: bridges::Bridges,
+    /// Of the bridges in the host's own namespace.
+    guard: nft::Guard,
     overlays: overlay::Overlays,
 }
 
@@ -192,9 +201,101 @@ impl Network {
         .await
     }
 
+    /// Takes a container out of a network of the swarm. Idempotent.
+    pub async fn part(&self, container: &str, overlay: &str) -> Result<(), Error> {
+        let (container, overlay) = (container.to_owned(), overlay.to_owned());
+        self.with_overlays(move |overlays, run_dir| overlays.part(run_dir, &container, &overlay))
+            .await
+    }
+
+    /// Makes a network of this host, or takes over what an earlier daemon made of it.
+    pub async fn make_local(&self, network: LocalNetwork) -> Result<(), Error> {
+        let inner = self.0.clone();
+        blocking(move || inner.make_local(network)).await
+    }
+
+    /// Removes a network of this host. No container may be in it. Idempotent.
+    pub async fn remove_local(&self, id: &str) -> Result<(), Error> {
+        let (inner, id) = (self.0.clone(), id.to_owned());
+        blocking(move || inner.remove_local(&id)).await
+    }
+
+    /// Removes what an earlier daemon made of networks that have not been made again.
+    pub async fn remove_other_locals(&self) -> Result<(), Error> {
+        let inner = self.0.clone();
+        blocking(move || inner.lock().bridges.remove_others(&inner.config.run_dir)).await
+    }
+
+    /// The first subnet of Docker's pools that overlaps no route of this host and none of its networks.
+    pub async fn free_subnet(&self) -> Result<Option<Ipv4Net>, Error> {
+        let mut taken = self.local_subnets();
+        taken.push(self.subnet());
+        blocking(move || bridge::free_subnet(&taken)).await
+    }
+
+    /// Subnets of the networks of this host, the default one's left out.
+    pub fn local_subnets(&self) -> Vec<Ipv4Net> {
+        self.0.lock().bridges.subnets()
+    }
+
+    /// Links a container to a network of this host; makes its namespace where it has none. Idempotent.
+    ///
+    /// # Errors
+    /// An address that is taken or not the network's, or none that is left.
+    pub async fn plug(&self, container: &str, request: PlugRequest) -> Result<Plug, Error> {
+        let (inner, container) = (self.0.clone(), container.to_owned());
+        blocking(move || inner.plug(&container, request)).await
+    }
+
+    /// Takes a container out of a network of this host, or out of [`DEFAULT_NETWORK`]. Idempotent.
+    pub async fn unplug(&self, container: &str, network: &str) -> Result<(), Error> {
+        let (inner, container) = (self.0.clone(), container.to_owned());
+        let network = network.to_owned();
+        blocking(move || inner.unplug(&container, &network)).await
+    }
+
+    /// What a container has of networks of this host, the default one left out.
+    pub fn plugs(&self, container: &str) -> Vec<Plug> {
+        self.0.lock().bridges.plugs(container).to_vec()
+    }
+
+    /// Containers in networks of this host, the default one left out, with what they have.
+    pub fn plugged(&self) -> BTreeMap<String, Vec<Plug>> {
+        self.0.lock().bridges.all_plugs().clone()
+    }
+
+    /// Where a container's packets to the world go; nowhere without a gateway.
+    pub async fn lead_out(&self, container: &str, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
+        let netns = self.netns(container);
+        blocking(move || bridge::lead_out(&netns, gateway)).await
+    }
+
+    /// Which servers answer the container's questions for the world's names; to be said before it is in any network.
+    pub async fn set_name_servers(
+        &self,
+        container: &str,
+        servers: Vec<IpAddr>,
+    ) -> Result<(), Error> {
+        let container = container.to_owned();
+        self.with_overlays(move |overlays, run_dir| {
+            let netns = namespaces(run_dir).join(&container);
+            overlays.set_servers(&container, &netns, servers)
+        })
+        .await
+    }
+
     /// Has the names that containers ask for answered by `namer`.
     pub async fn set_namer(&self, namer: Arc<dyn Namer>) -> Result<(), Error> {
-        self.with_overlays(move |overlays, _| overlays.set_namer(namer)).await
+        let inner = self.0.clone();
+        blocking(move || {
+            let mut state = inner.lock();
+            let networks: Vec<_> = state.bridges.made().cloned().collect();
+            for names in networks.iter().filter_map(|network| state.bridges.names(network)) {
+                namer.tell(names);
+            }
+            state.overlays.set_namer(namer)
+        })
+        .await
     }
 
     /// Containers in networks of the swarm, with their places.
@@ -227,7 +328,10 @@ impl Network {
             for overlay in overlay::Overlays::found(&inner.config.run_dir)? {
                 inner.lock().overlays.remove(&inner.config.run_dir, &overlay)?;
             }
-            inner.lock().table.remove()?;
+            let mut state = inner.lock();
+            state.bridges.close(&inner.config.run_dir)?;
+            state.guard.remove()?;
+            state.table.remove()?;
             inner.bridge.remove()
         })
         .await
@@ -265,8 +369,26 @@ fn open(config: Config) -> Result<Network, Error> {
     let ports = ports::Ports::load(&config.run_dir);
     let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet)?;
     table.change(&[], &ports.rules())?;
-    let overlays = overlay::Overlays::load(&config.run_dir)?;
-    let state = State { pool, endpoints, isolated, ports, table, overlays };
+    let mut overlays = overlay::Overlays::load(&config.run_dir)?;
+    let fences = nft::Fences::open(&config.instance, &config.bridge)?;
+    let bridges = bridges::Bridges::load(&config.run_dir, fences)?;
+    for (container, plugs) in bridges.all_plugs() {
+        let netns = namespaces(&config.run_dir).join(container);
+        for plug in plugs {
+            overlays.enter(container, &netns, &plug.network)?;
+        }
+    }
+    for (container, endpoint) in &endpoints {
+        if overlays.is_member(container) {
+            overlays.enter(container, &endpoint.netns, DEFAULT_NETWORK)?;
+        }
+    }
+    let mut guard = nft::Guard::open(&config.instance)?;
+    let default = endpoints
+        .iter()
+        .map(|(container, endpoint)| (bridge::host_link(container), endpoint.tenant()));
+    guard.set(default.chain(bridges.tenants()).collect())?;
+    let state = State { pool, endpoints, isolated, ports, table, bridges, guard, overlays };
     Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
 }
 
@@ -296,25 +418,118 @@ impl Inner {
             gateway: self.bridge.gateway(),
             mac: address::mac_text(address),
         };
-        let made = namespace::create(&path, || Ok(()))
-            .and_then(|()| self.bridge.plug(container, &endpoint))
-            .and_then(|()| endpoint::save(&self.config.run_dir, container, &endpoint));
-        if let Err(error) = made {
-            self.lock().pool.free(address);
-            let _ = namespace::remove(&path);
+        let is_first = !self.has_namespace(container);
+        let linked = self.link(container, &endpoint, is_first);
+        if let Err(error) = linked {
+            let mut state = self.lock();
+            state.pool.free(address);
+            let _ = state.guard.dismiss(&bridge::host_link(container));
+            if is_first {
+                let _ = namespace::remove(&path);
+            }
             return Err(error);
         }
-        self.lock().endpoints.insert(container.to_owned(), endpoint.clone());
+        let mut state = self.lock();
+        state.isolated.remove(container);
+        state.endpoints.insert(container.to_owned(), endpoint.clone());
+        if state.overlays.is_member(container) {
+            state.overlays.enter(container, &path, DEFAULT_NETWORK)?;
+        }
         Ok(endpoint)
+    }
+
+    /// Links a container to the bridge that every node has.
+    fn link(&self, container: &str, endpoint: &Endpoint, is_first: bool) -> Result<(), Error> {
+        let (link, netns) = (bridge::host_link(container), endpoint.netns.as_path());
+        if is_first {
+            namespace::create(netns, || Ok(()))?;
+        }
+        self.lock().guard.admit(&link, endpoint.tenant())?;
+        self.bridge.plug(bridge::Wire {
+            link: &link,
+            netns,
+            is_first,
+            address: endpoint.address,
+            mac: address::mac(endpoint.address),
+            is_alone: false,
+        })?;
+        if is_first {
+            bridge::lead_out(netns, Some(endpoint.gateway))?;
+        }
+        endpoint::save(&self.config.run_dir, container, endpoint)
+    }
+
+    fn has_namespace(&self, container: &str) -> bool {
+        let state = self.lock();
+        state.isolated.contains(container) || state.endpoints.contains_key(container)
     }
 
     fn isolate(&self, container: &str) -> Result<PathBuf, Error> {
         let path = namespaces(&self.config.run_dir).join(container);
-        if !self.lock().isolated.contains(container) {
+        if !self.has_namespace(container) {
             namespace::create(&path, bridge::raise_loopback)?;
             self.lock().isolated.insert(container.to_owned());
         }
         Ok(path)
+    }
+
+    fn make_local(&self, network: LocalNetwork) -> Result<(), Error> {
+        let mut state = self.lock();
+        let id = network.id.clone();
+        state.bridges.make(&self.config.run_dir, network)?;
+        state.tell_names(&id);
+        Ok(())
+    }
+
+    fn remove_local(&self, id: &str) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.bridges.remove(&self.config.run_dir, id)?;
+        if let Some(namer) = state.overlays.namer() {
+            namer.forget_network(id);
+        }
+        Ok(())
+    }
+
+    fn plug(&self, container: &str, request: PlugRequest) -> Result<Plug, Error> {
+        let network = request.network.clone();
+        let netns = namespaces(&self.config.run_dir).join(container);
+        let is_first = !self.has_namespace(container);
+        if is_first {
+            namespace::create(&netns, || Ok(()))?;
+        }
+        let mut state = self.lock();
+        let State { bridges, guard, .. } = &mut *state;
+        let plugged = bridges.plug(&self.config.run_dir, guard, container, is_first, request);
+        if is_first {
+            match &plugged {
+                Ok(_) => drop(state.isolated.insert(container.to_owned())),
+                Err(_) => namespace::remove(&netns)?,
+            }
+        }
+        let plug = plugged?;
+        if state.endpoints.contains_key(container) {
+            state.overlays.enter(container, &netns, DEFAULT_NETWORK)?;
+        }
+        state.overlays.enter(container, &netns, &network)?;
+        state.tell_names(&network);
+        Ok(plug)
+    }
+
+    fn unplug(&self, container: &str, network: &str) -> Result<(), Error> {
+        let mut state = self.lock();
+        let State { bridges, guard, .. } = &mut *state;
+        if network == DEFAULT_NETWORK {
+            let Some(endpoint) = state.endpoints.remove(container) else { return Ok(()) };
+            state.isolated.insert(container.to_owned());
+            bridge::unplug(&bridge::host_link(container))?;
+            endpoint::forget(&self.config.run_dir, container)?;
+            state.pool.free(endpoint.address);
+            state.guard.dismiss(&bridge::host_link(container))?;
+        } else {
+            bridges.unplug(&self.config.run_dir, guard, container, network)?;
+            state.tell_names(network);
+        }
+        state.overlays.quit(container, network)
     }
 
     fn disconnect(&self, container: &str) -> Result<(), Error> {
@@ -323,6 +538,10 @@ impl Inner {
         let mut state = self.lock();
         state.isolated.remove(container);
         state.overlays.leave(&self.config.run_dir, container)?;
+        let State { bridges, guard, .. } = &mut *state;
+        let left = bridges.leave(&self.config.run_dir, guard, container)?;
+        guard.dismiss(&bridge::host_link(container))?;
+        left.iter().for_each(|network| state.tell_names(network));
         if let Some(endpoint) = state.endpoints.remove(container) {
             state.pool.free(endpoint.address);
         }
@@ -338,5 +557,14 @@ impl Inner {
             return Err(error);
         }
         known.save(&self.config.run_dir)
+    }
+}
+
+impl State {
+    /// Says who can be asked for in a network of this host.
+    fn tell_names(&self, network: &str) {
+        if let (Some(namer), Some(names)) = (self.overlays.namer(), self.bridges.names(network)) {
+            namer.tell(names);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Small JSON files that are either whole or absent.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,4 +28,18 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// The files of a directory by their names, those aside that are being written.
+pub(crate) fn list(directory: &Path) -> Result<Vec<(String, PathBuf)>, Error> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(Error::file("list", directory))? {
+        let entry = entry.map_err(Error::file("list", directory))?;
+        if let Ok(name) = entry.file_name().into_string()
+            && !name.ends_with(".tmp")
+        {
+            files.push((name, entry.path()));
+        }
+    }
+    Ok(files)
 }

@@ -13,7 +13,9 @@ use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use network::{Config, DATA_PORT, Join, NameSockets, Namer, Network, Overlay, Services};
+use network::{
+    Asker, Config, DATA_PORT, Join, LocalNames, NameSockets, Namer, Network, Overlay, Services,
+};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
@@ -131,9 +133,15 @@ impl Host {
 struct Silent;
 
 impl Namer for Silent {
-    fn serve(&self, _: &str, _: &[Join], _: NameSockets) {}
+    fn serve(&self, _: Asker<'_>, _: NameSockets) {}
+
+    fn change(&self, _: Asker<'_>) {}
 
     fn forget(&self, _: &str) {}
+
+    fn tell(&self, _: LocalNames) {}
+
+    fn forget_network(&self, _: &str) {}
 }
 
 /// Two hosts with a wire between them.

@@ -28,6 +28,7 @@ use crate::connector::{Connector, Places};
 use crate::daemon::SharedEngine;
 use crate::ingress::{self, Ingress};
 use crate::keeper::Keeper;
+use crate::name_book::NameBook;
 use crate::session::{Link, NoSession, NodeInfo, Reporter, Upstream};
 use crate::state::Files;
 use crate::templating::Values;
@@ -72,6 +73,7 @@ impl AgentDriver {
         info: watch::Receiver<NodeInfo>,
         news: watch::Sender<Option<News>>,
         files: Files,
+        names: Arc<NameBook>,
     ) -> Self {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         Self {
@@ -85,7 +87,7 @@ impl AgentDriver {
             report_lost: Arc::default(),
             ingress: Ingress::default(),
             has_work: false,
-            connector: Connector::default(),
+            connector: Connector::new(names),
             keeper: Keeper::start(files.clone()),
             files,
         }
@@ -99,7 +101,6 @@ impl AgentDriver {
 
     async fn work(&mut self, stop: &CancellationToken) {
         let mut changes = self.engine.containers.changes();
-        self.connector.answer_names(&self.engine.network).await;
         self.adopt();
         self.recall().await;
         let mut alone_since = None;

@@ -15,7 +15,7 @@ use types::{NetworkId, NodeId, ServiceId, Task, TaskId};
 use crate::name_book::NameBook;
 
 /// Everything this node was told of networks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Connector {
     views: BTreeMap<NetworkId, View>,
     names: Arc<NameBook>,
@@ -116,6 +116,11 @@ impl View {
 }
 
 impl Connector {
+    /// Writes names into `names`.
+    pub(crate) fn new(names: Arc<NameBook>) -> Self {
+        Self { views: BTreeMap::new(), names }
+    }
+
     /// Takes note of a change and makes it so.
     pub(crate) async fn apply(
         &mut self,
@@ -140,13 +145,6 @@ impl Connector {
         self.names.forget_network(&id.to_string());
         if let Err(error) = network.remove_overlay(&id.to_string()).await {
             warn!(network.id = %id, %error, "network is not removed");
-        }
-    }
-
-    /// Has the names that containers ask for answered, also those that outlived an earlier daemon.
-    pub(crate) async fn answer_names(&self, network: &Network) {
-        if let Err(error) = network.set_namer(self.names.clone()).await {
-            warn!(%error, "containers of an earlier daemon get no names");
         }
     }
 

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, VERSION};
 use crate::membership::Membership;
+use crate::name_book::NameBook;
 
 /// Threads that serve requests; containers' work waits on the kernel, not on these.
 const WORKER_THREADS_MAX: usize = 4;
@@ -40,7 +41,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Before anything is touched: two daemons must not share their state.
     let _lock = lock(&config.data_root)?;
     let engine = Engine::open(config.engine.clone()).await.context("open the engine")?;
-    let membership = Membership::open(&config, engine.clone()).await?;
+    let names = Arc::new(NameBook::default());
+    if let Err(error) = engine.network.set_namer(names.clone()).await {
+        warn!(%error, "containers of an earlier daemon get no names");
+    }
+    let membership = Membership::open(&config, engine.clone(), names).await?;
     let state = ApiState { engine: engine.clone(), swarm: membership.clone() };
     let server_config = apiserver::Config { listen: config.listen, version: VERSION.to_owned() };
     let server = Server::bind(server_config, state).await.context("serve the API")?;

@@ -27,6 +27,7 @@ use crate::address::{self, Addresses};
 use crate::agent_driver::{self, AgentDriver};
 use crate::config::Config;
 use crate::daemon::SharedEngine;
+use crate::name_book::NameBook;
 use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
 use crate::{describe, join, lock, steward, swarm_events};
@@ -67,6 +68,7 @@ struct Active {
 #[derive(Debug)]
 pub(crate) struct Membership {
     pub(crate) engine: SharedEngine,
+    names: Arc<NameBook>,
     pub(crate) files: Files,
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
@@ -84,9 +86,14 @@ impl Membership {
     ///
     /// # Errors
     /// When the swarm's state cannot be read; the text says where the damage is.
-    pub(crate) async fn open(config: &Config, engine: SharedEngine) -> anyhow::Result<Arc<Self>> {
+    pub(crate) async fn open(
+        config: &Config,
+        engine: SharedEngine,
+        names: Arc<NameBook>,
+    ) -> anyhow::Result<Arc<Self>> {
         let membership = Arc::new(Self {
             engine,
+            names,
             files: Files::new(&config.data_root),
             labels: config.engine.labels.clone(),
             generic: config.generic_resources.clone(),
@@ -140,6 +147,7 @@ impl Membership {
             described,
             news,
             self.files.clone(),
+            self.names.clone(),
         );
         let raft_id = state.raft_id;
         *self.lock() = Some(Active {

@@ -1,10 +1,11 @@
 //! The names that containers of this node may ask for.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use names::{Names, Server, Zone, host_resolvers};
-use network::{Join, NameSockets, Namer};
+use network::{Asker, DEFAULT_NETWORK, LocalNames, NameSockets, Namer};
 use tracing::warn;
 
 /// Zones of networks, and the servers of the containers in them.
@@ -57,27 +58,68 @@ impl NameBook {
     }
 }
 
+/// Port of the world's servers.
+const PORT: u16 = 53;
+
 impl Namer for NameBook {
-    fn serve(&self, container: &str, joins: &[Join], sockets: NameSockets) {
-        let networks: Vec<_> = joins.iter().map(|join| join.overlay.clone()).collect();
+    fn serve(&self, asker: Asker<'_>, sockets: NameSockets) {
+        let Asker { container, networks, servers } = asker;
+        let networks = networks.to_vec();
+        let resolvers = match servers.is_empty() {
+            true => host_resolvers(),
+            false => servers.iter().map(|server| SocketAddr::new(*server, PORT)).collect(),
+        };
         let mut state = self.lock();
         let names = names_of(&state.zones, &networks);
         let NameSockets { udp, tcp } = sockets;
-        let server = Server::start(udp, tcp, names, host_resolvers());
+        let server = Server::start(udp, tcp, names, resolvers);
         let server =
             server.inspect_err(|error| warn!(container, %error, "names are not answered")).ok();
         state.containers.insert(container.to_owned(), Answered { networks, server });
     }
 
+    fn change(&self, asker: Asker<'_>) {
+        let mut state = self.lock();
+        let State { zones, containers } = &mut *state;
+        let Some(answered) = containers.get_mut(asker.container) else { return };
+        answered.networks = asker.networks.to_vec();
+        if let Some(server) = &answered.server {
+            server.set(names_of(zones, &answered.networks));
+        }
+    }
+
     fn forget(&self, container: &str) {
         self.lock().containers.remove(container);
     }
+
+    fn tell(&self, names: LocalNames) {
+        self.set(&names.network, zone_of(&names), names.is_internal);
+    }
+
+    fn forget_network(&self, network: &str) {
+        Self::forget_network(self, network);
+    }
+}
+
+fn zone_of(names: &LocalNames) -> Zone {
+    let mut zone = Zone { network: names.name.to_ascii_lowercase(), ..Zone::default() };
+    for (known_by, address) in &names.hosts {
+        for name in known_by {
+            zone.add(name, [*address]);
+        }
+        if let Some(first) = known_by.first() {
+            zone.reverse.insert(*address, format!("{first}.{}", names.name));
+        }
+    }
+    zone
 }
 
 fn names_of(zones: &BTreeMap<String, Known>, networks: &[String]) -> Names {
     let known: Vec<_> = networks.iter().filter_map(|network| zones.get(network)).collect();
     Names {
-        is_internal: !known.is_empty() && known.iter().all(|known| known.is_internal),
+        is_internal: !networks.iter().any(|network| network == DEFAULT_NETWORK)
+            && !known.is_empty()
+            && known.iter().all(|known| known.is_internal),
         zones: known.into_iter().map(|known| known.zone.clone()).collect(),
     }
 }

@@ -9,10 +9,14 @@ pub(super) const FIRST_REGISTER: u32 = 8;
 
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
+const META_PROTOCOL: u32 = 1;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_L4PROTO: u32 = 16;
+const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
+/// Bits of `ct state` (`NF_CT_STATE_BIT` of linux/netfilter/nf_tables.h): established and related.
+const CT_STATE_KNOWN: u32 = 1 << 1 | 1 << 2;
 /// `IPS_DST_NAT` of nf_conntrack_common.h.
 const CT_STATUS_DNAT: u32 = 1 << 5;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
@@ -20,6 +24,7 @@ const FIB_F_DADDR: u32 = 2;
 /// `RTN_LOCAL`: the address is one of this host's.
 const ADDRESS_LOCAL: u32 = 2;
 const VERDICT_DROP: u32 = 0;
+const VERDICT_ACCEPT: u32 = 1;
 /// `NFT_GOTO`, a negative number.
 const VERDICT_GOTO: i32 = -4;
 const IFNAMSIZ: usize = 16;
@@ -36,7 +41,8 @@ pub(super) enum Expression {
         key: u32,
         register: u32,
     },
-    ConntrackStatus {
+    Conntrack {
+        key: u32,
         register: u32,
     },
     FibDestinationType {
@@ -59,10 +65,16 @@ pub(super) enum Expression {
         map: &'static str,
         into: u32,
     },
+    /// Goes on with the rule if the key in the first registers is a member, or is none where `is_member` is false.
+    Member {
+        set: &'static str,
+        is_member: bool,
+    },
     Goto {
         chain: &'static str,
     },
     Drop,
+    Accept,
     /// Puts the bytes into the register.
     Load {
         register: u32,
@@ -143,11 +155,45 @@ pub(super) fn input_link_is_not(name: &str) -> Vec<Expression> {
 }
 
 fn link(key: u32, name: &str, equal: bool) -> Vec<Expression> {
-    let mut value = name.as_bytes().to_vec();
-    value.resize(IFNAMSIZ, 0);
     vec![
         Expression::Meta { key, register: FIRST_REGISTER },
-        Expression::Compare { register: FIRST_REGISTER, equal, value },
+        Expression::Compare { register: FIRST_REGISTER, equal, value: link_bytes(name) },
+    ]
+}
+
+/// A link's name as registers and sets hold it: four registers.
+pub(super) fn link_bytes(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(IFNAMSIZ, 0);
+    bytes
+}
+
+/// The name of the link that a packet came by.
+pub(super) fn load_input_link(register: u32) -> Expression {
+    Expression::Meta { key: META_IIFNAME, register }
+}
+
+/// The name of the link that a packet leaves by.
+pub(super) fn load_output_link(register: u32) -> Expression {
+    Expression::Meta { key: META_OIFNAME, register }
+}
+
+/// What the packet is, by the number of its Ethernet type.
+pub(super) fn protocol_is(ethertype: u16) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::Meta { key: META_PROTOCOL, register },
+        Expression::Compare { register, equal: true, value: ethertype.to_be_bytes().to_vec() },
+    ]
+}
+
+/// The packet belongs to a connection that was let through before.
+pub(super) fn is_known_connection() -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::Conntrack { key: CT_STATE, register },
+        Expression::Mask { register, mask: CT_STATE_KNOWN.to_ne_bytes().to_vec() },
+        Expression::Compare { register, equal: false, value: vec![0; 4] },
     ]
 }
 
@@ -155,7 +201,7 @@ fn link(key: u32, name: &str, equal: bool) -> Vec<Expression> {
 pub(super) fn is_destination_nat() -> Vec<Expression> {
     let register = FIRST_REGISTER;
     vec![
-        Expression::ConntrackStatus { register },
+        Expression::Conntrack { key: CT_STATUS, register },
         Expression::Mask { register, mask: CT_STATUS_DNAT.to_ne_bytes().to_vec() },
         Expression::Compare { register, equal: false, value: vec![0; 4] },
     ]
@@ -188,13 +234,16 @@ fn name(expression: &Expression) -> &'static str {
     match expression {
         Expression::Payload { .. } => "payload",
         Expression::Meta { .. } => "meta",
-        Expression::ConntrackStatus { .. } => "ct",
+        Expression::Conntrack { .. } => "ct",
         Expression::FibDestinationType { .. } => "fib",
         Expression::Mask { .. } => "bitwise",
         Expression::Compare { .. } => "cmp",
         Expression::Random { .. } => "numgen",
-        Expression::LookUp { .. } => "lookup",
-        Expression::Goto { .. } | Expression::Drop | Expression::Load { .. } => "immediate",
+        Expression::LookUp { .. } | Expression::Member { .. } => "lookup",
+        Expression::Goto { .. }
+        | Expression::Drop
+        | Expression::Accept
+        | Expression::Load { .. } => "immediate",
         Expression::DestinationNat | Expression::DestinationNatAddress => "nat",
         Expression::Masquerade => "masq",
     }
@@ -212,10 +261,7 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             numbers(bytes, &[(1, *register), (2, *base), (3, *offset), (4, *length)]);
         }
         Expression::Meta { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
-        Expression::ConntrackStatus { register } => {
-            number(bytes, 1, *register);
-            number(bytes, 2, CT_STATUS);
-        }
+        Expression::Conntrack { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
         Expression::FibDestinationType { register } => {
             numbers(bytes, &[(1, *register), (2, FIB_RESULT_ADDRTYPE), (3, FIB_F_DADDR)]);
         }
@@ -237,6 +283,11 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             text(bytes, 1, map);
             numbers(bytes, &[(2, FIRST_REGISTER), (3, *into)]);
         }
+        Expression::Member { set, is_member } => {
+            text(bytes, 1, set);
+            // The flag turns the question round (NFT_LOOKUP_F_INV).
+            numbers(bytes, &[(2, FIRST_REGISTER), (5, u32::from(!is_member))]);
+        }
         Expression::Goto { chain } => {
             number(bytes, 1, 0);
             nested(bytes, 2, |bytes| encode_goto(bytes, chain));
@@ -244,6 +295,10 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         Expression::Drop => {
             number(bytes, 1, 0);
             nested(bytes, 2, |bytes| verdict(bytes, &VERDICT_DROP.to_be_bytes(), None));
+        }
+        Expression::Accept => {
+            number(bytes, 1, 0);
+            nested(bytes, 2, |bytes| verdict(bytes, &VERDICT_ACCEPT.to_be_bytes(), None));
         }
         Expression::DestinationNat => {
             // Kind 1 is destination, family 2 is IPv4; address and port stand in neighbouring registers.

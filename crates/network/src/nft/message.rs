@@ -5,7 +5,9 @@ use super::expression::{self, Expression};
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
+/// Families of tables (linux/netfilter.h).
 const NFPROTO_IPV4: u8 = 2;
+pub(super) const NFPROTO_BRIDGE: u8 = 7;
 
 const NEWTABLE: u8 = 0;
 const DELTABLE: u8 = 2;
@@ -32,6 +34,8 @@ pub(super) struct Hook {
 
 impl Hook {
     pub(super) const PREROUTING: u32 = 0;
+    pub(super) const INPUT: u32 = 1;
+    pub(super) const FORWARD: u32 = 2;
     pub(super) const OUTPUT: u32 = 3;
     pub(super) const POSTROUTING: u32 = 4;
 }
@@ -54,6 +58,7 @@ pub(super) struct Batch {
     sequence: u32,
     first: u32,
     maps: u32,
+    family: u8,
 }
 
 pub(super) fn attribute(bytes: &mut Vec<u8>, kind: u16, data: &[u8]) {
@@ -83,10 +88,21 @@ pub(super) fn nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<
 
 impl Batch {
     pub(super) fn new(sequence: u32) -> Self {
-        let mut batch =
-            Self { bytes: Vec::with_capacity(4096), sequence, first: sequence, maps: 0 };
+        let mut batch = Self {
+            bytes: Vec::with_capacity(4096),
+            sequence,
+            first: sequence,
+            maps: 0,
+            family: NFPROTO_IPV4,
+        };
         batch.message(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, |_| {});
         batch
+    }
+
+    /// For tables of another family than IPv4.
+    pub(super) fn of_family(mut self, family: u8) -> Self {
+        self.family = family;
+        self
     }
 
     /// Whether nothing was put into the batch.
@@ -153,6 +169,26 @@ impl Batch {
         });
     }
 
+    /// Makes a set of keys.
+    pub(super) fn add_set(&mut self, table: &str, set: &str, key_type: u32, key_bytes: usize) {
+        self.maps += 1;
+        let id = self.maps;
+        self.nftables(NEWSET, NLM_F_CREATE, |bytes| {
+            text(bytes, 1, table);
+            text(bytes, 2, set);
+            number(bytes, 3, 0);
+            number(bytes, 4, key_type);
+            number(bytes, 5, u32::try_from(key_bytes).expect("keys are short"));
+            number(bytes, 10, id);
+        });
+    }
+
+    pub(super) fn add_member(&mut self, table: &str, set: &str, key: &[u8]) {
+        self.element(NEWSETELEM, NLM_F_CREATE, table, set, |bytes| {
+            nested(bytes, 1, |bytes| attribute(bytes, 1, key));
+        });
+    }
+
     pub(super) fn add_element(&mut self, table: &str, map: &str, key: &[u8], data: &[u8]) {
         self.element(NEWSETELEM, NLM_F_CREATE, table, map, |bytes| {
             nested(bytes, 1, |bytes| attribute(bytes, 1, key));
@@ -196,7 +232,7 @@ impl Batch {
 
     fn nftables(&mut self, kind: u8, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) {
         let kind = NFNL_SUBSYS_NFTABLES << 8 | u16::from(kind);
-        self.message(kind, flags, NFPROTO_IPV4, 0, fill);
+        self.message(kind, flags, self.family, 0, fill);
     }
 
     fn message(

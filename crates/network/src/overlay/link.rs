@@ -17,7 +17,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Overlay;
-use crate::bridge::{add_address, link_index, set_up, up};
+use crate::bridge::{add_address, free_place, host_link, set_up, up};
 use crate::netlink::Netlink;
 use crate::{Error, address, namespace};
 
@@ -88,17 +88,16 @@ impl Fabric {
         &self,
         container: &str,
         netns: &Path,
-        number: usize,
         addresses: &[IpNet],
     ) -> Result<(), Error> {
         let file = File::open(netns).map_err(Error::file("open", netns))?;
-        let name = format!("eth{number}");
-        let digits: String =
-            container.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
-        let link = format!("ve{digits}");
+        let within = inside(netns)?;
+        let (name, index) = free_place(&within)?;
+        let link = link_name(container);
         let mac = addresses.iter().find_map(|address| mac_of(address.addr()));
         let mac = mac.ok_or_else(|| Error::NoAddressGiven { container: container.to_owned() })?;
         let mut peer = LinkMessage::default();
+        peer.header.index = index;
         peer.attributes = vec![
             LinkAttribute::IfName(name.clone()),
             LinkAttribute::Address(mac.to_vec()),
@@ -117,8 +116,6 @@ impl Fabric {
         ];
         let made = self.netlink.create_link(&link, &RouteNetlinkMessage::NewLink(veth));
         made.map_err(Error::kernel(format!("make link {link}")))?;
-        let within = inside(netns)?;
-        let index = link_index(&within, &name)?;
         within.change(set_up(index)).map_err(Error::kernel(format!("raise {name}")))?;
         for address in addresses {
             within
@@ -126,6 +123,13 @@ impl Fabric {
                 .map_err(Error::kernel(format!("give the container {address}")))?;
         }
         Ok(())
+    }
+
+    /// Takes the container's link away.
+    pub(super) fn unplug(&self, container: &str) -> Result<(), Error> {
+        let link = link_name(container);
+        let removed = self.netlink.remove_link(&link);
+        removed.map_err(Error::kernel(format!("remove link {link}")))
     }
 
     pub(super) fn add_peer(&self, address: IpAddr, node: IpAddr) -> Result<(), Error> {
@@ -175,6 +179,11 @@ impl Fabric {
     }
 }
 
+/// The port of a container's link in the network's namespace.
+pub(super) fn link_name(container: &str) -> String {
+    host_link(container)
+}
+
 /// A socket that belongs to the namespace at `path`, wherever it is used.
 fn inside(path: &Path) -> Result<Netlink, Error> {
     namespace::within(path, || Netlink::open().map_err(Error::kernel("open a netlink socket")))
@@ -185,7 +194,7 @@ fn mtu(overlay: &Overlay) -> u32 {
 }
 
 /// Containers' hardware addresses follow from their addresses, so nobody needs to be told of them.
-fn mac_of(address: IpAddr) -> Option<[u8; 6]> {
+pub(super) fn mac_of(address: IpAddr) -> Option<[u8; 6]> {
     match address {
         IpAddr::V4(address) => Some(address::mac(address)),
         IpAddr::V6(_) => None,

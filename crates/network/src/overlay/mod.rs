@@ -18,8 +18,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::nft::{Balancer, NAMES_ADDRESS, NamePorts};
-use crate::{Error, namespace, state_file};
+use crate::nft::{Balancer, Guard, NAMES_ADDRESS, NamePorts, Tenant};
+use crate::{DEFAULT_NETWORK, Error, LocalNames, namespace, state_file};
 use link::Fabric;
 
 /// UDP port of overlays where none is named; IANA's for VXLAN.
@@ -54,10 +54,29 @@ pub type Services = BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>;
 pub trait Namer: std::fmt::Debug + Send + Sync {
     /// Begins to answer on sockets bound at the container's 127.0.0.11. Called before the container's first process
     /// starts, on a thread that may block.
-    fn serve(&self, container: &str, joins: &[Join], sockets: NameSockets);
+    fn serve(&self, asker: Asker<'_>, sockets: NameSockets);
+
+    /// The container is in other networks now.
+    fn change(&self, asker: Asker<'_>);
 
     /// The container is gone.
     fn forget(&self, container: &str);
+
+    /// Who can be asked for in a network of this host.
+    fn tell(&self, names: LocalNames);
+
+    /// A network of this host is gone.
+    fn forget_network(&self, network: &str);
+}
+
+/// A container that asks for names.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    pub container: &'a str,
+    /// Identifiers of its networks, in order; [`DEFAULT_NETWORK`] is among them where it is in that one.
+    pub networks: &'a [String],
+    /// The servers to be asked for the world's names; none leaves it to those of this host.
+    pub servers: &'a [IpAddr],
 }
 
 /// Sockets in a container's namespace.
@@ -82,13 +101,20 @@ struct Made {
     /// Addresses in the network and the nodes they are on.
     peers: BTreeMap<IpAddr, IpAddr>,
     services: Services,
+    guard: Guard,
 }
 
+/// A container that asks for names, for those of the swarm or of networks of this host.
 #[derive(Debug)]
 struct Member {
     netns: PathBuf,
     joins: Vec<Join>,
+    /// The networks of this host that it is in.
+    locals: Vec<String>,
+    servers: Vec<IpAddr>,
     balancer: Balancer,
+    /// Whether it has sockets for names.
+    is_served: bool,
 }
 
 impl Overlays {
@@ -105,8 +131,8 @@ impl Overlays {
             let netns = crate::namespaces(run_dir).join(&container);
             match state_file::read::<Vec<Join>>(&entry.path()) {
                 Some(joins) if namespace::exists(&netns) => {
-                    let balancer = Balancer::open(&netns)?;
-                    overlays.members.insert(container, Member { netns, joins, balancer });
+                    let member = Member { joins, ..Member::new(netns)? };
+                    overlays.members.insert(container, member);
                 }
                 _ => state_file::remove(&entry.path())?,
             }
@@ -124,9 +150,12 @@ impl Overlays {
         if known.is_some_and(|known| known.overlay == overlay) {
             return Ok(());
         }
-        let (fabric, peers) = Fabric::open(&fabrics(run_dir).join(&overlay.id), &overlay)?;
+        let path = fabrics(run_dir).join(&overlay.id);
+        let (fabric, peers) = Fabric::open(&path, &overlay)?;
+        let mut guard = Guard::within(&path)?;
+        guard.set(self.tenants(&overlay.id))?;
         let services = self.made.remove(&overlay.id).map(|made| made.services);
-        let made = Made { fabric, peers, services: services.unwrap_or_default(), overlay };
+        let made = Made { fabric, peers, services: services.unwrap_or_default(), overlay, guard };
         self.made.insert(made.overlay.id.clone(), made);
         Ok(())
     }
@@ -194,25 +223,101 @@ impl Overlays {
         join: Join,
     ) -> Result<(), Error> {
         let overlay = join.overlay.clone();
-        let made =
-            self.made.get(&overlay).ok_or_else(|| Error::NoOverlay { id: overlay.clone() })?;
-        if !self.members.contains_key(container) {
-            let member = Member {
-                netns: netns.to_owned(),
-                joins: Vec::new(),
-                balancer: Balancer::open(netns)?,
-            };
-            self.members.insert(container.to_owned(), member);
+        if !self.made.contains_key(&overlay) {
+            return Err(Error::NoOverlay { id: overlay });
         }
-        let member = self.members.get_mut(container).expect("made just now where it was missing");
+        let member = self.member(container, netns)?;
         if member.joins.iter().any(|known| known.overlay == overlay) {
             return Ok(());
         }
-        let number = member.joins.len() + 1;
-        made.fabric.plug(container, &member.netns, number, &join.addresses)?;
+        let made = self.made.get_mut(&overlay).expect("looked for above");
+        if let Some(tenant) = tenant(&join) {
+            made.guard.admit(&link::link_name(container), tenant)?;
+        }
+        made.fabric.plug(container, netns, &join.addresses)?;
+        let member = self.members.get_mut(container).expect("made just now where it was missing");
         member.joins.push(join);
         state_file::write(&joins(run_dir).join(container), &member.joins)?;
-        member.balancer.balance(visible(&self.made, &member.joins))?;
+        self.settle(container)
+    }
+
+    /// Takes a container out of a network of the swarm. Idempotent.
+    pub(crate) fn part(
+        &mut self,
+        run_dir: &Path,
+        container: &str,
+        overlay: &str,
+    ) -> Result<(), Error> {
+        let Some(member) = self.members.get_mut(container) else { return Ok(()) };
+        let known = member.joins.len();
+        member.joins.retain(|join| join.overlay != overlay);
+        if member.joins.len() == known {
+            return Ok(());
+        }
+        let file = joins(run_dir).join(container);
+        match member.joins.is_empty() {
+            true => state_file::remove(&file)?,
+            false => state_file::write(&file, &member.joins)?,
+        }
+        if let Some(made) = self.made.get_mut(overlay) {
+            made.fabric.unplug(container)?;
+            made.guard.dismiss(&link::link_name(container))?;
+        }
+        self.settle(container)
+    }
+
+    /// The container is in a network of this host from now on, whose names it may ask for.
+    pub(crate) fn enter(
+        &mut self,
+        container: &str,
+        netns: &Path,
+        network: &str,
+    ) -> Result<(), Error> {
+        let member = self.member(container, netns)?;
+        if !member.locals.iter().any(|known| known == network) {
+            member.locals.push(network.to_owned());
+        }
+        self.settle(container)
+    }
+
+    /// The container is in that network of this host no more.
+    pub(crate) fn quit(&mut self, container: &str, network: &str) -> Result<(), Error> {
+        let Some(member) = self.members.get_mut(container) else { return Ok(()) };
+        member.locals.retain(|known| known != network);
+        self.settle(container)
+    }
+
+    /// Whether the container asks for names here.
+    pub(crate) fn is_member(&self, container: &str) -> bool {
+        self.members.contains_key(container)
+    }
+
+    /// Where the container's questions for the world's names go.
+    pub(crate) fn set_servers(
+        &mut self,
+        container: &str,
+        netns: &Path,
+        servers: Vec<IpAddr>,
+    ) -> Result<(), Error> {
+        self.member(container, netns)?.servers = servers;
+        Ok(())
+    }
+
+    fn member(&mut self, container: &str, netns: &Path) -> Result<&mut Member, Error> {
+        if !self.members.contains_key(container) {
+            let member = Member::new(netns.to_owned())?;
+            self.members.insert(container.to_owned(), member);
+        }
+        Ok(self.members.get_mut(container).expect("made just now where it was missing"))
+    }
+
+    /// Brings a container's table and names in line with its networks.
+    fn settle(&mut self, container: &str) -> Result<(), Error> {
+        let Some(member) = self.members.get_mut(container) else { return Ok(()) };
+        // What an earlier daemon balances over stays until this one has heard of its networks.
+        if member.joins.iter().all(|join| self.made.contains_key(&join.overlay)) {
+            member.balancer.balance(visible(&self.made, &member.joins))?;
+        }
         match &self.namer {
             Some(namer) => member.answer_names(container, &**namer),
             None => Ok(()),
@@ -222,28 +327,74 @@ impl Overlays {
     /// Has names answered from now on, also those of containers that are here already.
     pub(crate) fn set_namer(&mut self, namer: Arc<dyn Namer>) -> Result<(), Error> {
         for (container, member) in &mut self.members {
+            member.is_served = false;
             member.answer_names(container, &*namer)?;
         }
         self.namer = Some(namer);
         Ok(())
     }
 
+    pub(crate) fn namer(&self) -> Option<&Arc<dyn Namer>> {
+        self.namer.as_ref()
+    }
+
     /// Forgets a container; its links end with its namespace.
     pub(crate) fn leave(&mut self, run_dir: &Path, container: &str) -> Result<(), Error> {
-        if let (Some(_), Some(namer)) = (self.members.remove(container), &self.namer) {
-            namer.forget(container);
+        if let Some(member) = self.members.remove(container) {
+            for join in member.joins {
+                if let Some(made) = self.made.get_mut(&join.overlay) {
+                    made.guard.dismiss(&link::link_name(container))?;
+                }
+            }
+            if let Some(namer) = &self.namer {
+                namer.forget(container);
+            }
         }
         state_file::remove(&joins(run_dir).join(container))
     }
 
+    /// The ports of a network's containers, and who is behind each.
+    fn tenants(&self, overlay: &str) -> BTreeMap<String, Tenant> {
+        let members = self.members.iter().flat_map(|(container, member)| {
+            let joins = member.joins.iter().filter(|join| join.overlay == overlay);
+            joins.map(move |join| (container, join))
+        });
+        members
+            .filter_map(|(container, join)| Some((link::link_name(container), tenant(join)?)))
+            .collect()
+    }
+
     /// The containers in overlays, with their places.
     pub(crate) fn members(&self) -> impl Iterator<Item = (&String, &[Join])> {
-        self.members.iter().map(|(container, member)| (container, &member.joins[..]))
+        let members = self.members.iter().filter(|(_, member)| !member.joins.is_empty());
+        members.map(|(container, member)| (container, &member.joins[..]))
     }
 }
 
 impl Member {
+    fn new(netns: PathBuf) -> Result<Self, Error> {
+        let balancer = Balancer::open(&netns)?;
+        let (joins, locals, servers) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { netns, joins, locals, servers, balancer, is_served: false })
+    }
+
+    /// Its networks: those of this host first, for what they know is nearest.
+    fn networks(&self) -> Vec<String> {
+        let joined = self.joins.iter().map(|join| join.overlay.clone());
+        self.locals.iter().cloned().chain(joined).collect()
+    }
+
     fn answer_names(&mut self, container: &str, namer: &dyn Namer) -> Result<(), Error> {
+        let networks = self.networks();
+        // One that is in the default network alone asks the world itself.
+        if networks.iter().all(|network| network == DEFAULT_NETWORK) && !self.is_served {
+            return Ok(());
+        }
+        let asker = Asker { container, networks: &networks, servers: &self.servers };
+        if self.is_served {
+            namer.change(asker);
+            return Ok(());
+        }
         let bound = || -> io::Result<NameSockets> {
             let any_port = (NAMES_ADDRESS, 0);
             Ok(NameSockets { udp: UdpSocket::bind(any_port)?, tcp: TcpListener::bind(any_port)? })
@@ -252,9 +403,16 @@ impl Member {
         let sockets = namespace::within(&self.netns, || bound().map_err(failed))?;
         let udp = sockets.udp.local_addr().map_err(failed)?.port();
         let tcp = sockets.tcp.local_addr().map_err(failed)?.port();
-        namer.serve(container, &self.joins, sockets);
+        namer.serve(asker, sockets);
+        self.is_served = true;
         self.balancer.answer_names(NamePorts { udp, tcp })
     }
+}
+
+fn tenant(join: &Join) -> Option<Tenant> {
+    let addresses: Vec<_> = join.addresses.iter().map(IpNet::addr).collect();
+    let mac = addresses.iter().find_map(|address| link::mac_of(*address))?;
+    Some(Tenant { mac, addresses })
 }
 
 /// The services of all networks a container is in.

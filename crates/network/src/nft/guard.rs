@@ -1,0 +1,246 @@
+//! Holds containers to the addresses they were given, at the bridge ports they are plugged into.
+//!
+//! ```text
+//! table bridge skep-<name> {
+//!   set ports { type ifname }
+//!   set macs  { type ifname . ether_addr }
+//!   set ipv4  { type ifname . ipv4_addr }
+//!   set ipv6  { type ifname . ipv6_addr }
+//!   chain prerouting { iifname @ports goto guarded }
+//!   chain guarded    { ether saddr, arp senders, ip and ip6 sources must be members; no advertised routers, no VLAN tags }
+//! }
+//! ```
+//! A container's own address may be used from its own port only: nobody speaks for a neighbour or for the gateway.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use super::concatenation;
+use super::expression::{self, Expression, accept_goto, link_bytes};
+use super::message::{Batch, Hook, NFPROTO_BRIDGE};
+use super::socket::Socket;
+use crate::{Error, namespace};
+
+/// The kernel's numbers for data types that `nft list` knows by name (nft userspace, datatype.h).
+const IFNAME: u32 = 41;
+const ETHER: u32 = 9;
+const IPV4: u32 = 7;
+const IPV6: u32 = 8;
+/// Bytes of keys: each part is padded to whole registers.
+const IFNAME_BYTES: usize = 16;
+const MAC_BYTES: usize = 8;
+
+const LINK_HEADER: u32 = 0;
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+
+/// Ethernet types (linux/if_ether.h).
+const ARP: u16 = 0x0806;
+const IP: u16 = 0x0800;
+const IP6: u16 = 0x86dd;
+const VLAN_TAGS: [u16; 2] = [0x8100, 0x88a8];
+
+/// ICMPv6 messages that change where neighbours send: router advertisement and redirect.
+const ICMPV6: u8 = 58;
+const ICMPV6_FORBIDDEN: [u8; 2] = [134, 137];
+
+/// Before bridges look at a frame.
+const PRIORITY: i32 = -300;
+
+/// Who is behind a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tenant {
+    pub(crate) mac: [u8; 6],
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// The guard of the bridges in one network namespace.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    name: String,
+    socket: Socket,
+    tenants: BTreeMap<String, Tenant>,
+    is_made: bool,
+}
+
+impl Guard {
+    /// Of the namespace this thread is in. A table that is there stays as it is until the first change.
+    pub(crate) fn open(name: &str) -> Result<Self, Error> {
+        let socket = Socket::open().map_err(Error::kernel("open an nftables socket"))?;
+        Ok(Self { name: format!("skep-{name}"), socket, tenants: BTreeMap::new(), is_made: false })
+    }
+
+    /// Of the namespace at `path`.
+    pub(crate) fn within(path: &Path) -> Result<Self, Error> {
+        namespace::within(path, || Self::open("guard"))
+    }
+
+    /// Watches these ports and no others.
+    pub(crate) fn set(&mut self, tenants: BTreeMap<String, Tenant>) -> Result<(), Error> {
+        self.tenants = tenants;
+        self.rebuild()
+    }
+
+    /// Watches one more port, before anything can come through it.
+    pub(crate) fn admit(&mut self, port: &str, tenant: Tenant) -> Result<(), Error> {
+        let known = self.tenants.insert(port.to_owned(), tenant.clone());
+        if !self.is_made || known.is_some() {
+            return self.rebuild();
+        }
+        let mut batch = self.socket.batch().of_family(NFPROTO_BRIDGE);
+        self.add_tenant(&mut batch, port, &tenant);
+        match self.socket.commit(batch) {
+            Ok(()) => Ok(()),
+            // Somebody has removed the table.
+            Err(_) => self.rebuild(),
+        }
+    }
+
+    /// The port is gone.
+    pub(crate) fn dismiss(&mut self, port: &str) -> Result<(), Error> {
+        let Some(tenant) = self.tenants.remove(port) else { return Ok(()) };
+        if !self.is_made {
+            return Ok(());
+        }
+        let mut batch = self.socket.batch().of_family(NFPROTO_BRIDGE);
+        for (set, key) in members(port, &tenant) {
+            batch.delete_element(&self.name, set, &key);
+        }
+        match self.socket.commit(batch) {
+            Ok(()) => Ok(()),
+            Err(_) => self.rebuild(),
+        }
+    }
+
+    pub(crate) fn remove(&mut self) -> Result<(), Error> {
+        let batch = self.empty();
+        self.is_made = false;
+        self.commit(batch)
+    }
+
+    fn rebuild(&mut self) -> Result<(), Error> {
+        let mut batch = self.empty();
+        batch.add_table(&self.name);
+        for (set, key_type, key_bytes) in [
+            ("ports", IFNAME, IFNAME_BYTES),
+            ("macs", concatenation(&[IFNAME, ETHER]), IFNAME_BYTES + MAC_BYTES),
+            ("ipv4", concatenation(&[IFNAME, IPV4]), IFNAME_BYTES + 4),
+            ("ipv6", concatenation(&[IFNAME, IPV6]), IFNAME_BYTES + 16),
+        ] {
+            batch.add_set(&self.name, set, key_type, key_bytes);
+        }
+        self.add_rules(&mut batch);
+        for (port, tenant) in &self.tenants {
+            self.add_tenant(&mut batch, port, tenant);
+        }
+        self.is_made = true;
+        self.commit(batch)
+    }
+
+    fn empty(&self) -> Batch {
+        let mut batch = self.socket.batch().of_family(NFPROTO_BRIDGE);
+        batch.add_table(&self.name);
+        batch.delete_table(&self.name);
+        batch
+    }
+
+    fn commit(&mut self, batch: Batch) -> Result<(), Error> {
+        let what = format!("change nftables table {}", self.name);
+        self.socket.commit(batch).map_err(Error::kernel(what))
+    }
+
+    fn add_tenant(&self, batch: &mut Batch, port: &str, tenant: &Tenant) {
+        for (set, key) in members(port, tenant) {
+            batch.add_member(&self.name, set, &key);
+        }
+    }
+
+    fn add_rules(&self, batch: &mut Batch) {
+        let table = &self.name;
+        let hook = Hook { kind: "filter", hook: Hook::PREROUTING, priority: PRIORITY };
+        batch.add_chain(table, "guarded", None);
+        batch.add_chain(table, "prerouting", Some(hook));
+        let first = expression::FIRST_REGISTER;
+        let is_port = Expression::Member { set: "ports", is_member: true };
+        batch.add_rule(
+            table,
+            "prerouting",
+            &[vec![expression::load_input_link(first), is_port], accept_goto("guarded")].concat(),
+        );
+        for rule in rules() {
+            batch.add_rule(table, "guarded", &rule);
+        }
+    }
+}
+
+/// What is dropped, rule by rule.
+fn rules() -> Vec<Vec<Expression>> {
+    let first = expression::FIRST_REGISTER;
+    let field =
+        |base, offset, bytes, register| Expression::Payload { base, offset, bytes, register };
+    let stranger = |set, base, offset, bytes| {
+        vec![
+            expression::load_input_link(first),
+            field(base, offset, bytes, first + 4),
+            Expression::Member { set, is_member: false },
+            Expression::Drop,
+        ]
+    };
+    let is =
+        |value: &[u8]| Expression::Compare { register: first, equal: true, value: value.to_vec() };
+    let only =
+        |ethertype, rule: Vec<Expression>| [expression::protocol_is(ethertype), rule].concat();
+    let mut rules = Vec::new();
+    // What is in a tagged frame would be looked for in the wrong place.
+    for tag in VLAN_TAGS {
+        rules.push(vec![
+            field(LINK_HEADER, 12, 2, first),
+            is(&tag.to_be_bytes()),
+            Expression::Drop,
+        ]);
+    }
+    rules.push(stranger("macs", LINK_HEADER, 6, 6));
+    rules.push(only(ARP, stranger("macs", NETWORK_HEADER, 8, 6)));
+    rules.push(only(ARP, stranger("ipv4", NETWORK_HEADER, 14, 4)));
+    rules.push(only(IP, stranger("ipv4", NETWORK_HEADER, 12, 4)));
+    for message in ICMPV6_FORBIDDEN {
+        let refused = vec![
+            expression::Expression::protocol(first),
+            is(&[ICMPV6]),
+            field(TRANSPORT_HEADER, 0, 1, first),
+            is(&[message]),
+            Expression::Drop,
+        ];
+        rules.push(only(IP6, refused));
+    }
+    // Addresses of the link itself (fe80::/10) follow from the hardware address, which is checked.
+    let link_local = vec![
+        field(NETWORK_HEADER, 8, 2, first),
+        Expression::Mask { register: first, mask: vec![0xff, 0xc0] },
+        is(&[0xfe, 0x80]),
+        Expression::Accept,
+    ];
+    rules.push(only(IP6, link_local));
+    rules.push(only(IP6, stranger("ipv6", NETWORK_HEADER, 8, 16)));
+    rules
+}
+
+/// The members of each set that stand for one port. The unspecified address is anybody's who has none yet.
+fn members(port: &str, tenant: &Tenant) -> Vec<(&'static str, Vec<u8>)> {
+    let port = link_bytes(port);
+    let key = |rest: &[u8]| [&port[..], rest].concat();
+    let mut mac = tenant.mac.to_vec();
+    mac.resize(MAC_BYTES, 0);
+    let mut members = vec![
+        ("ports", port.clone()),
+        ("macs", key(&mac)),
+        ("ipv4", key(&Ipv4Addr::UNSPECIFIED.octets())),
+        ("ipv6", key(&Ipv6Addr::UNSPECIFIED.octets())),
+    ];
+    members.extend(tenant.addresses.iter().map(|address| match address {
+        IpAddr::V4(address) => ("ipv4", key(&address.octets())),
+        IpAddr::V6(address) => ("ipv6", key(&address.octets())),
+    }));
+    members
+}
