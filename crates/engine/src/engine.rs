@@ -11,6 +11,8 @@ use crate::error::{Attempt, Error};
 use crate::events::Events;
 use crate::images;
 use crate::images::Images;
+use crate::networks::Networks;
+use crate::swarm::{SwarmNetworks, SwarmSlot};
 use crate::volumes::Volumes;
 
 /// One node's engine.
@@ -21,6 +23,8 @@ pub struct Engine {
     pub images: Images,
     pub volumes: Volumes,
     pub network: Arc<Network>,
+    pub networks: Networks,
+    pub(crate) swarm: SwarmSlot,
     pub containers: Containers,
 }
 
@@ -38,21 +42,31 @@ impl Engine {
         let db = Arc::new(Db::open(&config.data_root.join("engine.redb"))?);
         let events = Events::default();
         let images = Images::open(&config.images, Arc::clone(&db))?;
-        let volumes = Volumes::open(config.data_root.join("volumes"), db, events.clone())?;
+        let volumes =
+            Volumes::open(config.data_root.join("volumes"), Arc::clone(&db), events.clone())?;
         let network = Network::open(config.network.clone())
             .await
             .map_err(|source| Error::NetworkSetup { source })?;
         let network = Arc::new(network);
+        let networks = Networks::open(db, events.clone(), Arc::clone(&network)).await?;
+        let swarm = SwarmSlot::default();
         let parts = Parts {
             config: config.clone(),
             events: events.clone(),
             images: images.clone(),
             volumes: volumes.clone(),
             network: Arc::clone(&network),
+            networks: networks.clone(),
+            swarm: swarm.clone(),
         };
         let containers = Containers::open(parts).await?;
         tokio::spawn(forward_image_events(images.subscribe(), events.clone()));
-        Ok(Arc::new(Self { config, events, images, volumes, network, containers }))
+        Ok(Arc::new(Self { config, events, images, volumes, network, networks, swarm, containers }))
+    }
+
+    /// From now on containers may be in networks of the swarm.
+    pub fn set_swarm(&self, swarm: Arc<dyn SwarmNetworks>) {
+        self.swarm.set(swarm);
     }
 
     /// Lets go of all containers, which go on, and writes what is not on disk yet.

@@ -121,8 +121,8 @@ pub enum Error {
 
     #[error(transparent)]
     Image(#[from] crate::images::Error),
-    #[error("network {name} not found")]
-    NoSuchNetwork { name: String },
+    #[error(transparent)]
+    Network(#[from] crate::networks::Refusal),
     #[error("configured logging driver does not support reading")]
     LogsUnreadable,
     #[error("Could not find the file {path} in container {id}")]
@@ -183,7 +183,6 @@ impl Error {
             | Self::NoSuchExec { .. }
             | Self::NoSuchVolume { .. }
             | Self::NoSuchVolumeDriver { .. }
-            | Self::NoSuchNetwork { .. }
             | Self::NoSuchPath { .. } => ErrorKind::NotFound,
             Self::AmbiguousId { .. }
             | Self::SameName
@@ -220,6 +219,13 @@ impl Error {
             Self::ReadOnlyRootfs | Self::ReadOnlyVolume => ErrorKind::Forbidden,
             Self::LogsUnreadable => ErrorKind::Unsupported,
             Self::Image(error) => error.kind(),
+            Self::Network(refusal) => refusal.kind(),
+            Self::NetworkSetup {
+                source: network::Error::AddressTaken { .. } | network::Error::NoAddressLeft { .. },
+            } => ErrorKind::Forbidden,
+            Self::NetworkSetup { source: network::Error::AddressOutside { .. } } => {
+                ErrorKind::Invalid
+            }
             Self::NotPaused { .. }
             | Self::Unkillable { .. }
             | Self::Shim { .. }

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use docker_types::network::{EndpointResource, Ipam, IpamConfig, NetworkResource};
 use docker_types::system::{IndexConfig, Info, Plugins, RegistryConfig, Runtime};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::containers::{ListOptions, built_in_network_id, derived_id, host_facts};
+use crate::containers::{ListOptions, derived_id, host_facts};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::images;
@@ -127,13 +126,6 @@ impl Engine {
         })
     }
 
-    /// The networks every node has; with `containers`, and who is in them.
-    pub fn networks(&self, containers: bool) -> Vec<NetworkResource> {
-        [("bridge", "bridge"), ("host", "host"), ("none", "null")]
-            .map(|(name, driver)| self.describe_network(name, driver, containers))
-            .to_vec()
-    }
-
     /// Image summaries, and the bytes of all layers together.
     ///
     /// # Errors
@@ -162,57 +154,6 @@ impl Engine {
         let id = derived_id(&["engine", machine.trim(), &root]);
         // The form of a version 4 identifier, as Docker's daemons have since 23.0.
         format!("{}-{}-{}-{}-{}", &id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..32])
-    }
-
-    fn describe_network(&self, name: &str, driver: &str, containers: bool) -> NetworkResource {
-        let is_bridge = name == "bridge";
-        let mut network = NetworkResource {
-            name: name.to_owned(),
-            id: built_in_network_id(name),
-            created: self.containers.opened_at().into(),
-            scope: "local".to_owned(),
-            driver: driver.to_owned(),
-            enable_ipv4: true,
-            ipam: Ipam { driver: "default".to_owned(), options: None, config: None },
-            ..NetworkResource::default()
-        };
-        if is_bridge {
-            let subnet = self.network.subnet();
-            let gateway =
-                subnet.hosts().next().map(|gateway| gateway.to_string()).unwrap_or_default();
-            network.ipam.config = Some(vec![IpamConfig {
-                subnet: subnet.to_string(),
-                gateway,
-                ..IpamConfig::default()
-            }]);
-            let options = [
-                ("com.docker.network.bridge.default_bridge", "true".to_owned()),
-                ("com.docker.network.bridge.name", self.network.bridge().to_owned()),
-            ];
-            network.options =
-                options.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        }
-        if containers {
-            network.containers = self.endpoints_in(name);
-        }
-        network
-    }
-
-    fn endpoints_in(&self, network: &str) -> BTreeMap<String, EndpointResource> {
-        let members = self.containers.members_of(network).into_iter();
-        let describe = |(id, name): (String, String)| {
-            let endpoint = self.network.endpoint(&id);
-            let address = endpoint.as_ref().map(|it| format!("{}/{}", it.address, it.prefix_len));
-            let resource = EndpointResource {
-                name,
-                endpoint_id: derived_id(&["endpoint", &id]),
-                mac_address: endpoint.map(|it| it.mac).unwrap_or_default(),
-                ipv4_address: address.unwrap_or_default(),
-                ipv6_address: String::new(),
-            };
-            (id, resource)
-        };
-        members.map(describe).collect()
     }
 }
 

@@ -63,10 +63,6 @@ pub(crate) fn mac(address: Ipv4Addr) -> [u8; 6] {
     [0x02, 0x42, a, b, c, d]
 }
 
-pub(crate) fn mac_text(address: Ipv4Addr) -> String {
-    text_of(mac(address))
-}
-
 /// As Docker writes hardware addresses.
 pub(crate) fn text_of(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
@@ -132,6 +128,6 @@ mod tests {
 
     #[test]
     fn a_mac_names_its_address() {
-        assert_eq!(mac_text(Ipv4Addr::new(172, 17, 0, 2)), "02:42:ac:11:00:02");
+        assert_eq!(text_of(mac(Ipv4Addr::new(172, 17, 0, 2))), "02:42:ac:11:00:02");
     }
 }

@@ -23,7 +23,11 @@ pub struct Endpoint {
 impl Endpoint {
     /// Who is behind the container's port.
     pub(crate) fn tenant(&self) -> Tenant {
-        Tenant { mac: address::mac(self.address), addresses: vec![self.address.into()] }
+        Tenant { mac: self.hardware_address(), addresses: vec![self.address.into()] }
+    }
+
+    pub(crate) fn hardware_address(&self) -> [u8; 6] {
+        address::parse_mac(&self.mac).unwrap_or_else(|| address::mac(self.address))
     }
 }
 

@@ -85,8 +85,17 @@ impl Network {
 
     /// Makes the namespace of `container` with a link to the bridge. Idempotent.
     pub async fn connect(&self, container: &str) -> Result<Endpoint, Error> {
+        self.connect_as(container, None).await
+    }
+
+    /// [`Network::connect`] with a hardware address; without one, it follows from the address.
+    pub async fn connect_as(
+        &self,
+        container: &str,
+        mac: Option<[u8; 6]>,
+    ) -> Result<Endpoint, Error> {
         let (inner, container) = (self.0.clone(), container.to_owned());
-        blocking(move || inner.connect(&container)).await
+        blocking(move || inner.connect(&container, mac)).await
     }
 
     /// Makes a namespace without any link but loopback. Idempotent.
@@ -305,6 +314,11 @@ impl Network {
         members.map(|(container, joins)| (container.clone(), joins.to_vec())).collect()
     }
 
+    /// A container's places in networks of the swarm.
+    pub fn joined_of(&self, container: &str) -> Vec<Join> {
+        self.0.lock().overlays.joins_of(container).to_vec()
+    }
+
     /// File that names a container's network namespace.
     pub fn netns(&self, container: &str) -> PathBuf {
         namespaces(&self.0.config.run_dir).join(container)
@@ -405,7 +419,7 @@ impl Inner {
         self.state.lock().expect("network state is left whole")
     }
 
-    fn connect(&self, container: &str) -> Result<Endpoint, Error> {
+    fn connect(&self, container: &str, mac: Option<[u8; 6]>) -> Result<Endpoint, Error> {
         if let Some(endpoint) = self.lock().endpoints.get(container) {
             return Ok(endpoint.clone());
         }
@@ -416,7 +430,7 @@ impl Inner {
             address,
             prefix_len: self.bridge.subnet.prefix_len(),
             gateway: self.bridge.gateway(),
-            mac: address::mac_text(address),
+            mac: address::text_of(mac.unwrap_or_else(|| address::mac(address))),
         };
         let is_first = !self.has_namespace(container);
         let linked = self.link(container, &endpoint, is_first);
@@ -450,7 +464,7 @@ impl Inner {
             netns,
             is_first,
             address: endpoint.address,
-            mac: address::mac(endpoint.address),
+            mac: endpoint.hardware_address(),
             is_alone: false,
         })?;
         if is_first {

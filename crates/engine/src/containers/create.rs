@@ -102,7 +102,7 @@ impl Shared {
         validate::check_config(&config)?;
         let warnings = validate::check_host(&config, &mut host)?;
         self.complete_host(&mut host)?;
-        self.check_networks(&networking, &host)?;
+        let networks = self.plan_networks(networking, &mut host, &config)?;
         merge::complete(&mut config, image_config(&image.config.config));
         validate::check_config(&config)?;
         let (path, args) = merge::command_line(&config)?;
@@ -113,7 +113,6 @@ impl Shared {
                 _ => names::short(id).to_owned(),
             };
         }
-        let networks = networking.endpoints_config.into_iter();
         let record = Record {
             id: id.to_owned(),
             name: name.to_owned(),
@@ -123,9 +122,7 @@ impl Shared {
             args,
             config,
             host,
-            networks: networks
-                .map(|(name, endpoint)| (name, endpoint.unwrap_or_default()))
-                .collect(),
+            networks,
             mounts,
         };
         Ok((record, warnings))
@@ -155,34 +152,6 @@ impl Shared {
         for mode in [&mut host.network_mode, &mut host.pid_mode, &mut host.ipc_mode] {
             if let Some(other) = mode.strip_prefix("container:") {
                 *mode = format!("container:{}", self.registry.find(other)?.id);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the networks asked for exist, and take the addresses asked for.
-    fn check_networks(
-        &self,
-        networking: &NetworkingConfig,
-        host: &HostConfig,
-    ) -> Result<(), Error> {
-        let is_known = |name: &str| matches!(name, "bridge" | "default" | "host" | "none");
-        let mode = host.network_mode.as_str();
-        if !is_known(mode) && !mode.starts_with("container:") {
-            return Err(Error::NoSuchNetwork { name: mode.to_owned() });
-        }
-        for (name, endpoint) in &networking.endpoints_config {
-            if endpoint.as_ref().is_some_and(|it| self.network.has_overlay(&it.network_id)) {
-                continue;
-            }
-            if !is_known(name) && name != mode {
-                return Err(Error::NoSuchNetwork { name: name.clone() });
-            }
-            let addresses = endpoint.as_ref().and_then(|endpoint| endpoint.ipam_config.as_ref());
-            if addresses
-                .is_some_and(|it| !it.ipv4_address.is_empty() || !it.ipv6_address.is_empty())
-            {
-                return Err(Invalid::StaticAddress.into());
             }
         }
         Ok(())

@@ -10,6 +10,8 @@ use super::validate::parse_extra_host;
 
 /// Who answers where the host has none but local name servers, which a container cannot reach.
 const FALLBACK_SERVERS: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
+/// Where names are answered for containers that are in networks with names.
+const NAMES_SERVER: &str = "127.0.0.11";
 /// The file systemd-resolved writes with the real servers behind its local stub.
 const RESOLVED_FILE: &str = "/run/systemd/resolve/resolv.conf";
 
@@ -22,14 +24,33 @@ pub(crate) struct EtcFiles {
 }
 
 /// What the container's network makes of the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// The host's own network.
     Host,
-    /// A network of its own without a way out.
+    /// A network of its own without anybody else in it.
     Isolated,
-    /// A network with an address and a gateway, which is how the host is reached.
-    Bridge { address: Ipv4Addr, gateway: Ipv4Addr },
+    /// Networks in which it has addresses.
+    Attached(Attachments),
+}
+
+/// What a container has of networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Attachments {
+    pub(crate) addresses: Vec<IpAddr>,
+    /// How the host is reached, and the world.
+    pub(crate) gateway: Option<Ipv4Addr>,
+    /// Whether names are answered at 127.0.0.11.
+    pub(crate) has_names: bool,
+}
+
+impl Place {
+    fn attachments(&self) -> Option<&Attachments> {
+        match self {
+            Self::Attached(attachments) => Some(attachments),
+            Self::Host | Self::Isolated => None,
+        }
+    }
 }
 
 impl EtcFiles {
@@ -43,10 +64,10 @@ impl EtcFiles {
     }
 
     /// Writes all three.
-    pub(crate) fn write(&self, record: &Record, place: Place) -> io::Result<()> {
+    pub(crate) fn write(&self, record: &Record, place: &Place) -> io::Result<()> {
         let host_file = |path: &str| fs::read_to_string(path).unwrap_or_default();
         fs::write(&self.hostname, format!("{}\n", record.config.hostname))?;
-        let base = if place == Place::Host { host_file("/etc/hosts") } else { String::new() };
+        let base = if *place == Place::Host { host_file("/etc/hosts") } else { String::new() };
         fs::write(&self.hosts, hosts(record, place, &base))?;
         let mut resolver = host_file("/etc/resolv.conf");
         if has_only_local_servers(&resolver) && Path::new(RESOLVED_FILE).exists() {
@@ -56,8 +77,8 @@ impl EtcFiles {
     }
 }
 
-fn hosts(record: &Record, place: Place, base: &str) -> String {
-    let mut text = if place == Place::Host {
+fn hosts(record: &Record, place: &Place, base: &str) -> String {
+    let mut text = if *place == Place::Host {
         base.to_owned()
     } else {
         concat!(
@@ -70,17 +91,16 @@ fn hosts(record: &Record, place: Place, base: &str) -> String {
         )
         .to_owned()
     };
-    let gateway = match place {
-        Place::Bridge { gateway, .. } => gateway.to_string(),
-        Place::Host | Place::Isolated => Ipv4Addr::LOCALHOST.to_string(),
-    };
+    let gateway = place.attachments().and_then(|attachments| attachments.gateway);
+    let gateway = gateway.unwrap_or(Ipv4Addr::LOCALHOST).to_string();
     for entry in record.host.extra_hosts.iter().flatten() {
         if let Ok((name, address)) = parse_extra_host(entry) {
             let address = if address == "host-gateway" { &gateway } else { address };
             text.push_str(&format!("{address}\t{name}\n"));
         }
     }
-    if let Place::Bridge { address, .. } = place {
+    let addresses = place.attachments().map_or(&[][..], |attachments| &attachments.addresses);
+    for address in addresses {
         let (name, domain) = (&record.config.hostname, &record.config.domainname);
         match domain.as_str() {
             "" => text.push_str(&format!("{address}\t{name}\n")),
@@ -90,23 +110,14 @@ fn hosts(record: &Record, place: Place, base: &str) -> String {
     text
 }
 
-fn resolv_conf(record: &Record, place: Place, base: &str) -> String {
+fn resolv_conf(record: &Record, place: &Place, base: &str) -> String {
     let host = &record.host;
     let given = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
     let (servers, search, options) =
         (given(&host.dns), given(&host.dns_search), given(&host.dns_options));
-    if place == Place::Host && servers.is_empty() && search.is_empty() && options.is_empty() {
+    let is_host = *place == Place::Host;
+    if is_host && servers.is_empty() && search.is_empty() && options.is_empty() {
         return base.to_owned();
-    }
-    if has_overlay(record) && place != Place::Host {
-        // Names are answered there, those of the swarm and those of the world.
-        let mut text = "nameserver 127.0.0.11\n".to_owned();
-        if !search.is_empty() {
-            text.push_str(&format!("search {}\n", search.join(" ")));
-        }
-        let options = if options.is_empty() { vec!["ndots:0".to_owned()] } else { options };
-        text.push_str(&format!("options {}\n", options.join(" ")));
-        return text;
     }
     let lines = |key: &str| {
         let values = base.lines().filter_map(move |line| {
@@ -115,13 +126,18 @@ fn resolv_conf(record: &Record, place: Place, base: &str) -> String {
         });
         values.collect::<Vec<_>>()
     };
+    let has_names = place.attachments().is_some_and(|attachments| attachments.has_names);
     let mut servers = servers;
+    if has_names {
+        // Names are answered there, those of its networks and those of the world.
+        servers = vec![NAMES_SERVER.to_owned()];
+    }
     if servers.is_empty() {
-        let reachable = |server: &&str| place == Place::Host || !is_loopback(server);
+        let reachable = |server: &&str| is_host || !is_loopback(server);
         servers =
             lines("nameserver").concat().into_iter().filter(reachable).map(str::to_owned).collect();
     }
-    if servers.is_empty() && place != Place::Isolated {
+    if servers.is_empty() && *place != Place::Isolated {
         servers = FALLBACK_SERVERS.map(str::to_owned).to_vec();
     }
     let or_inherited = |own: Vec<String>, key: &str| {
@@ -132,7 +148,11 @@ fn resolv_conf(record: &Record, place: Place, base: &str) -> String {
         }
     };
     let search = or_inherited(search, "search");
-    let options = or_inherited(options, "options");
+    let mut options = or_inherited(options, "options");
+    // A name of one word is one of a network's names: it is asked for as it stands.
+    if has_names && !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.push("ndots:0".to_owned());
+    }
     let mut text = String::new();
     for server in servers {
         text.push_str(&format!("nameserver {server}\n"));
@@ -147,11 +167,6 @@ fn resolv_conf(record: &Record, place: Place, base: &str) -> String {
     text
 }
 
-/// Whether the container is in a network of the swarm.
-pub(super) fn has_overlay(record: &Record) -> bool {
-    record.networks.values().any(|settings| !settings.ip_address.is_empty())
-}
-
 fn has_only_local_servers(text: &str) -> bool {
     text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")).all(is_loopback)
 }
@@ -164,7 +179,7 @@ fn is_loopback(server: &str) -> bool {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use super::{Place, hosts, resolv_conf};
+    use super::{Attachments, Place, hosts, resolv_conf};
     use crate::containers::record::Record;
 
     fn record(host: &str) -> Record {
@@ -175,18 +190,21 @@ mod tests {
         serde_json::from_str(&json).unwrap()
     }
 
-    const BRIDGE: Place = Place::Bridge {
-        address: Ipv4Addr::new(172, 17, 0, 2),
-        gateway: Ipv4Addr::new(172, 17, 0, 1),
-    };
+    fn bridge(has_names: bool) -> Place {
+        Place::Attached(Attachments {
+            addresses: vec![Ipv4Addr::new(172, 17, 0, 2).into()],
+            gateway: Some(Ipv4Addr::new(172, 17, 0, 1)),
+            has_names,
+        })
+    }
 
     #[test]
     fn hosts_name_the_container_and_what_was_added() {
         let record = record(r#"{"ExtraHosts":["db:10.0.0.5","host:host-gateway"]}"#);
-        let text = hosts(&record, BRIDGE, "");
+        let text = hosts(&record, &bridge(false), "");
         assert!(text.starts_with("127.0.0.1\tlocalhost\n"));
         assert!(text.ends_with("10.0.0.5\tdb\n172.17.0.1\thost\n172.17.0.2\tweb\n"), "{text}");
-        let shared = hosts(&record, Place::Host, "127.0.0.1 me\n");
+        let shared = hosts(&record, &Place::Host, "127.0.0.1 me\n");
         assert_eq!(shared, "127.0.0.1 me\n10.0.0.5\tdb\n127.0.0.1\thost\n");
     }
 
@@ -194,15 +212,29 @@ mod tests {
     fn local_name_servers_are_left_out_where_they_cannot_be_reached() {
         let base = "# comment\nnameserver 127.0.0.53\nnameserver 10.1.1.1\nsearch example.org\noptions ndots:2\n";
         assert_eq!(
-            resolv_conf(&record("{}"), BRIDGE, base),
+            resolv_conf(&record("{}"), &bridge(false), base),
             "nameserver 10.1.1.1\nsearch example.org\noptions ndots:2\n"
         );
-        assert_eq!(resolv_conf(&record("{}"), Place::Host, base), base);
+        assert_eq!(resolv_conf(&record("{}"), &Place::Host, base), base);
         assert_eq!(
-            resolv_conf(&record("{}"), BRIDGE, "nameserver 127.0.0.1\n"),
+            resolv_conf(&record("{}"), &bridge(false), "nameserver 127.0.0.1\n"),
             "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"
         );
         let own = record(r#"{"Dns":["1.1.1.1"],"DnsSearch":["."],"DnsOptions":["rotate"]}"#);
-        assert_eq!(resolv_conf(&own, BRIDGE, base), "nameserver 1.1.1.1\noptions rotate\n");
+        assert_eq!(resolv_conf(&own, &bridge(false), base), "nameserver 1.1.1.1\noptions rotate\n");
+    }
+
+    #[test]
+    fn in_networks_with_names_the_world_is_asked_for_by_way_of_us() {
+        let base = "nameserver 10.1.1.1\nsearch example.org\n";
+        assert_eq!(
+            resolv_conf(&record("{}"), &bridge(true), base),
+            "nameserver 127.0.0.11\nsearch example.org\noptions ndots:0\n"
+        );
+        let own = record(r#"{"Dns":["1.1.1.1"],"DnsSearch":["x.org"],"DnsOptions":["ndots:2"]}"#);
+        assert_eq!(
+            resolv_conf(&own, &bridge(true), base),
+            "nameserver 127.0.0.11\nsearch x.org\noptions ndots:2\n"
+        );
     }
 }

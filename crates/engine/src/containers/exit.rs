@@ -118,13 +118,7 @@ impl Shared {
             }
             container.set_ports(Vec::new());
         }
-        let mode = record.host.network_mode.as_str();
-        if mode != "host"
-            && !mode.starts_with("container:")
-            && let Err(error) = self.network.disconnect(&container.id).await
-        {
-            tracing::warn!(container.id = container.id, %error, "take back the network");
-        }
+        self.leave_networks(container, &record).await;
         let (shared, own) = (Arc::clone(self), Arc::clone(container));
         let released = blocking(move || {
             shared.release_mounts(&own);

@@ -9,10 +9,12 @@ use docker_types::container::{
 use docker_types::mount::MountPoint;
 use docker_types::network::EndpointSettings;
 use docker_types::time::Time;
+use network::DEFAULT_NETWORK;
 
 use super::container::Container;
 use super::etc::EtcFiles;
 use super::mounts::Kind;
+use super::networks::{has_own_namespace, names_of};
 use super::ports::port_map;
 use super::record::Record;
 use super::status::{HealthState, Phase, Status};
@@ -21,6 +23,7 @@ use super::{Containers, Shared, blocking, health, validate};
 use crate::error::Error;
 use crate::logs;
 use crate::names;
+use crate::networks::{self, PREDEFINED};
 
 impl Containers {
     /// Everything known of a container. With `size`, its file system is measured, which takes time.
@@ -98,36 +101,74 @@ impl Shared {
         record.mounts.iter().map(describe).collect()
     }
 
-    /// The container's places in networks.
+    /// The container's places in networks. A task's way to the world beside networks of the swarm is not among them, as in
+    /// Docker.
     pub(super) fn endpoints(
         &self,
         container: &Container,
         record: &Record,
     ) -> BTreeMap<String, EndpointSettings> {
-        let mode = record.host.network_mode.as_str();
-        if mode.starts_with("container:") {
-            return BTreeMap::new();
+        let networks = record.networks.iter();
+        networks
+            .map(|(name, settings)| {
+                (name.clone(), self.endpoint(container, record, name, settings))
+            })
+            .collect()
+    }
+
+    fn endpoint(
+        &self,
+        container: &Container,
+        record: &Record,
+        name: &str,
+        settings: &EndpointSettings,
+    ) -> EndpointSettings {
+        let id = &container.id;
+        let mut shown = settings.clone();
+        if PREDEFINED.contains(&name) {
+            shown.network_id = networks::predefined_id(name);
+            if let Some(endpoint) = self.network.endpoint(id).filter(|_| name == DEFAULT_NETWORK) {
+                shown.endpoint_id = networks::endpoint_id(id, DEFAULT_NETWORK);
+                shown.gateway = endpoint.gateway.to_string();
+                shown.ip_address = endpoint.address.to_string();
+                shown.ip_prefix_len = endpoint.prefix_len;
+                shown.mac_address = endpoint.mac;
+            }
+            return shown;
         }
-        // Docker shows a task's networks of the swarm, and not the way out that it has beside them.
-        let joined: BTreeMap<_, _> = record
-            .networks
-            .iter()
-            .filter(|(_, settings)| !settings.ip_address.is_empty())
-            .map(|(name, settings)| (name.clone(), settings.clone()))
-            .collect();
-        if !joined.is_empty() {
-            return joined;
+        shown.dns_names = Some(names_of(record, settings));
+        let plugs = self.network.plugs(id);
+        if let Some(plug) = plugs.into_iter().find(|plug| plug.network == settings.network_id) {
+            shown.endpoint_id = networks::endpoint_id(id, &plug.network);
+            shown.gateway = plug.gateway.to_string();
+            shown.ip_address = plug.address.to_string();
+            shown.ip_prefix_len = plug.prefix_len;
+            shown.mac_address = plug.mac;
+            return shown;
         }
-        let mut settings = record.networks.get(mode).cloned().unwrap_or_default();
-        settings.network_id = built_in_network_id(mode);
-        if let Some(endpoint) = self.network.endpoint(&container.id) {
-            settings.endpoint_id = derived_id(&["endpoint", &container.id]);
-            settings.gateway = endpoint.gateway.to_string();
-            settings.ip_address = endpoint.address.to_string();
-            settings.ip_prefix_len = endpoint.prefix_len;
-            settings.mac_address = endpoint.mac;
+        let overlay = self.overlay_of(id, name, settings);
+        let joined = self.network.joined_of(id);
+        if let Some(join) = joined.into_iter().find(|join| join.overlay == overlay) {
+            shown.endpoint_id = networks::endpoint_id(id, &overlay);
+            shown.network_id = overlay;
+            shown.mac_address = join.hardware_address().unwrap_or_default();
+            let mut asked = shown.ipam_config.take().unwrap_or_default();
+            for address in join.addresses {
+                let (text, length) = (address.addr().to_string(), address.prefix_len());
+                match address.addr().is_ipv4() {
+                    true => {
+                        asked.ipv4_address.clone_from(&text);
+                        (shown.ip_address, shown.ip_prefix_len) = (text, length);
+                    }
+                    false => {
+                        asked.ipv6_address.clone_from(&text);
+                        (shown.global_ipv6_address, shown.global_ipv6_prefix_len) = (text, length);
+                    }
+                }
+            }
+            shown.ipam_config = Some(asked);
         }
-        BTreeMap::from([(mode.to_owned(), settings)])
+        shown
     }
 
     fn network_settings(&self, container: &Container, record: &Record) -> NetworkSettings {
@@ -138,8 +179,8 @@ impl Shared {
             settings.ports = port_map(record, &container.ports());
             settings.sandbox_id = derived_id(&["sandbox", &container.id]);
         }
-        if let Some(endpoint) = self.network.endpoint(&container.id) {
-            settings.sandbox_key = endpoint.netns.to_string_lossy().into_owned();
+        if is_up && has_own_namespace(record) {
+            settings.sandbox_key = self.network.netns(&container.id).to_string_lossy().into_owned();
         }
         // The same numbers once more, where clients looked for them before there were networks.
         if let Some(bridge) = settings.networks.get("bridge").cloned() {
@@ -171,11 +212,6 @@ pub(crate) fn derived_id(parts: &[&str]) -> String {
     let mut id = const_hex::encode(digest);
     id.truncate(names::ID_LENGTH);
     id
-}
-
-/// The id of `bridge`, `host` or `none`.
-pub(crate) fn built_in_network_id(name: &str) -> String {
-    derived_id(&["network", name])
 }
 
 fn state(container: &Container, record: &Record, status: &Status) -> ContainerState {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use docker_types::container::{ContainerSummary, SummaryHostConfig, SummaryNetworkSettings};
+use docker_types::container::{
+    ContainerConfig, ContainerSummary, SummaryHostConfig, SummaryNetworkSettings,
+};
 use jiff::Timestamp;
 
 use super::container::Container;
@@ -14,6 +16,7 @@ use super::record::Record;
 use super::status::{HealthState, Phase, Status};
 use super::{Containers, Shared, blocking, health, validate};
 use crate::error::Error;
+use crate::networks::PREDEFINED;
 use crate::volumes::has_label;
 
 /// What a list shows.
@@ -269,12 +272,23 @@ fn health_word(record: &Record, status: &Status) -> &'static str {
 
 /// Whether the swarm made this container.
 pub(super) fn is_task(record: &Record) -> bool {
-    record.labels().contains_key("com.docker.swarm.task.id")
+    is_task_config(&record.config)
 }
 
-fn is_in_network(record: &Record, network: &str) -> bool {
-    let mode = record.host.network_mode.as_str();
-    mode == network || super::inspect::built_in_network_id(mode).starts_with(network)
+pub(super) fn is_task_config(config: &ContainerConfig) -> bool {
+    let labels = config.labels.as_ref();
+    labels.is_some_and(|labels| labels.contains_key("com.docker.swarm.task.id"))
+}
+
+fn is_in_network(record: &Record, wanted: &str) -> bool {
+    record.networks.iter().any(|(name, settings)| {
+        let predefined = PREDEFINED.contains(&name.as_str());
+        let id = match predefined {
+            true => crate::networks::predefined_id(name),
+            false => settings.network_id.clone(),
+        };
+        name == wanted || (!wanted.is_empty() && id.starts_with(wanted))
+    })
 }
 
 fn has_volume(shared: &Shared, record: &Record, wanted: &str) -> bool {

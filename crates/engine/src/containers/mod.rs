@@ -16,8 +16,10 @@ mod health;
 mod inspect;
 mod invalid;
 mod list;
+mod membership;
 mod merge;
 mod mounts;
+mod networks;
 mod pause;
 mod ports;
 mod record;
@@ -56,6 +58,8 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::images::Images;
 use crate::logs;
+use crate::networks::Networks;
+use crate::swarm::SwarmSlot;
 use crate::volumes::Volumes;
 
 pub use create::{Created, NewContainer};
@@ -68,7 +72,7 @@ pub use wait::{Exit, WaitCondition};
 
 pub(crate) use cgroup::{host_facts, online_cpus};
 pub(crate) use container::Container;
-pub(crate) use inspect::{built_in_network_id, derived_id};
+pub(crate) use inspect::derived_id;
 pub(crate) use mounts::check_volume_name;
 
 /// Changes a follower may lag behind before it has to list again: ten for each of 400 containers.
@@ -106,6 +110,8 @@ pub(crate) struct Shared {
     pub(crate) images: Images,
     pub(crate) volumes: Volumes,
     pub(crate) network: Arc<Network>,
+    pub(crate) networks: Networks,
+    pub(crate) swarm: SwarmSlot,
     pub(crate) watcher: logs::Watcher,
     registry: registry::Registry,
     execs: exec::Execs,
@@ -125,6 +131,8 @@ pub(crate) struct Parts {
     pub(crate) images: Images,
     pub(crate) volumes: Volumes,
     pub(crate) network: Arc<Network>,
+    pub(crate) networks: Networks,
+    pub(crate) swarm: SwarmSlot,
 }
 
 impl Containers {
@@ -140,6 +148,8 @@ impl Containers {
             images: parts.images,
             volumes: parts.volumes,
             network: parts.network,
+            networks: parts.networks,
+            swarm: parts.swarm,
             watcher: logs::Watcher::open()?,
             registry: registry::Registry::default(),
             execs: exec::Execs::default(),
@@ -224,14 +234,21 @@ impl Containers {
         self.shared.opened_at
     }
 
-    /// Ids and names of the containers that run in a network.
-    pub(crate) fn members_of(&self, network: &str) -> Vec<(String, String)> {
-        let is_member = |container: &&Arc<Container>| {
-            container.phase().is_up() && container.record().host.network_mode == network
+    /// Ids and names of the containers with a link to the default bridge: those that are in its network, or those whose way
+    /// to the world it is beside other networks.
+    pub(crate) fn on_default_bridge(&self, is_way_out: bool) -> Vec<(String, String)> {
+        let is_meant = |container: &&Arc<Container>| {
+            let is_member = container.record().networks.contains_key(network::DEFAULT_NETWORK);
+            is_member != is_way_out && self.shared.network.endpoint(&container.id).is_some()
         };
         let containers = self.shared.registry.all();
-        let members = containers.iter().filter(is_member);
-        members.map(|container| (container.id.clone(), container.record().name.clone())).collect()
+        let meant = containers.iter().filter(is_meant);
+        meant.map(|container| (container.id.clone(), container.record().name.clone())).collect()
+    }
+
+    /// What a container is called; nothing where there is none.
+    pub fn name_of(&self, id: &str) -> Option<String> {
+        Some(self.shared.registry.find(id).ok()?.record().name.clone())
     }
 
     /// Whether a container has a process, for whoever asks before taking something from it.

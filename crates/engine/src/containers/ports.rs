@@ -29,14 +29,18 @@ struct Wish {
 }
 
 impl Shared {
-    /// Publishes all ports of a container that starts.
+    /// Publishes all ports of a container that starts; those that name no address of the host at `binding`.
     pub(super) async fn publish_ports(
         &self,
         container: &Container,
         record: &Record,
         address: Ipv4Addr,
+        binding: Option<IpAddr>,
     ) -> Result<(), Error> {
-        let wishes = wishes(record)?;
+        let mut wishes = wishes(record)?;
+        for wish in &mut wishes {
+            wish.host_ip = wish.host_ip.or(binding);
+        }
         if wishes.is_empty() {
             return Ok(());
         }

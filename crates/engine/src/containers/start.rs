@@ -6,8 +6,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use docker_types::network::EndpointSettings;
-use ipnet::IpNet;
 use jiff::Timestamp;
 use runtime::spec::Spec;
 use shim::client::Client;
@@ -174,68 +172,12 @@ impl Shared {
         self.sync.request();
     }
 
-    /// Gives a container its network. What is made stays until [`Shared::release_run`].
-    async fn set_up_network(
-        &self,
-        container: &Container,
-        record: &Record,
-    ) -> Result<(Place, SharedNamespaces), Error> {
-        let mut shared = SharedNamespaces {
-            pid_of: self.process_of(&record.host.pid_mode, "PID namespace")?,
-            ipc_of: self.process_of(&record.host.ipc_mode, "IPC namespace")?,
-            network: None,
-        };
-        let failed = |source| Error::NetworkSetup { source };
-        let place = match record.host.network_mode.as_str() {
-            "host" => Place::Host,
-            "none" => {
-                shared.network = Some(self.network.isolate(&container.id).await.map_err(failed)?);
-                Place::Isolated
-            }
-            mode => match mode.strip_prefix("container:") {
-                Some(other) => {
-                    let other = self.registry.find(other)?;
-                    let pid = other.status().pid;
-                    if !other.phase().is_up() {
-                        return Err(Error::JoinNotRunning { id: other.id.clone() });
-                    }
-                    shared.network = Some(PathBuf::from(format!("/proc/{pid}/ns/net")));
-                    Place::Isolated
-                }
-                None if record.config.network_disabled => {
-                    shared.network =
-                        Some(self.network.isolate(&container.id).await.map_err(failed)?);
-                    Place::Isolated
-                }
-                None => {
-                    let endpoint = self.network.connect(&container.id).await.map_err(failed)?;
-                    shared.network = Some(endpoint.netns);
-                    self.publish_ports(container, record, endpoint.address).await?;
-                    Place::Bridge { address: endpoint.address, gateway: endpoint.gateway }
-                }
-            },
-        };
-        self.join_overlays(container, record).await.map_err(failed)?;
-        Ok((place, shared))
-    }
-
-    /// Links the container's namespace to its networks of the swarm.
-    async fn join_overlays(
-        &self,
-        container: &Container,
-        record: &Record,
-    ) -> Result<(), network::Error> {
-        for settings in record.networks.values() {
-            if self.network.has_overlay(&settings.network_id) {
-                let (overlay, addresses) = (settings.network_id.clone(), addresses_of(settings));
-                self.network.join(&container.id, network::Join { overlay, addresses }).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// The first process of the container that a `container:<id>` mode names.
-    fn process_of(&self, mode: &str, namespace: &'static str) -> Result<Option<u32>, Error> {
+    pub(super) fn process_of(
+        &self,
+        mode: &str,
+        namespace: &'static str,
+    ) -> Result<Option<u32>, Error> {
         let Some(other) = mode.strip_prefix("container:") else { return Ok(None) };
         let other = self.registry.find(other)?;
         let status = other.status();
@@ -254,7 +196,7 @@ impl Shared {
         shared: &SharedNamespaces,
     ) -> Result<(), Error> {
         let rootfs = self.images.mount_rootfs(&container.id)?;
-        let etc = self.etc_files(container, record, place)?;
+        let etc = self.etc_files(container, record, &place)?;
         let sources = self.mount_sources(container, record)?;
         let root = Root::open(&rootfs).attempt(|| format!("open {}", rootfs.display()))?;
         let identity = resolve_user(&root, &record.config.user, record)?;
@@ -270,11 +212,11 @@ impl Shared {
         self.write_bundle(container, record, &spec)
     }
 
-    fn etc_files(
+    pub(super) fn etc_files(
         &self,
         container: &Container,
         record: &Record,
-        place: Place,
+        place: &Place,
     ) -> Result<EtcFiles, Error> {
         // Who shares another's network shares the files that describe it.
         if let Some(other) = record.host.network_mode.strip_prefix("container:") {
@@ -440,14 +382,4 @@ fn log_config(container: &Container, record: &Record) -> Result<bundle::LogConfi
         max_file: file.files_max,
         attrs: attributes,
     })
-}
-
-/// The addresses a container was given in a network.
-fn addresses_of(settings: &EndpointSettings) -> Vec<IpNet> {
-    let given = [
-        (&settings.ip_address, settings.ip_prefix_len),
-        (&settings.global_ipv6_address, settings.global_ipv6_prefix_len),
-    ];
-    let given = given.into_iter();
-    given.filter_map(|(address, length)| IpNet::new(address.parse().ok()?, length).ok()).collect()
 }

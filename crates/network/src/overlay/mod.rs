@@ -47,6 +47,14 @@ pub struct Join {
     pub addresses: Vec<IpNet>,
 }
 
+impl Join {
+    /// The hardware address of the container's link, as Docker writes it.
+    pub fn hardware_address(&self) -> Option<String> {
+        let mac = self.addresses.iter().find_map(|address| link::mac_of(address.addr()));
+        mac.map(crate::address::text_of)
+    }
+}
+
 /// Virtual addresses and the tasks behind them.
 pub type Services = BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>;
 
@@ -362,6 +370,10 @@ impl Overlays {
         members
             .filter_map(|(container, join)| Some((link::link_name(container), tenant(join)?)))
             .collect()
+    }
+
+    pub(crate) fn joins_of(&self, container: &str) -> &[Join] {
+        self.members.get(container).map_or(&[], |member| &member.joins)
     }
 
     /// The containers in overlays, with their places.

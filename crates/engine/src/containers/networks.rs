@@ -1,0 +1,426 @@
+//! A container's places in networks: taken when it starts, given back when it ends, changed by users meanwhile.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use docker_types::network::EndpointSettings;
+use ipnet::IpNet;
+use network::{DEFAULT_NETWORK, Join, PlugRequest};
+
+use super::Shared;
+use super::container::Container;
+use super::etc::{Attachments, Place};
+use super::list::is_task;
+use super::record::Record;
+use super::spec::SharedNamespaces;
+use crate::error::Error;
+use crate::names;
+use crate::networks::{self, Refusal};
+use crate::swarm::{AttachRequest, Attached};
+
+/// Modes that stand among a container's networks and are none.
+const CLOSED: [&str; 2] = ["host", "none"];
+
+/// Which network a name among a container's networks means.
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    /// The one that every node has.
+    Default,
+    Local(Arc<networks::Record>),
+    /// A network of the swarm in which the managers have given this task its addresses.
+    Given(Vec<IpNet>),
+    /// A network of the swarm, to be asked for.
+    Swarm,
+}
+
+/// Where a container's packets to the world leave by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct WayOut {
+    gateway: Ipv4Addr,
+    /// The container's own address there, which published ports lead to.
+    address: Ipv4Addr,
+    /// Where those answer that name no address of the host.
+    binding: Option<IpAddr>,
+}
+
+/// Whether the container has a network namespace of its own.
+pub(super) fn has_own_namespace(record: &Record) -> bool {
+    let mode = record.host.network_mode.as_str();
+    mode != "host" && !mode.starts_with("container:")
+}
+
+impl Shared {
+    /// Gives a container its network. What is made stays until [`Shared::release_run`].
+    pub(super) async fn set_up_network(
+        &self,
+        container: &Container,
+        record: &Record,
+    ) -> Result<(Place, SharedNamespaces), Error> {
+        let mut shared = SharedNamespaces {
+            pid_of: self.process_of(&record.host.pid_mode, "PID namespace")?,
+            ipc_of: self.process_of(&record.host.ipc_mode, "IPC namespace")?,
+            network: None,
+        };
+        let mode = record.host.network_mode.as_str();
+        if mode == "host" {
+            return Ok((Place::Host, shared));
+        }
+        if let Some(other) = mode.strip_prefix("container:") {
+            let other = self.registry.find(other)?;
+            let pid = other.status().pid;
+            if !other.phase().is_up() {
+                return Err(Error::JoinNotRunning { id: other.id.clone() });
+            }
+            shared.network = Some(PathBuf::from(format!("/proc/{pid}/ns/net")));
+            return Ok((Place::Isolated, shared));
+        }
+        shared.network = Some(self.network.netns(&container.id));
+        let is_closed = record.config.network_disabled || (mode == "none" && !is_task(record));
+        if is_closed {
+            self.network.isolate(&container.id).await.map_err(failed)?;
+            return Ok((Place::Isolated, shared));
+        }
+        let place = self.enter_networks(container, record).await?;
+        Ok((place, shared))
+    }
+
+    async fn enter_networks(&self, container: &Container, record: &Record) -> Result<Place, Error> {
+        let memberships = self.memberships(record)?;
+        let has_names = memberships.iter().any(|(_, _, kind)| !matches!(kind, Kind::Default));
+        let servers = name_servers(record);
+        let needs_namespace = memberships.is_empty() || mode_is_none(record);
+        if needs_namespace || (has_names && !servers.is_empty()) {
+            self.network.isolate(&container.id).await.map_err(failed)?;
+        }
+        if has_names && !servers.is_empty() {
+            self.network.set_name_servers(&container.id, servers).await.map_err(failed)?;
+        }
+        let mut wants_way_out = is_task(record) && !mode_is_none(record);
+        for (name, settings, kind) in &memberships {
+            wants_way_out |= self.enter(container, record, name, settings, kind).await?;
+        }
+        if wants_way_out && self.way_out(&container.id, record).is_none() {
+            self.network.connect(&container.id).await.map_err(failed)?;
+        }
+        let way_out = self.way_out(&container.id, record);
+        let is_led_already = memberships.len() == 1 && !has_names;
+        if !is_led_already {
+            let gateway = way_out.map(|way_out| way_out.gateway);
+            self.network.lead_out(&container.id, gateway).await.map_err(failed)?;
+        }
+        if let Some(way_out) = way_out {
+            let WayOut { address, binding, .. } = way_out;
+            self.publish_ports(container, record, address, binding).await?;
+        }
+        Ok(self.place(&container.id, record))
+    }
+
+    /// The networks a container is to be in, the one that it was made for first.
+    fn memberships(&self, record: &Record) -> Result<Vec<(String, EndpointSettings, Kind)>, Error> {
+        let mut all = Vec::new();
+        for (name, settings) in &record.networks {
+            if CLOSED.contains(&name.as_str()) {
+                continue;
+            }
+            all.push((name.clone(), settings.clone(), self.kind_of(record, name, settings)?));
+        }
+        all.sort_by_key(|(name, _, _)| *name != record.host.network_mode);
+        Ok(all)
+    }
+
+    /// # Errors
+    /// A network that only holds a configuration for others.
+    pub(super) fn kind_of(
+        &self,
+        record: &Record,
+        name: &str,
+        settings: &EndpointSettings,
+    ) -> Result<Kind, Error> {
+        if name == DEFAULT_NETWORK || CLOSED.contains(&name) {
+            return Ok(Kind::Default);
+        }
+        if is_task(record) && !settings.ip_address.is_empty() {
+            return Ok(Kind::Given(addresses_of(settings)));
+        }
+        let by_id = match settings.network_id.as_str() {
+            "" => None,
+            id => self.networks.find(id)?,
+        };
+        let local = match by_id {
+            Some(record) => Some(record),
+            None => self.networks.find(name)?,
+        };
+        match local {
+            Some(local) if local.local.is_none() => {
+                Err(Refusal::UseConfigOnly { name: local.name.clone() }.into())
+            }
+            Some(local) => Ok(Kind::Local(local)),
+            None => Ok(Kind::Swarm),
+        }
+    }
+
+    /// Puts a container into one network; true where it may reach the world from it and needs another way there.
+    pub(super) async fn enter(
+        &self,
+        container: &Container,
+        record: &Record,
+        name: &str,
+        settings: &EndpointSettings,
+        kind: &Kind,
+    ) -> Result<bool, Error> {
+        let id = &container.id;
+        let (network, driver, wants_way_out) = match kind {
+            Kind::Default => {
+                let mac = asked_mac(record, name, settings)?;
+                self.network.connect_as(id, mac).await.map_err(failed)?;
+                (networks::predefined_id(DEFAULT_NETWORK), "bridge", false)
+            }
+            Kind::Local(local) => {
+                let request = PlugRequest {
+                    network: local.id.clone(),
+                    address: asked_address(settings)?,
+                    mac: asked_mac(record, name, settings)?,
+                    names: names_of(record, settings),
+                };
+                self.network.plug(id, request).await.map_err(failed)?;
+                (local.id.clone(), "bridge", false)
+            }
+            Kind::Given(addresses) => {
+                let network = settings.network_id.clone();
+                self.join(id, network.clone(), addresses.clone()).await?;
+                (network, "overlay", false)
+            }
+            Kind::Swarm => {
+                let attached = self.attach(id, record, name, settings).await?;
+                (attached.network.id, "overlay", !attached.network.is_internal)
+            }
+        };
+        self.networks.moved("connect", &network, name, driver, id);
+        Ok(wants_way_out)
+    }
+
+    /// Asks the managers for a place, and takes it.
+    async fn attach(
+        &self,
+        id: &str,
+        record: &Record,
+        name: &str,
+        settings: &EndpointSettings,
+    ) -> Result<Attached, Error> {
+        let missing = || Refusal::NotFound { name: name.to_owned() };
+        let swarm = self.swarm.soon().await.ok_or_else(missing)?;
+        let mut names = names_of(record, settings);
+        let own = names.remove(0);
+        let request = AttachRequest {
+            network: match settings.network_id.as_str() {
+                "" => name.to_owned(),
+                id => id.to_owned(),
+            },
+            container: id.to_owned(),
+            name: own,
+            aliases: names,
+            address: asked_address(settings)?.map(IpAddr::V4),
+        };
+        let attached = swarm.attach(request).await?;
+        let network = attached.network.id.clone();
+        if let Err(error) = self.join(id, network.clone(), attached.addresses.clone()).await {
+            swarm.detach(network, id.to_owned()).await;
+            return Err(error);
+        }
+        Ok(attached)
+    }
+
+    async fn join(&self, id: &str, overlay: String, addresses: Vec<IpNet>) -> Result<(), Error> {
+        self.network.isolate(id).await.map_err(failed)?;
+        self.network.join(id, Join { overlay, addresses }).await.map_err(failed)
+    }
+
+    /// The way to the world: the network with the highest priority, then the first by name. Where no network has one, the
+    /// network that every node has.
+    fn way_out(&self, id: &str, record: &Record) -> Option<WayOut> {
+        let plugs = self.network.plugs(id);
+        let default = self.network.endpoint(id);
+        let default =
+            default.map(|it| WayOut { gateway: it.gateway, address: it.address, binding: None });
+        let ways = record.networks.iter().filter_map(|(name, settings)| {
+            let way = match name == DEFAULT_NETWORK {
+                true => default?,
+                false => {
+                    let Ok(Kind::Local(local)) = self.kind_of(record, name, settings) else {
+                        return None;
+                    };
+                    let plug = plugs.iter().find(|plug| plug.network == local.id)?;
+                    let (gateway, address, binding) = (plug.gateway, plug.address, local.binding);
+                    let way = WayOut { gateway, address, binding };
+                    (!local.is_internal).then_some(way)?
+                }
+            };
+            Some(((Reverse(settings.gw_priority), name), way))
+        });
+        ways.min_by_key(|(order, _)| *order).map(|(_, way)| way).or(default)
+    }
+
+    pub(super) fn has_way_out(&self, id: &str, record: &Record) -> bool {
+        self.way_out(id, record).is_some()
+    }
+
+    /// What the container's network makes of its files.
+    fn place(&self, id: &str, record: &Record) -> Place {
+        let plugs = self.network.plugs(id);
+        let joins = self.network.joined_of(id);
+        let default = self.network.endpoint(id);
+        let mut addresses: Vec<IpAddr> = plugs.iter().map(|plug| plug.address.into()).collect();
+        addresses.extend(joins.iter().flat_map(|join| &join.addresses).map(IpNet::addr));
+        // The way out beside networks is no address that others know the container by.
+        if addresses.is_empty() || record.networks.contains_key(DEFAULT_NETWORK) {
+            addresses.extend(default.map(|endpoint| IpAddr::from(endpoint.address)));
+        }
+        if addresses.is_empty() {
+            return Place::Isolated;
+        }
+        Place::Attached(Attachments {
+            addresses,
+            gateway: self.way_out(id, record).map(|way_out| way_out.gateway),
+            has_names: !plugs.is_empty() || !joins.is_empty(),
+        })
+    }
+
+    /// Brings what follows from a container's networks in line with them: its way to the world, where its published ports
+    /// lead, and its files.
+    pub(super) async fn settle_networks(
+        &self,
+        container: &Arc<Container>,
+        record: &Record,
+    ) -> Result<(), Error> {
+        let way_out = self.way_out(&container.id, record);
+        let gateway = way_out.map(|way_out| way_out.gateway);
+        self.network.lead_out(&container.id, gateway).await.map_err(failed)?;
+        let mut ports = container.ports();
+        let backends: Vec<_> = way_out.map(|way_out| way_out.address).into_iter().collect();
+        if ports.iter().any(|port| port.backends != backends) {
+            ports.iter_mut().for_each(|port| port.backends.clone_from(&backends));
+            self.network.publish(&container.id, ports.clone()).await.map_err(failed)?;
+            container.set_ports(ports);
+        } else if ports.is_empty()
+            && let Some(way_out) = way_out
+        {
+            let WayOut { address, binding, .. } = way_out;
+            self.publish_ports(container, record, address, binding).await?;
+        }
+        let place = self.place(&container.id, record);
+        self.etc_files(container, record, &place).map(drop)
+    }
+
+    /// Takes back all places that a run had in networks.
+    pub(super) async fn leave_networks(&self, container: &Container, record: &Record) {
+        if !has_own_namespace(record) {
+            return;
+        }
+        let id = &container.id;
+        for (network, name, driver) in self.places_of(id, record) {
+            self.networks.moved("disconnect", &network, &name, driver, id);
+        }
+        let joined = self.network.joined_of(id);
+        if let Err(error) = self.network.disconnect(id).await {
+            tracing::warn!(container.id = id, %error, "take back the network");
+        }
+        let Some(swarm) = self.swarm.now().filter(|_| !is_task(record)) else { return };
+        for join in joined {
+            swarm.detach(join.overlay, id.clone()).await;
+        }
+    }
+
+    /// The networks that a container is in now, with their names and drivers.
+    fn places_of(&self, id: &str, record: &Record) -> Vec<(String, String, &'static str)> {
+        let mut places = Vec::new();
+        if record.networks.contains_key(DEFAULT_NETWORK) && self.network.endpoint(id).is_some() {
+            let network = networks::predefined_id(DEFAULT_NETWORK);
+            places.push((network, DEFAULT_NETWORK.to_owned(), "bridge"));
+        }
+        for plug in self.network.plugs(id) {
+            let local = self.networks.find(&plug.network).ok().flatten();
+            let name = local.map(|local| local.name.clone()).unwrap_or_default();
+            places.push((plug.network, name, "bridge"));
+        }
+        for join in self.network.joined_of(id) {
+            let named = record.networks.iter().find(|(_, it)| it.network_id == join.overlay);
+            let name = named.map(|(name, _)| name.clone()).unwrap_or_default();
+            places.push((join.overlay, name, "overlay"));
+        }
+        places
+    }
+}
+
+fn mode_is_none(record: &Record) -> bool {
+    record.host.network_mode == "none"
+}
+
+/// Servers for the world's names that the container was given.
+pub(super) fn name_servers(record: &Record) -> Vec<IpAddr> {
+    let servers = record.host.dns.iter().flatten();
+    servers.filter_map(|server| server.parse().ok()).collect()
+}
+
+/// What others in a network find a container by, its own name first.
+pub(super) fn names_of(record: &Record, settings: &EndpointSettings) -> Vec<String> {
+    let mut names = vec![record.name.clone()];
+    names.extend(settings.aliases.iter().flatten().cloned());
+    names.push(names::short(&record.id).to_owned());
+    names.push(record.config.hostname.clone());
+    let mut seen = BTreeSet::new();
+    names.retain(|name| !name.is_empty() && seen.insert(name.clone()));
+    names
+}
+
+/// The address that was asked for.
+///
+/// # Errors
+/// A text that is none.
+pub(super) fn asked_address(settings: &EndpointSettings) -> Result<Option<Ipv4Addr>, Refusal> {
+    let text = settings.ipam_config.as_ref().map_or("", |ipam| ipam.ipv4_address.as_str());
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| Refusal::Address { text: text.to_owned() })
+}
+
+/// The hardware address that was asked for, for this network or for the container's first one.
+///
+/// # Errors
+/// A text that is none.
+pub(super) fn asked_mac(
+    record: &Record,
+    name: &str,
+    settings: &EndpointSettings,
+) -> Result<Option<[u8; 6]>, Refusal> {
+    let of_container = match name == record.host.network_mode {
+        true => record.config.mac_address.as_str(),
+        false => "",
+    };
+    let text = match settings.mac_address.as_str() {
+        "" => of_container,
+        text => text,
+    };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let mac = network::parse_mac(text);
+    mac.map(Some).ok_or_else(|| Refusal::Mac { text: text.to_owned() })
+}
+
+/// The addresses a container was given in a network.
+fn addresses_of(settings: &EndpointSettings) -> Vec<IpNet> {
+    let given = [
+        (&settings.ip_address, settings.ip_prefix_len),
+        (&settings.global_ipv6_address, settings.global_ipv6_prefix_len),
+    ];
+    let given = given.into_iter();
+    given.filter_map(|(address, length)| IpNet::new(address.parse().ok()?, length).ok()).collect()
+}
+
+pub(super) fn failed(source: network::Error) -> Error {
+    Error::NetworkSetup { source }
+}
