@@ -87,6 +87,7 @@ impl From<manager::Error> for ApiError {
                 StatusCode::BAD_REQUEST
             }
             manager::Code::NotFound => StatusCode::NOT_FOUND,
+            manager::Code::PermissionDenied => StatusCode::FORBIDDEN,
             manager::Code::AlreadyExists => StatusCode::CONFLICT,
             manager::Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             manager::Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,

@@ -29,5 +29,5 @@ pub use error::{ApiError, Error};
 pub use listen::Listen;
 pub use server::{Config, Server};
 pub use state::ApiState;
-pub use swarm::{Answer, Swarm};
+pub use swarm::{Answer, NetworkMembers, Swarm};
 pub use tls::TlsFiles;

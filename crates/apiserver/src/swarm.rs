@@ -1,5 +1,6 @@
 //! What routes need of this node's place in a swarm. The node itself implements it.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
 use std::io::Read;
@@ -8,12 +9,24 @@ use std::sync::Arc;
 
 use docker_types::swarm::{InitRequest, JoinRequest, SwarmInfo};
 use manager::Manager;
-use types::NodeId;
+use types::endpoint::PortConfig;
+use types::network::{NetworkService, Peer};
+use types::{Network, NetworkId, NodeId, ServiceId};
 
 use crate::error::ApiError;
 
 /// An answer that takes its time.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
+
+/// Who is in a network of the swarm, on all nodes.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkMembers {
+    /// Tasks and attached containers.
+    pub peers: Vec<Peer>,
+    pub services: Vec<NetworkService>,
+    /// Published ports, where this node knows them.
+    pub ports: BTreeMap<ServiceId, Vec<PortConfig>>,
+}
 
 /// This node's membership.
 pub trait Swarm: Debug + Send + Sync {
@@ -22,6 +35,12 @@ pub trait Swarm: Debug + Send + Sync {
     /// # Errors
     /// 503 in Docker's words, where this node is not an active manager.
     fn manager(&self) -> Result<Arc<Manager>, ApiError>;
+
+    /// The networks of the swarm that this node knows: on managers all, on workers those in which it takes part.
+    fn networks(&self) -> Vec<Arc<Network>>;
+
+    /// Who is in one of them.
+    fn network_members(&self, id: NetworkId) -> Option<NetworkMembers>;
 
     /// This node's identifier, while it is in a swarm.
     fn node_id(&self) -> Option<NodeId>;

@@ -22,6 +22,14 @@ fn refused() -> ApiError {
 }
 
 impl Swarm for Alone {
+    fn networks(&self) -> Vec<Arc<types::Network>> {
+        Vec::new()
+    }
+
+    fn network_members(&self, _: types::NetworkId) -> Option<apiserver::NetworkMembers> {
+        None
+    }
+
     fn manager(&self) -> Result<Arc<Manager>, ApiError> {
         Err(refused())
     }

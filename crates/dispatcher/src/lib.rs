@@ -15,6 +15,7 @@ use types::endpoint::PublishMode;
 use types::node::{Description, NodeState};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, TaskState, TaskTemplate, Timestamp};
 
+pub use networks::whole as network_as_seen;
 use news::Shared;
 use types::assignment::News;
 
@@ -235,6 +236,14 @@ impl Dispatcher {
                 }
                 Key::Service(id) => {
                     services.insert(id);
+                }
+                Key::Attachment(_) => {
+                    let objects = [&event.before, &event.after].into_iter().flatten();
+                    for object in objects {
+                        if let Object::Attachment(attachment) = object {
+                            touched.entry(attachment.node).or_default();
+                        }
+                    }
                 }
                 // New tasks take the swarm's new defaults: their templates are sent again.
                 Key::Cluster => self.forget_templates(),

@@ -9,18 +9,24 @@ use std::net::IpAddr;
 use store::{Event, Key, Object, Snapshot};
 use types::endpoint::ResolutionMode;
 use types::network::{Network, NetworkChange, NetworkService, NodeNetwork, Peer};
-use types::{NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState};
+use types::{
+    ContainerAttachment, NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState,
+};
 
-/// The networks of the cluster in which the node has tasks that have not ended.
+/// The networks of the cluster in which the node has tasks that have not ended, or attached containers.
 pub(crate) fn networks_of(snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
     let tasks = snapshot.tasks_on(node).filter(|task| !task.status.state.is_terminal());
-    tasks.flat_map(|task| task.networks.iter().map(|place| place.network)).collect()
+    let of_tasks = tasks.flat_map(|task| task.networks.iter().map(|place| place.network));
+    let attached = snapshot.attachments_on(node).map(|attachment| attachment.network);
+    of_tasks.chain(attached).collect()
 }
 
 /// Everything about one network; `None` where it is gone.
-pub(crate) fn whole(snapshot: &Snapshot, id: NetworkId) -> Option<NetworkChange> {
+pub fn whole(snapshot: &Snapshot, id: NetworkId) -> Option<NetworkChange> {
     let network = snapshot.network(id)?;
-    let peers = snapshot.tasks().filter_map(|task| peer(snapshot, task, id)).collect();
+    let tasks = snapshot.tasks().filter_map(|task| peer(snapshot, task, id));
+    let containers = snapshot.attachments().filter(|attachment| attachment.network == id);
+    let peers = tasks.chain(containers.map(|it| container_peer(snapshot, it))).collect();
     let services = snapshot.services().filter_map(|service| service_in(service, id)).collect();
     Some(NetworkChange {
         network: id,
@@ -42,7 +48,9 @@ pub(crate) fn changes(snapshot: &Snapshot, events: &[Event]) -> BTreeMap<Network
     let mut changes = BTreeMap::new();
     for (network, task) in touched.tasks {
         let change = changes.entry(network).or_insert_with(|| nothing(network));
-        match snapshot.task(task).and_then(|task| peer(snapshot, task, network)) {
+        let of_task = snapshot.task(task).and_then(|task| peer(snapshot, task, network));
+        let of_container = || Some(container_peer(snapshot, snapshot.attachment(task)?));
+        match of_task.or_else(of_container) {
             Some(peer) => change.peers.push(peer),
             None => change.gone.push(task),
         }
@@ -100,6 +108,14 @@ impl Touched {
                     }
                 }
             }
+            (Key::Attachment(id), before, after) => {
+                let objects = [before, after].into_iter().flatten();
+                let networks = objects.filter_map(|object| match object {
+                    Object::Attachment(attachment) => Some(attachment.network),
+                    _ => None,
+                });
+                self.tasks.extend(networks.map(|network| (network, id)));
+            }
             // Its tasks are reached by another way.
             (Key::Node(id), Some(Object::Node(before)), Some(Object::Node(after)))
                 if data_address(before) != data_address(after) =>
@@ -107,6 +123,8 @@ impl Touched {
                 for task in snapshot.tasks_on(id) {
                     self.tasks.extend(task.networks.iter().map(|place| (place.network, task.id)));
                 }
+                let attached = snapshot.attachments_on(id);
+                self.tasks.extend(attached.map(|attachment| (attachment.network, attachment.id)));
             }
             _ => {}
         }
@@ -146,11 +164,26 @@ fn peer(snapshot: &Snapshot, task: &Task, network: NetworkId) -> Option<Peer> {
         task: task.id,
         service: task.service,
         name: task.container_name(&template.service_name),
+        aliases: Vec::new(),
         node,
         data_address,
         addresses: place.addresses.iter().map(ipnet::IpNet::addr).collect(),
         is_serving: is_serving(task),
     })
+}
+
+fn container_peer(snapshot: &Snapshot, attachment: &ContainerAttachment) -> Peer {
+    Peer {
+        task: attachment.id,
+        service: ServiceId::MIN,
+        name: attachment.name.clone(),
+        aliases: attachment.aliases.clone(),
+        node: attachment.node,
+        data_address: snapshot.node(attachment.node).and_then(|node| data_address(node)),
+        addresses: attachment.addresses.iter().map(ipnet::IpNet::addr).collect(),
+        // It stands for no service.
+        is_serving: false,
+    }
 }
 
 fn data_address(node: &Node) -> Option<IpAddr> {
@@ -188,5 +221,7 @@ fn definition(snapshot: &Snapshot, network: &Network) -> NodeNetwork {
         mtu: network.mtu(),
         is_internal: network.spec.is_internal,
         is_encrypted: network.spec.is_encrypted(),
+        spec: network.spec.clone(),
+        created_at: network.meta.created_at,
     }
 }

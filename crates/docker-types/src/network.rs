@@ -68,6 +68,36 @@ object! {
         pub containers: BTreeMap<String, EndpointResource>,
         pub options: BTreeMap<String, String>,
         pub labels: BTreeMap<String, String>,
+        /// Nodes with containers in a network of the swarm.
+        #[serde(skip_serializing_if = "is_zero")]
+        pub peers: Vec<PeerInfo>,
+        /// With `--verbose`: the services in a network of the swarm; the empty name is that of plain containers.
+        #[serde(skip_serializing_if = "is_zero")]
+        pub services: BTreeMap<String, ServiceInfo>,
+    }
+
+    pub struct PeerInfo {
+        pub name: String,
+        #[serde(rename = "IP")]
+        pub ip: String,
+    }
+
+    pub struct ServiceInfo {
+        #[serde(rename = "VIP")]
+        pub vip: String,
+        pub ports: Vec<String>,
+        #[serde(rename = "LocalLBIndex")]
+        pub local_lb_index: i64,
+        pub tasks: Vec<NetworkTask>,
+    }
+
+    pub struct NetworkTask {
+        pub name: String,
+        #[serde(rename = "EndpointID")]
+        pub endpoint_id: String,
+        #[serde(rename = "EndpointIP")]
+        pub endpoint_ip: String,
+        pub info: BTreeMap<String, String>,
     }
 
     pub struct ConfigReference {

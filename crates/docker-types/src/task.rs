@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::network::IpamConfig;
 use crate::object::is_zero;
 use crate::service::{GenericResource, PortConfig, TaskSpec};
 use crate::swarm::ObjectVersion;
@@ -28,7 +29,55 @@ object! {
         #[serde(skip_serializing_if = "is_zero")]
         pub desired_state: String,
         #[serde(skip_serializing_if = "is_zero")]
+        pub networks_attachments: Vec<NetworkAttachment>,
+        #[serde(skip_serializing_if = "is_zero")]
         pub generic_resources: Vec<GenericResource>,
+    }
+
+    /// A task's place in a network.
+    pub struct NetworkAttachment {
+        pub network: NetworkState,
+        pub addresses: Vec<String>,
+    }
+
+    /// A network as the cluster holds it.
+    pub struct NetworkState {
+        #[serde(rename = "ID")]
+        pub id: String,
+        pub version: ObjectVersion,
+        pub created_at: Time,
+        pub updated_at: Time,
+        pub spec: NetworkSpecState,
+        pub driver_state: DriverState,
+        #[serde(rename = "IPAMOptions")]
+        pub ipam_options: IpamState,
+    }
+
+    pub struct NetworkSpecState {
+        pub name: String,
+        pub labels: BTreeMap<String, String>,
+        pub driver_configuration: DriverState,
+        #[serde(skip_serializing_if = "is_zero")]
+        pub internal: bool,
+        #[serde(skip_serializing_if = "is_zero")]
+        pub attachable: bool,
+        #[serde(skip_serializing_if = "is_zero")]
+        pub ingress: bool,
+        #[serde(rename = "IPAMOptions")]
+        pub ipam_options: IpamState,
+        pub scope: String,
+    }
+
+    pub struct DriverState {
+        pub name: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub options: Option<BTreeMap<String, String>>,
+    }
+
+    pub struct IpamState {
+        pub driver: DriverState,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub configs: Option<Vec<IpamConfig>>,
     }
 
     pub struct TaskStatus {

@@ -217,6 +217,7 @@ pub(crate) async fn leave(writer: &Writer, node: NodeId) -> Result<(), Error> {
             return Err(consensus::Error::QuorumLoss.into());
         }
         dispatcher::write_down(draft, node, "node left the swarm");
+        crate::control::attachment::forget_node(draft, node);
         if let Some(known) = draft.node(node).cloned() {
             draft.update_node(&known, |node| node.spec.role = Role::Worker);
         }

@@ -11,6 +11,7 @@ pub enum Code {
     InvalidArgument,
     NotFound,
     AlreadyExists,
+    PermissionDenied,
     FailedPrecondition,
     Unimplemented,
     Unavailable,

@@ -29,9 +29,11 @@ use tokio_util::task::TaskTracker;
 use types::assignment::ManagerPeer;
 
 pub use clock::now;
+pub use control::attachment::{Attached, Claim};
 pub use control::cluster::{Bootstrap, Bootstrapped, Restore, Rotation};
 pub use control::lookup;
 pub use control::service::{Created, RegistryAuthFrom, Update};
+pub use dispatcher::network_as_seen;
 pub use dispatcher_server::{Reporter, Session};
 pub use error::{Code, Error};
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use rpc::{Access, Caller, Frames, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use types::NodeId;
 use types::assignment::{ManagerPeer, SessionMessage, StatusReport};
 use types::node::{Availability, Description, Role};
+use types::{NetworkId, NodeId};
 
 use crate::Manager;
+use crate::control::attachment::Claim;
 use crate::control::request::{Request, Response};
 use crate::error::{Code, Error};
 
@@ -24,6 +25,9 @@ pub const LEAVE: &str = "skep.v1/members/leave";
 pub const OPEN_SESSION: &str = "skep.v1/dispatcher/session";
 pub const HEARTBEAT: &str = "skep.v1/dispatcher/heartbeat";
 pub const REPORT: &str = "skep.v1/dispatcher/report";
+pub const ATTACH: &str = "skep.v1/networks/attach";
+pub const DETACH: &str = "skep.v1/networks/detach";
+pub const HOLD: &str = "skep.v1/networks/hold";
 
 /// Messages of a session on their way into its stream.
 const SESSION_MESSAGES_MAX: usize = 16;
@@ -97,6 +101,13 @@ pub struct ReportRequest {
     pub reports: Vec<StatusReport>,
 }
 
+/// A node gives a container's place in a network back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DetachRequest {
+    pub network: NetworkId,
+    pub container: String,
+}
+
 /// Everything that is served on the cluster's port.
 pub(crate) fn router(manager: &Arc<Manager>) -> Router {
     let mut router = Router::default();
@@ -106,6 +117,7 @@ pub(crate) fn router(manager: &Arc<Manager>) -> Router {
     });
     add_authority(&mut router, manager);
     add_dispatcher(&mut router, manager);
+    add_attachments(&mut router, manager);
     let own = manager.clone();
     router.unary(CONTROL, Access::Manager, move |caller, request: Request| {
         let own = own.clone();
@@ -191,6 +203,25 @@ fn add_dispatcher(router: &mut Router, manager: &Arc<Manager>) {
     router.unary(LEAVE, Access::AnyNode, move |caller, (): ()| {
         let own = own.clone();
         async move { own.ask(Request::Leave(node_of(caller)?)).await.map(drop) }
+    });
+}
+
+/// A node speaks for itself alone: its certificate says who it is.
+fn add_attachments(router: &mut Router, manager: &Arc<Manager>) {
+    let own = manager.clone();
+    router.unary(ATTACH, Access::AnyNode, move |caller, claim: Claim| {
+        let own = own.clone();
+        async move { own.attach(node_of(caller)?, claim).await }
+    });
+    let own = manager.clone();
+    router.unary(DETACH, Access::AnyNode, move |caller, request: DetachRequest| {
+        let own = own.clone();
+        async move { own.detach(node_of(caller)?, request.network, request.container).await }
+    });
+    let own = manager.clone();
+    router.unary(HOLD, Access::AnyNode, move |caller, claims: Vec<Claim>| {
+        let own = own.clone();
+        async move { own.hold(node_of(caller)?, claims).await }
     });
 }
 

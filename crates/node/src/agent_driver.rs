@@ -24,11 +24,12 @@ use types::assignment::{AssignmentSet, News, SessionMessage};
 use types::endpoint::{PortConfig, PublishMode};
 use types::{Task, TaskId, TaskTemplate, Timestamp};
 
+use crate::attachments::Attachments;
 use crate::connector::{Connector, Places};
 use crate::daemon::SharedEngine;
 use crate::ingress::{self, Ingress};
 use crate::keeper::Keeper;
-use crate::name_book::NameBook;
+use crate::local::Local;
 use crate::session::{Link, NoSession, NodeInfo, Reporter, Upstream};
 use crate::state::Files;
 use crate::templating::Values;
@@ -61,6 +62,7 @@ pub(crate) struct AgentDriver {
     ingress: Ingress,
     has_work: bool,
     connector: Connector,
+    attachments: Arc<Attachments>,
     files: Files,
     keeper: Keeper,
 }
@@ -73,8 +75,9 @@ impl AgentDriver {
         info: watch::Receiver<NodeInfo>,
         news: watch::Sender<Option<News>>,
         files: Files,
-        names: Arc<NameBook>,
+        local: Local,
     ) -> Self {
+        let Local { board, names, attachments } = local;
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         Self {
             engine,
@@ -87,7 +90,8 @@ impl AgentDriver {
             report_lost: Arc::default(),
             ingress: Ingress::default(),
             has_work: false,
-            connector: Connector::new(names),
+            connector: Connector::new(board, names),
+            attachments,
             keeper: Keeper::start(files.clone()),
             files,
         }
@@ -157,6 +161,8 @@ impl AgentDriver {
     ) -> Result<(), Stopped> {
         let reporter = link.reporter();
         self.handle(Event::Connected, Some(&reporter)).await;
+        let attachments = self.attachments.clone();
+        tokio::spawn(async move { attachments.tell().await });
         let speaker = reporter.clone();
         // On a task of its own: nothing that is done here may hold up a heartbeat.
         let mut heart = tokio::spawn(async move { speaker.keep_alive().await });

@@ -12,25 +12,26 @@ use tracing::warn;
 use types::network::{NetworkChange, NetworkService, NodeNetwork, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId};
 
+use crate::board::Board;
 use crate::name_book::NameBook;
 
-/// Everything this node was told of networks.
+/// Makes what this node was told of networks so.
 #[derive(Debug)]
 pub(crate) struct Connector {
-    views: BTreeMap<NetworkId, View>,
+    board: Arc<Board>,
     names: Arc<NameBook>,
 }
 
 /// One network, as far as this node knows.
-#[derive(Debug, Default)]
-struct View {
-    definition: Option<NodeNetwork>,
-    peers: BTreeMap<TaskId, Peer>,
-    services: BTreeMap<ServiceId, NetworkService>,
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) definition: Option<NodeNetwork>,
+    pub(crate) peers: BTreeMap<TaskId, Peer>,
+    pub(crate) services: BTreeMap<ServiceId, NetworkService>,
 }
 
 impl View {
-    fn change(&mut self, change: NetworkChange) {
+    pub(crate) fn change(&mut self, change: NetworkChange) {
         if change.is_full {
             *self = Self::default();
         }
@@ -70,7 +71,9 @@ impl View {
         let Some(definition) = &self.definition else { return zone };
         zone.network = definition.name.to_ascii_lowercase();
         for peer in self.peers.values() {
-            zone.add(&peer.name, peer.addresses.iter().copied());
+            for name in std::iter::once(&peer.name).chain(&peer.aliases) {
+                zone.add(name, peer.addresses.iter().copied());
+            }
             for address in &peer.addresses {
                 zone.reverse.insert(*address, format!("{}.{}", peer.name, definition.name));
             }
@@ -115,10 +118,17 @@ impl View {
     }
 }
 
+/// What a view comes to in the kernel.
+struct Wanted {
+    overlay: Overlay,
+    peers: BTreeMap<IpAddr, IpAddr>,
+    services: Services,
+}
+
 impl Connector {
-    /// Writes names into `names`.
-    pub(crate) fn new(names: Arc<NameBook>) -> Self {
-        Self { views: BTreeMap::new(), names }
+    /// Writes networks on `board`, and names into `names`.
+    pub(crate) fn new(board: Arc<Board>, names: Arc<NameBook>) -> Self {
+        Self { board, names }
     }
 
     /// Takes note of a change and makes it so.
@@ -130,18 +140,24 @@ impl Connector {
         change: NetworkChange,
     ) {
         let id = change.network;
-        let view = self.views.entry(id).or_default();
-        view.change(change);
-        let is_internal = view.definition.as_ref().is_some_and(|network| network.is_internal);
-        self.names.set(&id.to_string(), view.zone(), is_internal);
-        if let Err(error) = make(network, view, own, local.parse().ok()).await {
+        let names = &self.names;
+        let wanted = self.board.change(id, |view| {
+            view.change(change);
+            let is_internal = view.definition.as_ref().is_some_and(|network| network.is_internal);
+            names.set(&id.to_string(), view.zone(), is_internal);
+            let overlay = view.overlay(local.parse().ok())?;
+            Some(Wanted { overlay, peers: view.elsewhere(own), services: view.services() })
+        });
+        let Some(wanted) = wanted else { return };
+        if let Err(error) = make(network, wanted).await {
             warn!(network.id = %id, %error, "network is not as it should be");
         }
+        self.board.made(id);
     }
 
     /// Removes what no task of this node is in any more.
     pub(crate) async fn leave(&mut self, network: &Network, id: NetworkId) {
-        self.views.remove(&id);
+        self.board.forget(id);
         self.names.forget_network(&id.to_string());
         if let Err(error) = network.remove_overlay(&id.to_string()).await {
             warn!(network.id = %id, %error, "network is not removed");
@@ -150,7 +166,7 @@ impl Connector {
 
     /// Removes what an earlier daemon left and nobody names any more.
     pub(crate) async fn leave_others(&self, network: &Network) {
-        let named: BTreeSet<_> = self.views.keys().map(NetworkId::to_string).collect();
+        let named: BTreeSet<_> = self.board.networks().iter().map(NetworkId::to_string).collect();
         let found = network.overlays().await.unwrap_or_default();
         for id in found.difference(&named) {
             if let Err(error) = network.remove_overlay(id).await {
@@ -163,8 +179,7 @@ impl Connector {
     pub(crate) fn places(&self, task: &Task) -> Places {
         let mut places = Places::default();
         for place in &task.networks {
-            let view = self.views.get(&place.network);
-            let Some(definition) = view.and_then(|view| view.definition.as_ref()) else { continue };
+            let Some(definition) = self.board.definition(place.network) else { continue };
             let mut settings = EndpointSettings {
                 network_id: place.network.to_string(),
                 aliases: Some(place.aliases.clone()).filter(|aliases| !aliases.is_empty()),
@@ -212,15 +227,10 @@ fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
-async fn make(
-    network: &Network,
-    view: &View,
-    own: NodeId,
-    local: Option<IpAddr>,
-) -> Result<(), network::Error> {
-    let Some(overlay) = view.overlay(local) else { return Ok(()) };
+async fn make(network: &Network, wanted: Wanted) -> Result<(), network::Error> {
+    let Wanted { overlay, peers, services } = wanted;
     let id = overlay.id.clone();
     network.make_overlay(overlay).await?;
-    network.set_peers(&id, view.elsewhere(own)).await?;
-    network.set_services(&id, view.services()).await
+    network.set_peers(&id, peers).await?;
+    network.set_services(&id, services).await
 }

@@ -2,7 +2,9 @@
 
 mod address;
 mod agent_driver;
+mod attachments;
 mod backup;
+mod board;
 mod config;
 mod connector;
 mod daemon;
@@ -12,6 +14,7 @@ mod idle;
 mod ingress;
 mod join;
 mod keeper;
+mod local;
 mod lock;
 mod membership;
 mod name_book;

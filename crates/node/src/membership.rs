@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use apiserver::{Answer, ApiError, Swarm};
+use apiserver::{Answer, ApiError, NetworkMembers, Swarm};
 use consensus::DataKey;
 use docker_types::convert;
 use docker_types::swarm::{InitRequest, JoinRequest, Peer, SwarmInfo};
@@ -25,8 +25,11 @@ use types::resources::Generic;
 
 use crate::address::{self, Addresses};
 use crate::agent_driver::{self, AgentDriver};
+use crate::attachments::Attachments;
+use crate::board::Board;
 use crate::config::Config;
 use crate::daemon::SharedEngine;
+use crate::local::Local;
 use crate::name_book::NameBook;
 use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
@@ -68,7 +71,7 @@ struct Active {
 #[derive(Debug)]
 pub(crate) struct Membership {
     pub(crate) engine: SharedEngine,
-    names: Arc<NameBook>,
+    local: Local,
     pub(crate) files: Files,
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
@@ -91,9 +94,12 @@ impl Membership {
         engine: SharedEngine,
         names: Arc<NameBook>,
     ) -> anyhow::Result<Arc<Self>> {
+        let board = Arc::new(Board::default());
+        let attachments = Arc::new(Attachments::new(engine.clone(), board.clone()));
+        engine.set_swarm(attachments.clone());
         let membership = Arc::new(Self {
             engine,
-            names,
+            local: Local { board, names, attachments },
             files: Files::new(&config.data_root),
             labels: config.engine.labels.clone(),
             generic: config.generic_resources.clone(),
@@ -147,8 +153,9 @@ impl Membership {
             described,
             news,
             self.files.clone(),
-            self.names.clone(),
+            self.local.clone(),
         );
+        self.local.attachments.set_upstream(Some(upstream.clone()));
         let raft_id = state.raft_id;
         *self.lock() = Some(Active {
             state,
@@ -456,7 +463,9 @@ impl Membership {
     /// Removes what is left of a swarm on this host.
     pub(crate) async fn forget(&self) -> Result<(), ApiError> {
         self.files.remove().map_err(ApiError::internal)?;
+        self.local.attachments.set_upstream(None);
         agent_driver::clear(&self.engine).await;
+        self.local.leave_networks(&self.engine).await;
         Ok(())
     }
 
@@ -506,6 +515,18 @@ impl Active {
 }
 
 impl Swarm for Membership {
+    fn networks(&self) -> Vec<Arc<types::Network>> {
+        match self.running_manager() {
+            Some(manager) => manager.snapshot().networks().cloned().collect(),
+            None => self.local.networks(),
+        }
+    }
+
+    fn network_members(&self, id: types::NetworkId) -> Option<NetworkMembers> {
+        let manager = self.running_manager();
+        self.local.members(id, manager.as_deref())
+    }
+
     fn manager(&self) -> Result<Arc<Manager>, ApiError> {
         let active = self.lock();
         match active.as_ref() {

@@ -5,18 +5,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use manager::methods::{
-    self, HeartbeatRequest, Issued, RenewRequest, ReportRequest, SessionEvent, SessionRefusal,
-    SessionRequest,
+    self, DetachRequest, HeartbeatRequest, Issued, RenewRequest, ReportRequest, SessionEvent,
+    SessionRefusal, SessionRequest,
 };
-use manager::{Code, Error, Manager};
+use manager::{Attached, Claim, Code, Error, Manager};
 use rpc::{Channel, Client, Items, SharedIdentity};
-use types::NodeId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use types::assignment::{ManagerPeer, SessionMessage, StatusReport};
 use types::node::Description;
+use types::{NetworkId, NodeId};
 
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 const RENEW_TIMEOUT: Duration = Duration::from_secs(30);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a manager may take to hear a heartbeat. Two that fail leave time to find another manager.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(1_000);
@@ -166,6 +169,62 @@ impl Upstream {
             }
         }
         Err(refusal)
+    }
+
+    /// The manager in this process, if there is one.
+    pub(crate) fn manager(&self) -> Option<Arc<Manager>> {
+        self.lock().manager.clone()
+    }
+
+    /// Has the managers give a container of this node a place in a network.
+    ///
+    /// # Errors
+    /// What the manager said that was asked, or that none can be reached.
+    pub(crate) async fn attach(&self, claim: Claim) -> Result<Attached, Error> {
+        match self.manager() {
+            Some(manager) => manager.attach(self.node, claim).await,
+            None => self.ask_any(methods::ATTACH, &claim).await,
+        }
+    }
+
+    /// Gives a place back.
+    ///
+    /// # Errors
+    /// As of [`Upstream::attach`].
+    pub(crate) async fn detach(&self, network: NetworkId, container: String) -> Result<(), String> {
+        let detached = match self.manager() {
+            Some(manager) => manager.detach(self.node, network, container).await,
+            None => self.ask_any(methods::DETACH, &DetachRequest { network, container }).await,
+        };
+        detached.map_err(|error| error.to_string())
+    }
+
+    /// Tells the managers of all places that containers of this node hold.
+    ///
+    /// # Errors
+    /// As of [`Upstream::attach`].
+    pub(crate) async fn hold(&self, claims: Vec<Claim>) -> Result<(), String> {
+        let held = match self.manager() {
+            Some(manager) => manager.hold(self.node, claims).await,
+            None => self.ask_any(methods::HOLD, &claims).await,
+        };
+        held.map_err(|error| error.to_string())
+    }
+
+    /// Asks managers one after another until one answers.
+    async fn ask_any<Q: Serialize, R: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        request: &Q,
+    ) -> Result<R, Error> {
+        let mut unreached = Error::new(Code::Unavailable, "no manager is known");
+        for channel in self.channels() {
+            match channel.call(method, request, ATTACH_TIMEOUT).await {
+                Ok(answer) => return answer,
+                Err(error) => unreached = Error::new(Code::Unavailable, error.to_string()),
+            }
+        }
+        Err(unreached)
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

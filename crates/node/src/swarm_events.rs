@@ -56,8 +56,19 @@ fn publish(events: &Events, event: &Event) {
             let attributes = named(node.name());
             events.publish_scoped("swarm", "node", "remove", &node.id.to_string(), attributes);
         }
-        _ => {}
+        (before, after) => publish_network(events, before.as_ref(), after.as_ref()),
     }
+}
+
+fn publish_network(events: &Events, before: Option<&Object>, after: Option<&Object>) {
+    let (network, action) = match (before, after) {
+        (None, Some(Object::Network(network))) => (network, "create"),
+        (Some(_), Some(Object::Network(network))) => (network, "update"),
+        (Some(Object::Network(network)), None) => (network, "remove"),
+        _ => return,
+    };
+    let attributes = named(network.name());
+    events.publish_scoped("swarm", "network", action, &network.id.to_string(), attributes);
 }
 
 fn named(name: &str) -> BTreeMap<String, String> {

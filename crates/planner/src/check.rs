@@ -27,6 +27,8 @@ pub enum Violation {
     PortTakenTwice(u16),
     /// An address of a network is given twice.
     AddressTakenTwice(NetworkId, IpAddr),
+    /// A container's attachment is in a network, or on a node, that is not there.
+    StrayAttachment(TaskId),
     /// The name index and the services disagree.
     NameIndex(ServiceId),
 }
@@ -39,6 +41,12 @@ pub fn check(snapshot: &Snapshot) -> Vec<Violation> {
     check_services(snapshot, &mut violations);
     check_templates(snapshot, &mut violations);
     check_addresses(snapshot, &mut violations);
+    for attachment in snapshot.attachments() {
+        let is_there = snapshot.network(attachment.network).is_some();
+        if !is_there || snapshot.node(attachment.node).is_none() {
+            violations.push(Violation::StrayAttachment(attachment.id));
+        }
+    }
     violations.sort();
     violations
 }
@@ -117,7 +125,10 @@ fn check_addresses(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
     let services = snapshot.services().flat_map(|service| &service.endpoint.virtual_ips);
     let of_services = services.map(|given| (given.network, given.address.addr()));
     let mut given = BTreeSet::new();
-    for (network, address) in of_tasks.chain(of_services) {
+    let of_containers = snapshot.attachments().flat_map(|attachment| {
+        attachment.addresses.iter().map(|address| (attachment.network, address.addr()))
+    });
+    for (network, address) in of_tasks.chain(of_services).chain(of_containers) {
         if !given.insert((network, address)) {
             violations.push(Violation::AddressTakenTwice(network, address));
         }

@@ -20,7 +20,7 @@ use types::limits::PLAN_CHANGES_MAX;
 use types::service::Mode;
 use types::{NodeId, ServiceId, TaskId, TaskState, Timestamp};
 
-pub use crate::allocator::subnets;
+pub use crate::allocator::{NoPlace, choose_for_container, subnets};
 use crate::load::Loads;
 
 /// Source of random bits for new identifiers.
@@ -186,6 +186,7 @@ impl Planner {
             Key::Cluster => {
                 self.dirty_services.extend(snapshot.services().map(|service| service.id));
             }
+            Key::Attachment(_) => self.placement_changed |= self.addresses.observe(event),
             Key::Template(..) | Key::Network(_) | Key::Secret(_) | Key::Config(_) => {}
         }
     }

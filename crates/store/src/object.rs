@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use types::{
-    Cluster, Config, ConfigId, Meta, Network, NetworkId, Node, NodeId, Secret, SecretId, Service,
-    ServiceId, Task, TaskId, TaskTemplate,
+    Cluster, Config, ConfigId, ContainerAttachment, Meta, Network, NetworkId, Node, NodeId, Secret,
+    SecretId, Service, ServiceId, Task, TaskId, TaskTemplate,
 };
 
 /// Names one object.
@@ -19,6 +19,7 @@ pub enum Key {
     Network(NetworkId),
     Secret(SecretId),
     Config(ConfigId),
+    Attachment(TaskId),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,7 @@ pub enum Object {
     Network(Arc<Network>),
     Secret(Arc<Secret>),
     Config(Arc<Config>),
+    Attachment(Arc<ContainerAttachment>),
 }
 
 impl Object {
@@ -44,6 +46,7 @@ impl Object {
             Self::Network(network) => Key::Network(network.id),
             Self::Secret(secret) => Key::Secret(secret.id),
             Self::Config(config) => Key::Config(config.id),
+            Self::Attachment(attachment) => Key::Attachment(attachment.id),
         }
     }
 
@@ -58,6 +61,7 @@ impl Object {
             Self::Network(object) => object.meta.version,
             Self::Secret(object) => object.meta.version,
             Self::Config(object) => object.meta.version,
+            Self::Attachment(object) => object.meta.version,
         }
     }
 
@@ -72,6 +76,7 @@ impl Object {
             Self::Network(object) => write(&mut Arc::make_mut(object).meta),
             Self::Secret(object) => write(&mut Arc::make_mut(object).meta),
             Self::Config(object) => write(&mut Arc::make_mut(object).meta),
+            Self::Attachment(object) => write(&mut Arc::make_mut(object).meta),
         }
     }
 }
@@ -95,4 +100,5 @@ into_object! {
     Network => Network,
     Secret => Secret,
     Config => Config,
+    ContainerAttachment => Attachment,
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde::{Deserialize, Serialize};
 use types::{
-    Cluster, Config, ConfigId, Network, NetworkId, Node, NodeId, Secret, SecretId, Service,
-    ServiceId, Task, TaskId, TaskTemplate,
+    Cluster, Config, ConfigId, ContainerAttachment, Network, NetworkId, Node, NodeId, Secret,
+    SecretId, Service, ServiceId, Task, TaskId, TaskTemplate,
 };
 
 use crate::{Key, Object};
@@ -24,9 +24,11 @@ pub struct Snapshot {
     networks: RedBlackTreeMapSync<NetworkId, Arc<Network>>,
     secrets: RedBlackTreeMapSync<SecretId, Arc<Secret>>,
     configs: RedBlackTreeMapSync<ConfigId, Arc<Config>>,
+    attachments: RedBlackTreeMapSync<TaskId, Arc<ContainerAttachment>>,
     service_names: RedBlackTreeMapSync<String, ServiceId>,
     tasks_by_service: RedBlackTreeSetSync<(ServiceId, TaskId)>,
     tasks_by_node: RedBlackTreeSetSync<(NodeId, TaskId)>,
+    attachments_by_node: RedBlackTreeSetSync<(NodeId, TaskId)>,
 }
 
 /// Equal when they hold the same objects at the same sequence; indexes follow from those.
@@ -163,6 +165,20 @@ impl Snapshot {
         self.configs.get(&id)
     }
 
+    pub fn attachment(&self, id: TaskId) -> Option<&Arc<ContainerAttachment>> {
+        self.attachments.get(&id)
+    }
+
+    pub fn attachments(&self) -> impl Iterator<Item = &Arc<ContainerAttachment>> {
+        self.attachments.values()
+    }
+
+    pub fn attachments_on(&self, node: NodeId) -> impl Iterator<Item = &Arc<ContainerAttachment>> {
+        self.attachments_by_node
+            .range((node, TaskId::MIN)..=(node, TaskId::MAX))
+            .filter_map(|(_, id)| self.attachments.get(id))
+    }
+
     /// Any object by its key.
     pub fn get(&self, key: Key) -> Option<Object> {
         match key {
@@ -176,6 +192,7 @@ impl Snapshot {
             Key::Network(id) => self.networks.get(&id).cloned().map(Object::Network),
             Key::Secret(id) => self.secrets.get(&id).cloned().map(Object::Secret),
             Key::Config(id) => self.configs.get(&id).cloned().map(Object::Config),
+            Key::Attachment(id) => self.attachments.get(&id).cloned().map(Object::Attachment),
         }
     }
 
@@ -189,7 +206,8 @@ impl Snapshot {
         let networks = self.networks.values().cloned().map(Object::Network);
         let secrets = self.secrets.values().cloned().map(Object::Secret);
         let configs = self.configs.values().cloned().map(Object::Config);
-        let rest = tasks.chain(networks).chain(secrets).chain(configs);
+        let attachments = self.attachments.values().cloned().map(Object::Attachment);
+        let rest = tasks.chain(networks).chain(secrets).chain(configs).chain(attachments);
         cluster.chain(nodes).chain(services).chain(templates).chain(rest)
     }
 
@@ -209,6 +227,11 @@ impl Snapshot {
             Object::Network(network) => self.networks.insert_mut(network.id, network),
             Object::Secret(secret) => self.secrets.insert_mut(secret.id, secret),
             Object::Config(config) => self.configs.insert_mut(config.id, config),
+            // A container never changes its node.
+            Object::Attachment(attachment) => {
+                self.attachments_by_node.insert_mut((attachment.node, attachment.id));
+                self.attachments.insert_mut(attachment.id, attachment);
+            }
         }
     }
 
@@ -248,6 +271,12 @@ impl Snapshot {
             Key::Network(id) => drop(self.networks.remove_mut(&id)),
             Key::Secret(id) => drop(self.secrets.remove_mut(&id)),
             Key::Config(id) => drop(self.configs.remove_mut(&id)),
+            Key::Attachment(id) => {
+                if let Some(attachment) = self.attachments.get(&id) {
+                    self.attachments_by_node.remove_mut(&(attachment.node, id));
+                }
+                self.attachments.remove_mut(&id);
+            }
         }
     }
 }

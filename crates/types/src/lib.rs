@@ -22,7 +22,7 @@ pub use cluster::{Cluster, ClusterSpec};
 pub use container::ContainerSpec;
 pub use id::{ClusterId, ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 pub use meta::{Annotations, Meta};
-pub use network::Network;
+pub use network::{ContainerAttachment, Network};
 pub use node::Node;
 pub use peers::Peers;
 pub use secret::{Config, Secret};

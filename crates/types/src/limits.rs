@@ -56,3 +56,6 @@ pub const MEMORY_LIMIT_BYTES_MIN: i64 = 4 << 20;
 
 /// Least CPU a limit may name, in billionths of a core (Docker: 0.001 cores).
 pub const NANO_CPUS_MIN: i64 = 1_000_000;
+
+/// Plain containers of one node in networks of the cluster: each is an object that every manager holds.
+pub const ATTACHMENTS_PER_NODE_MAX: usize = 1_000;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Annotations, Meta, NetworkId, NodeId, ServiceId, TaskId};
+use crate::{Annotations, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp};
 
 /// Which network a task joins, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,23 @@ pub struct TaskNetwork {
     pub aliases: Vec<String>,
 }
 
+/// A plain container's place in a network of the cluster: it is no task, and has an identifier as one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerAttachment {
+    pub id: TaskId,
+    #[serde(default)]
+    pub meta: Meta,
+    pub node: NodeId,
+    pub network: NetworkId,
+    /// The container's identifier on its node.
+    pub container: String,
+    /// The container's name.
+    pub name: String,
+    pub aliases: Vec<String>,
+    /// With prefix lengths: at most one of each family.
+    pub addresses: Vec<IpNet>,
+}
+
 /// What a node must know of a network in which it has a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeNetwork {
@@ -108,6 +125,11 @@ pub struct NodeNetwork {
     pub is_encrypted: bool,
     /// UDP port of overlays on every node.
     pub data_port: u16,
+    /// For those who look at the network on this node.
+    #[serde(default)]
+    pub spec: NetworkSpec,
+    #[serde(default)]
+    pub created_at: Timestamp,
 }
 
 /// What changed in one network, for the nodes that have tasks in it.
@@ -124,13 +146,17 @@ pub struct NetworkChange {
     pub gone_services: Vec<ServiceId>,
 }
 
-/// A task in a network, wherever it runs.
+/// A task or an attached container in a network, wherever it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     pub task: TaskId,
+    /// [`ServiceId::MIN`] for a plain container.
     pub service: ServiceId,
     /// The container's name.
     pub name: String,
+    /// What else a plain container is found by.
+    #[serde(default)]
+    pub aliases: Vec<String>,
     pub node: NodeId,
     /// Where its node takes the traffic of overlays.
     pub data_address: Option<IpAddr>,

@@ -1,16 +1,17 @@
-//! `/networks`: the networks every node has, and those of the swarm.
+//! `/networks`: the networks of this host, and those of the swarm.
 
-use std::sync::Arc;
+mod create;
+mod show;
 
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
-use docker_types::convert::network::{network_to_api, spec_from_api};
 use docker_types::network::{
-    NetworkCreateRequest, NetworkCreateResponse, NetworkResource, NetworksPruneResponse,
+    NetworkConnectRequest, NetworkDisconnectRequest, NetworkResource, NetworksPruneResponse,
 };
+use engine::networks::PREDEFINED;
 use http::StatusCode;
-use types::network::Network;
+use jiff::Timestamp;
 
 use crate::error::ApiError;
 use crate::filters::Filters;
@@ -19,16 +20,17 @@ use crate::query::Query;
 use crate::state::ApiState;
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
+const PRUNE_FILTERS: [&str; 3] = ["until", "label", "label!"];
 
 pub(crate) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/networks", get(list))
         .route("/networks/", get(list))
-        .route("/networks/create", post(create))
+        .route("/networks/create", post(create::create))
         .route("/networks/prune", post(prune))
         .route("/networks/{id}", get(inspect).delete(remove))
         .route("/networks/{id}/connect", post(connect))
-        .route("/networks/{id}/disconnect", post(connect))
+        .route("/networks/{id}/disconnect", post(disconnect))
 }
 
 async fn list(
@@ -37,103 +39,109 @@ async fn list(
 ) -> Result<Answer<Vec<NetworkResource>>, ApiError> {
     let filters = query.filters(&FILTERS)?;
     check_type(&filters)?;
-    let mut networks = state.engine.networks(false);
-    networks.extend(of_swarm(&state).iter().map(|network| network_to_api(network)));
+    let dangling = filters.flag("dangling")?;
+    let mut networks = show::all(&state);
     networks.retain(|network| matches(network, &filters));
+    if let Some(dangling) = dangling {
+        networks.retain(|network| show::is_dangling(&state, network) == dangling);
+    }
     Ok(Answer(networks))
 }
 
 async fn inspect(
     State(state): State<ApiState>,
     Path(id): Path<String>,
+    query: Query,
 ) -> Result<Answer<NetworkResource>, ApiError> {
-    Ok(Answer(find(&state, &id)?))
-}
-
-async fn create(
-    State(state): State<ApiState>,
-    Json(request): Json<NetworkCreateRequest>,
-) -> Result<(StatusCode, Answer<NetworkCreateResponse>), ApiError> {
-    if request.name.is_empty() {
-        return Err(ApiError::bad_request("network name cannot be empty"));
-    }
-    if is_predefined(&request.name) {
-        let name = &request.name;
-        let text = format!("operation is not permitted on predefined {name} network ");
-        return Err(ApiError::new(StatusCode::FORBIDDEN, text));
-    }
-    if request.driver != "overlay" && request.scope != "swarm" {
-        return Err(ApiError::not_implemented("networks of one node cannot be created yet"));
-    }
-    let manager = state.swarm.manager()?;
-    let id = manager.create_network(spec_from_api(request)?).await?;
-    let answer = NetworkCreateResponse { id: id.to_string(), warning: String::new() };
-    Ok((StatusCode::CREATED, Answer(answer)))
+    let mut network = show::find(&state, &id, query.get("scope"))?;
+    show::add_members(&state, &mut network, query.flag("verbose"));
+    Ok(Answer(network))
 }
 
 async fn remove(
     State(state): State<ApiState>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let network = find(&state, &id)?;
-    let Ok(id) = network.id.parse() else {
+    let network = show::find(&state, &id, None)?;
+    if is_predefined(&network) {
         let text = format!("{} is a pre-defined network and cannot be removed", network.name);
         return Err(ApiError::new(StatusCode::FORBIDDEN, text));
-    };
-    state.swarm.manager()?.remove_network(id).await?;
+    }
+    remove_found(&state, &network).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn remove_found(state: &ApiState, network: &NetworkResource) -> Result<(), ApiError> {
+    match network.id.parse() {
+        Ok(id) if network.scope == "swarm" => Ok(state.swarm.manager()?.remove_network(id).await?),
+        _ => Ok(state.engine.remove_network(&network.id).await?),
+    }
 }
 
 async fn connect(
     State(state): State<ApiState>,
-    Path(id): Path<String>,
+    Path(network): Path<String>,
+    Json(request): Json<NetworkConnectRequest>,
 ) -> Result<StatusCode, ApiError> {
-    find(&state, &id)?;
-    Err(ApiError::not_implemented("containers keep the network they were made with"))
+    check_container(&request.container)?;
+    let settings = request.endpoint_config.unwrap_or_default();
+    state.engine.containers.connect(&network, &request.container, settings).await?;
+    Ok(StatusCode::OK)
 }
 
-/// Removes the swarm's networks that nobody uses.
+async fn disconnect(
+    State(state): State<ApiState>,
+    Path(network): Path<String>,
+    Json(request): Json<NetworkDisconnectRequest>,
+) -> Result<StatusCode, ApiError> {
+    check_container(&request.container)?;
+    state.engine.containers.disconnect(&network, &request.container).await?;
+    Ok(StatusCode::OK)
+}
+
+fn check_container(name: &str) -> Result<(), ApiError> {
+    match name.is_empty() {
+        true => Err(ApiError::bad_request("invalid name or ID supplied: \"\"")),
+        false => Ok(()),
+    }
+}
+
+/// Removes the networks that nobody uses: those of this host, and on managers those of the swarm.
 async fn prune(
     State(state): State<ApiState>,
     query: Query,
 ) -> Result<Answer<NetworksPruneResponse>, ApiError> {
-    let filters = query.filters(&["until", "label", "label!"])?;
+    let filters = query.filters(&PRUNE_FILTERS)?;
+    let until = until(&filters)?;
     let mut deleted = Vec::new();
-    for network in of_swarm(&state) {
-        let labels = &network.spec.annotations.labels;
+    for network in show::all(&state) {
+        let labels = &network.labels;
+        let is_kept = network.ingress || network.config_only || is_predefined(&network);
         let is_meant = super::all_labels(filters.get("label"), labels)
             && (filters.get("label!").is_empty()
                 || !super::all_labels(filters.get("label!"), labels))
-            && !network.spec.is_ingress;
+            && until
+                .is_none_or(|until| network.created.get().is_some_and(|created| created < until));
         // One that is in use says so, and stays.
-        if is_meant && state.swarm.manager()?.remove_network(network.id).await.is_ok() {
-            deleted.push(network.name().to_owned());
+        if is_meant && !is_kept && remove_found(&state, &network).await.is_ok() {
+            deleted.push(network.name);
         }
     }
+    state.engine.networks.pruned();
     Ok(Answer(NetworksPruneResponse {
         networks_deleted: Some(deleted).filter(|deleted| !deleted.is_empty()),
     }))
 }
 
-/// The networks of the swarm, where this node knows them.
-fn of_swarm(state: &ApiState) -> Vec<Arc<Network>> {
-    let Ok(manager) = state.swarm.manager() else { return Vec::new() };
-    manager.snapshot().networks().cloned().collect()
+fn until(filters: &Filters) -> Result<Option<Timestamp>, ApiError> {
+    let Some(text) = filters.get("until").first() else { return Ok(None) };
+    let parsed = engine::times::parse(text, Timestamp::now());
+    parsed.map(Some).ok_or_else(|| Filters::invalid("until", text))
 }
 
-fn is_predefined(name: &str) -> bool {
-    matches!(name, "bridge" | "host" | "none")
-}
-
-fn find(state: &ApiState, name: &str) -> Result<NetworkResource, ApiError> {
-    let mut networks = state.engine.networks(true);
-    networks.extend(of_swarm(state).iter().map(|network| network_to_api(network)));
-    let by_id = |network: &NetworkResource| !name.is_empty() && network.id.starts_with(name);
-    let found = networks
-        .iter()
-        .find(|network| network.id == name || network.name == name)
-        .or_else(|| networks.iter().find(|network| by_id(network)));
-    found.cloned().ok_or_else(|| ApiError::not_found(format!("network {name} not found")))
+/// Whether every node has the network.
+fn is_predefined(network: &NetworkResource) -> bool {
+    PREDEFINED.contains(&network.name.as_str()) || show::is_gateway_network(network)
 }
 
 fn check_type(filters: &Filters) -> Result<(), ApiError> {
@@ -152,8 +160,6 @@ fn matches(network: &NetworkResource, filters: &Filters) -> bool {
         && any("id", &|id| network.id.starts_with(id))
         && any("driver", &|driver| network.driver == driver)
         && any("scope", &|scope| network.scope == scope)
-        && any("type", &|kind| (kind == "builtin") == (network.scope == "local"))
+        && any("type", &|kind| (kind == "builtin") == is_predefined(network))
         && super::all_labels(filters.get("label"), &network.labels)
-        // Networks that every node has are never in anybody's way.
-        && any("dangling", &|dangling| matches!(dangling, "0" | "false"))
 }

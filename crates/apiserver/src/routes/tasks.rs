@@ -4,7 +4,7 @@ use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json as Answer, Router};
-use docker_types::convert::task::task_to_api_with;
+use docker_types::convert::task::{attachment_task, task_to_api_with};
 use docker_types::task::Task;
 use manager::lookup;
 use store::Snapshot;
@@ -43,7 +43,7 @@ async fn list(State(state): State<ApiState>, query: Query) -> Result<Answer<Vec<
             .collect(),
         _ => snapshot.tasks().filter(|task| wanted.matches(&snapshot, task)).map(shown).collect(),
     };
-    Ok(Answer(tasks))
+    Ok(Answer(tasks.into_iter().chain(wanted.attachments(&snapshot)).collect()))
 }
 
 /// The filters with names resolved.
@@ -91,6 +91,22 @@ impl<'a> Wanted<'a> {
             && (!self.filters.has("name") || self.matches_name(snapshot, task))
             && (!self.filters.has("label")
                 || super::all_labels(self.filters.get("label"), &Default::default()))
+    }
+
+    /// Plain containers in networks of the swarm, which are asked for as a runtime of their own.
+    fn attachments(&self, snapshot: &Snapshot) -> Vec<Task> {
+        let is_asked_for = self.filters.get("runtime").iter().any(|it| it == "attachment");
+        let has_others = ["service", "name", "label"].iter().any(|key| self.filters.has(key));
+        if !is_asked_for || has_others {
+            return Vec::new();
+        }
+        let fits = |attachment: &&std::sync::Arc<types::ContainerAttachment>| {
+            (self.nodes.is_empty() || self.nodes.contains(&attachment.node))
+                && (self.states.is_empty() || self.states.contains(&TaskState::Running))
+                && super::any_prefix(self.filters.get("id"), &attachment.id.to_string())
+        };
+        let attachments = snapshot.attachments().filter(fits);
+        attachments.map(|attachment| attachment_task(snapshot, attachment)).collect()
     }
 
     /// By the beginning of `service.slot.task`.

@@ -1,12 +1,20 @@
 //! Networks of the cluster.
 
-use ipnet::IpNet;
-use types::network::{Network, NetworkSpec, Subnet, SubnetSpec};
-use types::{Annotations, endpoint};
+use std::collections::BTreeMap;
 
-use super::{Error, time};
-use crate::network::{Ipam, IpamConfig, NetworkCreateRequest, NetworkResource};
+use ipnet::IpNet;
+use types::network::{Network, NetworkService, NetworkSpec, Peer, Subnet, SubnetSpec};
+use types::{Annotations, ServiceId, endpoint};
+
+use super::{Error, time, version};
+use crate::network::{
+    Ipam, IpamConfig, NetworkCreateRequest, NetworkResource, NetworkTask, PeerInfo, ServiceInfo,
+};
 use crate::service::VirtualIp;
+use crate::task::{DriverState, IpamState, NetworkAttachment, NetworkSpecState, NetworkState};
+
+/// Digits of a node's identifier that stand for its name.
+const PEER_DIGITS: usize = 12;
 
 /// Docker's word for the numbers of an overlay on the wire.
 const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
@@ -84,6 +92,96 @@ fn subnet_to_api(subnet: &Subnet) -> IpamConfig {
         ip_range: subnet.range.map(|range| range.to_string()).unwrap_or_default(),
         gateway: subnet.gateway.to_string(),
         ..IpamConfig::default()
+    }
+}
+
+/// Adds who is in a network of the swarm: the nodes, and where `is_verbose` the services with their tasks.
+pub fn add_members(
+    resource: &mut NetworkResource,
+    peers: &[Peer],
+    services: &[NetworkService],
+    ports: &BTreeMap<ServiceId, Vec<endpoint::PortConfig>>,
+    is_verbose: bool,
+) {
+    let nodes: BTreeMap<_, _> =
+        peers.iter().filter_map(|peer| Some((peer.node, peer.data_address?))).collect();
+    resource.peers = nodes
+        .into_iter()
+        .map(|(node, address)| PeerInfo {
+            name: node.to_string()[..PEER_DIGITS].to_owned(),
+            ip: address.to_string(),
+        })
+        .collect();
+    if !is_verbose {
+        return;
+    }
+    for service in services {
+        let published = ports.get(&service.service).into_iter().flatten();
+        let published =
+            published.map(|port| format!("Target: {}, Publish: {}", port.target, port.published));
+        let shown = ServiceInfo {
+            vip: service.virtual_ips.first().map_or("<nil>".to_owned(), ToString::to_string),
+            ports: published.collect(),
+            local_lb_index: 0,
+            tasks: tasks_of(peers, service.service),
+        };
+        resource.services.insert(service.name.clone(), shown);
+    }
+    let containers = tasks_of(peers, ServiceId::MIN);
+    if !containers.is_empty() {
+        let vip = "<nil>".to_owned();
+        let shown = ServiceInfo { vip, tasks: containers, ..ServiceInfo::default() };
+        resource.services.insert(String::new(), shown);
+    }
+}
+
+fn tasks_of(peers: &[Peer], service: ServiceId) -> Vec<NetworkTask> {
+    let peers = peers.iter().filter(|peer| peer.service == service);
+    let tasks = peers.map(|peer| NetworkTask {
+        name: peer.name.clone(),
+        endpoint_id: peer.task.to_string(),
+        endpoint_ip: peer.addresses.first().map(ToString::to_string).unwrap_or_default(),
+        info: peer
+            .data_address
+            .map(|address| ("Host IP".to_owned(), address.to_string()))
+            .into_iter()
+            .collect(),
+    });
+    tasks.collect()
+}
+
+/// A network as it stands in a task's attachments.
+pub(super) fn attachment_to_api(network: &Network, addresses: &[IpNet]) -> NetworkAttachment {
+    let spec = &network.spec;
+    let driver = if spec.driver.is_empty() { "overlay" } else { &spec.driver };
+    let ipam = |configs: Option<Vec<IpamConfig>>| IpamState {
+        driver: DriverState { name: "default".to_owned(), options: None },
+        configs,
+    };
+    let asked: Vec<_> = spec.subnets.iter().filter(|subnet| subnet.subnet.is_some()).collect();
+    let given: Vec<_> = network.subnets.iter().map(subnet_to_api).collect();
+    let options = Some(spec.driver_options.clone()).filter(|options| !options.is_empty());
+    let vni = [(VNI_OPTION.to_owned(), network.vni.to_string())];
+    NetworkAttachment {
+        network: NetworkState {
+            id: network.id.to_string(),
+            version: version(&network.meta),
+            created_at: time(network.meta.created_at),
+            updated_at: time(network.meta.updated_at),
+            spec: NetworkSpecState {
+                name: network.name().to_owned(),
+                labels: spec.annotations.labels.clone(),
+                driver_configuration: DriverState { name: driver.to_owned(), options },
+                internal: spec.is_internal,
+                attachable: spec.is_attachable,
+                ingress: spec.is_ingress,
+                ipam_options: ipam((!asked.is_empty()).then(|| given.clone())),
+                scope: "swarm".to_owned(),
+            },
+            driver_state: DriverState { name: "overlay".to_owned(), options: Some(vni.into()) },
+            ipam_options: ipam(Some(given)),
+        },
+        addresses: addresses.iter().map(ToString::to_string).collect(),
     }
 }
 

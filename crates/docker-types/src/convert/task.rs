@@ -1,11 +1,13 @@
 //! Tasks as the API shows them, and as the engine runs them.
 
 use store::Snapshot;
-use types::{NodeId, Task, TaskTemplate};
+use types::{ContainerAttachment, NodeId, Task, TaskState, TaskTemplate};
 
+use super::network::attachment_to_api;
 use super::service::{port_to_api, task_to_api};
 use super::{container, time, version};
 use crate::container::{ContainerConfig, HostConfig, LogConfig, PortBinding, PortMap, Ulimit};
+use crate::service::{NetworkAttachmentConfig, TaskSpec};
 use crate::task as api;
 
 /// A task with the template it names filled in.
@@ -39,7 +41,48 @@ pub fn task_to_api_with(snapshot: &Snapshot, task: &Task) -> api::Task {
             },
         },
         desired_state: task.desired_state.as_str().to_owned(),
+        networks_attachments: task
+            .networks
+            .iter()
+            .filter_map(|place| {
+                let network = snapshot.network(place.network)?;
+                Some(attachment_to_api(network, &place.addresses))
+            })
+            .collect(),
         generic_resources: Vec::new(),
+    }
+}
+
+/// A plain container's place in a network: Docker has a task for it.
+pub fn attachment_task(snapshot: &Snapshot, attachment: &ContainerAttachment) -> api::Task {
+    let network = snapshot.network(attachment.network);
+    let target = NetworkAttachmentConfig {
+        target: attachment.network.to_string(),
+        ..NetworkAttachmentConfig::default()
+    };
+    api::Task {
+        id: attachment.id.to_string(),
+        version: version(&attachment.meta),
+        created_at: time(attachment.meta.created_at),
+        updated_at: time(attachment.meta.updated_at),
+        spec: TaskSpec {
+            networks: vec![target],
+            runtime: "attachment".to_owned(),
+            ..TaskSpec::default()
+        },
+        node_id: attachment.node.to_string(),
+        status: api::TaskStatus {
+            timestamp: time(attachment.meta.updated_at),
+            state: TaskState::Running.as_str().to_owned(),
+            message: "started".to_owned(),
+            ..api::TaskStatus::default()
+        },
+        desired_state: TaskState::Running.as_str().to_owned(),
+        networks_attachments: network
+            .map(|network| attachment_to_api(network, &attachment.addresses))
+            .into_iter()
+            .collect(),
+        ..api::Task::default()
     }
 }
 

@@ -59,7 +59,7 @@ use crate::events::Events;
 use crate::images::Images;
 use crate::logs;
 use crate::networks::Networks;
-use crate::swarm::SwarmSlot;
+use crate::swarm::{AttachRequest, SwarmSlot};
 use crate::volumes::Volumes;
 
 pub use create::{Created, NewContainer};
@@ -232,6 +232,18 @@ impl Containers {
     /// When this engine was opened.
     pub fn opened_at(&self) -> jiff::Timestamp {
         self.shared.opened_at
+    }
+
+    /// The plain containers in networks of the swarm, as they would ask for their places again.
+    pub fn attached(&self) -> Vec<AttachRequest> {
+        let mut attached = Vec::new();
+        for container in self.shared.registry.all() {
+            let record = container.record();
+            if !list::is_task(&record) {
+                attached.extend(self.shared.attached(&container, &record));
+            }
+        }
+        attached
     }
 
     /// Ids and names of the containers with a link to the default bridge: those that are in its network, or those whose way

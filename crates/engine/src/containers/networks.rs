@@ -238,6 +238,27 @@ impl Shared {
         self.network.join(id, Join { overlay, addresses }).await.map_err(failed)
     }
 
+    /// What a container has of networks of the swarm, as it would ask for it again.
+    pub(super) fn attached(&self, container: &Container, record: &Record) -> Vec<AttachRequest> {
+        let joined = self.network.joined_of(&container.id).into_iter();
+        let request = |join: Join| {
+            let settings = record.networks.iter().find(|(name, settings)| {
+                self.overlay_of(&container.id, name, settings) == join.overlay
+            });
+            let settings = settings.map(|(_, settings)| settings.clone()).unwrap_or_default();
+            let mut names = names_of(record, &settings);
+            let name = names.remove(0);
+            AttachRequest {
+                network: join.overlay,
+                container: container.id.clone(),
+                name,
+                aliases: names,
+                address: join.addresses.first().map(IpNet::addr),
+            }
+        };
+        joined.map(request).collect()
+    }
+
     /// The way to the world: the network with the highest priority, then the first by name. Where no network has one, the
     /// network that every node has.
     fn way_out(&self, id: &str, record: &Record) -> Option<WayOut> {

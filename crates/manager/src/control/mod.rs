@@ -1,5 +1,6 @@
 //! Requests of the control API, one file for each noun.
 
+pub(crate) mod attachment;
 pub(crate) mod cluster;
 pub mod lookup;
 pub(crate) mod network;
@@ -45,6 +46,15 @@ pub(crate) async fn handle(duties: &Duties, request: Request) -> Result<Response
             let issued = authority.renew(node, &request).await?;
             return Ok(Response::Issued(Box::new(issued)));
         }
+        Request::Attach { node, claim } => {
+            return Ok(Response::Attached(Box::new(
+                attachment::attach(writer, node, claim).await?,
+            )));
+        }
+        Request::Detach { node, network, container } => {
+            attachment::detach(writer, node, network, &container).await?;
+        }
+        Request::Hold { node, claims } => attachment::hold(writer, node, claims).await?,
         Request::Leave(node) => authority::leave(writer, node).await?,
         Request::TakeSeat { node, raft_id, address } => {
             members.seat(node, raft_id, address).await?;

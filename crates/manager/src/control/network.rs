@@ -119,7 +119,13 @@ fn user_of(draft: &Draft, network: &Network) -> Option<String> {
         !task.status.state.is_terminal()
             && task.networks.iter().any(|place| place.network == network.id)
     };
-    draft.tasks().find(is_in).map(|task| format!("task {}", task.id))
+    let task = draft.tasks().find(is_in).map(|task| task.id);
+    let container = || {
+        let mut attached = draft.attachments();
+        attached.find(|attachment| attachment.network == network.id).map(|found| found.id)
+    };
+    // Docker has a task for each container that is in a network.
+    task.or_else(container).map(|id| format!("task {id}"))
 }
 
 /// Names each network of the service by its identifier, so that the name may go to another one later.

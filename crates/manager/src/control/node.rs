@@ -68,6 +68,7 @@ pub(super) async fn remove(writer: &Writer, id: NodeId, force: bool) -> Result<(
             return refuse(format!("node {id} is not down and can't be removed"));
         }
         draft.delete(Key::Node(id));
+        super::attachment::forget_node(draft, id);
         // Whoever holds its certificate is not to speak as it any more.
         if let Some(Object::Cluster(cluster)) = draft.get(Key::Cluster) {
             let now = draft.now();

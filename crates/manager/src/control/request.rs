@@ -5,6 +5,7 @@ use types::network::NetworkSpec;
 use types::node::NodeSpec;
 use types::{ClusterSpec, NetworkId, NodeId, ServiceId, ServiceSpec};
 
+use super::attachment::{Attached, Claim};
 use super::cluster::Rotation;
 use super::service::{Created, Update};
 use crate::methods::{IssueRequest, Issued};
@@ -43,6 +44,21 @@ pub(crate) enum Request {
         request: String,
     },
     Leave(NodeId),
+    /// A node asks for a container's place in a network.
+    Attach {
+        node: NodeId,
+        claim: Claim,
+    },
+    Detach {
+        node: NodeId,
+        network: NetworkId,
+        container: String,
+    },
+    /// All containers that a node has in networks.
+    Hold {
+        node: NodeId,
+        claims: Vec<Claim>,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -51,4 +67,5 @@ pub(crate) enum Response {
     ServiceCreated(Created),
     NetworkCreated(NetworkId),
     Issued(Box<Issued>),
+    Attached(Box<Attached>),
 }

@@ -80,8 +80,62 @@ fn held(object: &Object) -> BTreeSet<(NetworkId, IpAddr)> {
             let given = service.endpoint.virtual_ips.iter();
             given.map(|given| (given.network, given.address.addr())).collect()
         }
+        Object::Attachment(attachment) => {
+            let given = attachment.addresses.iter();
+            given.map(|address| (attachment.network, address.addr())).collect()
+        }
         _ => BTreeSet::new(),
     }
+}
+
+/// Why a plain container gets no place in a network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlace {
+    #[error("{0}")]
+    UsedUp(String),
+    #[error("address {address} is in use in network {network}")]
+    Taken { address: IpAddr, network: String },
+    #[error("address {address} is in none of the subnets of network {network}")]
+    Outside { address: IpAddr, network: String },
+}
+
+/// The addresses of a plain container in a network: one of each family, and the one it wants. It is seldom asked for one:
+/// what is in use is looked for anew each time.
+///
+/// # Errors
+/// [`NoPlace`].
+pub fn choose_for_container(
+    snapshot: &Snapshot,
+    network: &Network,
+    seed: u128,
+    wanted: Option<IpAddr>,
+) -> Result<Vec<IpNet>, NoPlace> {
+    let mut used = AddressesInUse::default();
+    let tasks = snapshot.tasks().cloned().map(Object::Task);
+    let services = snapshot.services().cloned().map(Object::Service);
+    let attachments = snapshot.attachments().cloned().map(Object::Attachment);
+    for object in tasks.chain(services).chain(attachments) {
+        let here = held(&object).into_iter().filter(|(held_in, _)| *held_in == network.id);
+        used.0.entry(network.id).or_default().extend(here.map(|(_, address)| address));
+    }
+    let mut chosen = used.choose(network, seed).ok_or_else(|| NoPlace::UsedUp(used_up(network)))?;
+    let Some(address) = wanted else { return Ok(chosen) };
+    let name = || network.name().to_owned();
+    let is_host = |subnet: &&Subnet| {
+        let whole = subnet.subnet;
+        whole.contains(&address)
+            && address != whole.network()
+            && (address.is_ipv6() || address != whole.broadcast())
+    };
+    let subnet = network.subnets.iter().find(is_host);
+    let subnet = subnet.ok_or_else(|| NoPlace::Outside { address, network: name() })?;
+    let is_taken = used.0.get(&network.id).is_some_and(|used| used.contains(&address));
+    if is_taken || subnet.gateway == address {
+        return Err(NoPlace::Taken { address, network: name() });
+    }
+    chosen.retain(|given| given.addr().is_ipv4() != address.is_ipv4());
+    chosen.extend(IpNet::new(address, subnet.subnet.prefix_len()).ok());
+    Ok(chosen)
 }
 
 /// The addresses of a subnet that may be given, beginning at a place of `seed`'s choice.

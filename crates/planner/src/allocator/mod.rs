@@ -5,4 +5,5 @@ mod ports;
 pub mod subnets;
 
 pub(crate) use addresses::{AddressesInUse, allocate_virtual_ips, attach};
+pub use addresses::{NoPlace, choose_for_container};
 pub(crate) use ports::{PortsInUse, allocate_ports};

@@ -29,9 +29,9 @@ pub enum Refusal {
     Overlap { wanted: IpNet, taken: IpNet, network: String },
     #[error("subnet {subnet} has no room for a container beside its gateway")]
     TooSmall { subnet: IpNet },
-    #[error("gateway {gateway} is not in subnet {subnet}")]
+    #[error("ipam configuration: subnet {subnet} does not contain gateway {gateway}")]
     Gateway { gateway: IpAddr, subnet: IpNet },
-    #[error("range {range} is not in subnet {subnet}")]
+    #[error("ipam configuration: subnet {subnet} does not contain range {range}")]
     Range { range: IpNet, subnet: IpNet },
     #[error("every network number is in use")]
     NumbersUsedUp,
