@@ -28,6 +28,8 @@ pub struct SwarmNetwork {
 pub struct AttachRequest {
     /// Name or identifier.
     pub network: String,
+    /// The name that its user knows the network by.
+    pub network_name: String,
     pub container: String,
     /// The container's name.
     pub name: String,

@@ -493,6 +493,7 @@ fn operators_can_read_the_tables() {
             "iifname . ether saddr != @macs drop",
             "iifname . arp saddr ip != @ipv4 drop",
             "icmpv6 type nd-router-advert drop",
+            "elements = { \"br-1\" }",
         ] {
             assert!(text.contains(line), "{line}: {text}");
         }

@@ -85,7 +85,7 @@ impl Attachments {
     }
 
     async fn ask(&self, request: AttachRequest) -> Result<Attached, Refusal> {
-        let name = request.network.clone();
+        let name = request.network_name.clone();
         let missing = || Refusal::NotFound { name: name.clone() };
         let upstream = self.upstream().ok_or_else(missing)?;
         let given = {
@@ -173,7 +173,7 @@ fn known(id: String, spec: &types::network::NetworkSpec) -> SwarmNetwork {
 }
 
 fn claim(request: AttachRequest) -> Claim {
-    let AttachRequest { network, container, name, aliases, address } = request;
+    let AttachRequest { network, container, name, aliases, address, .. } = request;
     Claim { network, container, name, aliases, address }
 }
 

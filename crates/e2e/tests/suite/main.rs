@@ -1,6 +1,7 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
 mod ca;
+mod cluster_attach;
 mod cluster_backup;
 mod cluster_ca;
 mod cluster_disk;
@@ -19,6 +20,7 @@ mod flags;
 mod lock;
 mod logs;
 mod look;
+mod networks;
 mod outlive;
 mod ports;
 mod refusals;

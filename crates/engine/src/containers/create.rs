@@ -125,6 +125,7 @@ impl Shared {
             networks,
             mounts,
         };
+        self.check_links(&record)?;
         Ok((record, warnings))
     }
 

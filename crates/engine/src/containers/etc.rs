@@ -42,6 +42,8 @@ pub(crate) struct Attachments {
     pub(crate) gateway: Option<Ipv4Addr>,
     /// Whether names are answered at 127.0.0.11.
     pub(crate) has_names: bool,
+    /// Other containers it is linked with, and what it calls each.
+    pub(crate) links: Vec<(IpAddr, String)>,
 }
 
 impl Place {
@@ -98,6 +100,10 @@ fn hosts(record: &Record, place: &Place, base: &str) -> String {
             let address = if address == "host-gateway" { &gateway } else { address };
             text.push_str(&format!("{address}\t{name}\n"));
         }
+    }
+    let links = place.attachments().map_or(&[][..], |attachments| &attachments.links);
+    for (address, names) in links {
+        text.push_str(&format!("{address}\t{names}\n"));
     }
     let addresses = place.attachments().map_or(&[][..], |attachments| &attachments.addresses);
     for address in addresses {
@@ -195,6 +201,7 @@ mod tests {
             addresses: vec![Ipv4Addr::new(172, 17, 0, 2).into()],
             gateway: Some(Ipv4Addr::new(172, 17, 0, 1)),
             has_names,
+            links: Vec::new(),
         })
     }
 

@@ -115,7 +115,7 @@ impl Shared {
             let WayOut { address, binding, .. } = way_out;
             self.publish_ports(container, record, address, binding).await?;
         }
-        Ok(self.place(&container.id, record))
+        self.place(&container.id, record)
     }
 
     /// The networks a container is to be in, the one that it was made for first.
@@ -219,6 +219,7 @@ impl Shared {
                 "" => name.to_owned(),
                 id => id.to_owned(),
             },
+            network_name: name.to_owned(),
             container: id.to_owned(),
             name: own,
             aliases: names,
@@ -245,11 +246,14 @@ impl Shared {
             let settings = record.networks.iter().find(|(name, settings)| {
                 self.overlay_of(&container.id, name, settings) == join.overlay
             });
-            let settings = settings.map(|(_, settings)| settings.clone()).unwrap_or_default();
+            let (network_name, settings) = settings
+                .map(|(name, settings)| (name.clone(), settings.clone()))
+                .unwrap_or_default();
             let mut names = names_of(record, &settings);
             let name = names.remove(0);
             AttachRequest {
                 network: join.overlay,
+                network_name,
                 container: container.id.clone(),
                 name,
                 aliases: names,
@@ -289,7 +293,7 @@ impl Shared {
     }
 
     /// What the container's network makes of its files.
-    fn place(&self, id: &str, record: &Record) -> Place {
+    fn place(&self, id: &str, record: &Record) -> Result<Place, Error> {
         let plugs = self.network.plugs(id);
         let joins = self.network.joined_of(id);
         let default = self.network.endpoint(id);
@@ -300,13 +304,59 @@ impl Shared {
             addresses.extend(default.map(|endpoint| IpAddr::from(endpoint.address)));
         }
         if addresses.is_empty() {
-            return Place::Isolated;
+            return Ok(Place::Isolated);
         }
-        Place::Attached(Attachments {
+        Ok(Place::Attached(Attachments {
             addresses,
             gateway: self.way_out(id, record).map(|way_out| way_out.gateway),
             has_names: !plugs.is_empty() || !joins.is_empty(),
-        })
+            links: self.links(id, record)?,
+        }))
+    }
+
+    /// The containers that a container is linked with: where they are in a network that both are in, and what it calls them.
+    ///
+    /// # Errors
+    /// One that does not run, is not there, or shares no network.
+    fn links(&self, id: &str, record: &Record) -> Result<Vec<(IpAddr, String)>, Error> {
+        let mut links = Vec::new();
+        for link in links_of(record) {
+            let (name, alias) = parse_link(link);
+            let missing = |_| Refusal::LinkMissing { name: name.to_owned() };
+            let other = self.registry.find(name).map_err(missing)?;
+            let other_record = other.record();
+            let target = format!("/{}", other_record.name);
+            if !other.phase().is_up() {
+                let alias = format!("/{}/{alias}", record.name);
+                return Err(Refusal::LinkNotRunning { target, alias }.into());
+            }
+            let address = self.address_in_common(id, &other.id);
+            let address = address.ok_or(Refusal::LinkElsewhere { target })?;
+            let names = format!("{alias} {} {}", names::short(&other.id), other_record.name);
+            links.push((address, names));
+        }
+        Ok(links)
+    }
+
+    /// Where another container is in a network that both are in.
+    fn address_in_common(&self, id: &str, other: &str) -> Option<IpAddr> {
+        let own: BTreeSet<_> =
+            self.network.plugs(id).into_iter().map(|plug| plug.network).collect();
+        let plugs = self.network.plugs(other).into_iter();
+        let plug = { plugs }.find(|plug| own.contains(&plug.network));
+        let default = self.network.endpoint(id).and(self.network.endpoint(other));
+        plug.map(|plug| plug.address).or(default.map(|it| it.address)).map(IpAddr::V4)
+    }
+
+    /// # Errors
+    /// A link with a container that is not there.
+    pub(super) fn check_links(&self, record: &Record) -> Result<(), Error> {
+        for link in links_of(record) {
+            let (name, _) = parse_link(link);
+            let missing = |_| Refusal::LinkMissing { name: name.to_owned() };
+            self.registry.find(name).map_err(missing)?;
+        }
+        Ok(())
     }
 
     /// Brings what follows from a container's networks in line with them: its way to the world, where its published ports
@@ -331,7 +381,7 @@ impl Shared {
             let WayOut { address, binding, .. } = way_out;
             self.publish_ports(container, record, address, binding).await?;
         }
-        let place = self.place(&container.id, record);
+        let place = self.place(&container.id, record)?;
         self.etc_files(container, record, &place).map(drop)
     }
 
@@ -373,6 +423,18 @@ impl Shared {
         }
         places
     }
+}
+
+/// Links as they were asked for, of the container and of each of its networks, each once.
+fn links_of(record: &Record) -> BTreeSet<&str> {
+    let of_networks = record.networks.values().flat_map(|settings| settings.links.iter().flatten());
+    record.host.links.iter().flatten().chain(of_networks).map(String::as_str).collect()
+}
+
+/// `web:db`, or `web` by its own name.
+fn parse_link(link: &str) -> (&str, &str) {
+    let (name, alias) = link.split_once(':').unwrap_or((link, link));
+    (name, alias.rsplit('/').next().unwrap_or(alias))
 }
 
 fn mode_is_none(record: &Record) -> bool {

@@ -229,7 +229,8 @@ fn check_namespaces(config: &ContainerConfig, host: &mut HostConfig) -> Result<(
     if shares_network && publishes {
         return conflict("port publishing and the container type network mode");
     }
-    if host.links.as_ref().is_some_and(|links| !links.is_empty()) && host.network_mode != "bridge" {
+    let has_links = host.links.as_ref().is_some_and(|links| !links.is_empty());
+    if has_links && (shares_network || host.network_mode == "host") {
         return conflict(
             "host type networking can't be used with links. This would result in undefined behavior",
         );

@@ -115,10 +115,9 @@ pub enum Refusal {
 impl Refusal {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound { .. }
-            | Self::Driver { .. }
-            | Self::NoConfigFrom { .. }
-            | Self::LinkMissing { .. } => ErrorKind::NotFound,
+            Self::NotFound { .. } | Self::Driver { .. } | Self::NoConfigFrom { .. } => {
+                ErrorKind::NotFound
+            }
             Self::NameTaken { .. } => ErrorKind::Conflict,
             Self::Ipv6 => ErrorKind::Unsupported,
             Self::Predefined { .. }

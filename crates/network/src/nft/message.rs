@@ -24,6 +24,12 @@ const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 0x8000;
 const NFT_SET_MAP: u32 = 8;
 
+/// Tells `nft list` how to read keys that are texts: a note of type 0, four bytes, 1 for the host's order (libnftnl, udata.h).
+#[cfg(target_endian = "little")]
+const KEYS_IN_HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
+#[cfg(target_endian = "big")]
+const KEYS_IN_HOST_ORDER: [u8; 6] = [0, 4, 0, 0, 0, 1];
+
 /// Where a base chain hangs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hook {
@@ -180,6 +186,7 @@ impl Batch {
             number(bytes, 4, key_type);
             number(bytes, 5, u32::try_from(key_bytes).expect("keys are short"));
             number(bytes, 10, id);
+            attribute(bytes, 13, &KEYS_IN_HOST_ORDER);
         });
     }
 

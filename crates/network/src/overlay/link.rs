@@ -179,6 +179,13 @@ impl Fabric {
     }
 }
 
+/// Removes the vxlan device of the namespace at `path`: the kernel ends a namespace some time after it was let go of, and
+/// until then no other device could have the network's number.
+pub(super) fn take_down(path: &Path) -> Result<(), Error> {
+    let removed = inside(path)?.remove_link(VXLAN);
+    removed.map_err(Error::kernel(format!("remove the vxlan device of {}", path.display())))
+}
+
 /// The port of a container's link in the network's namespace.
 pub(super) fn link_name(container: &str) -> String {
     host_link(container)

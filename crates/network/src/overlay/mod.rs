@@ -171,7 +171,11 @@ impl Overlays {
     /// Removes the network from this node. Containers that are in it, which have ended or are about to, lose it.
     pub(crate) fn remove(&mut self, run_dir: &Path, id: &str) -> Result<(), Error> {
         self.made.remove(id);
-        namespace::remove(&fabrics(run_dir).join(id))
+        let path = fabrics(run_dir).join(id);
+        if namespace::exists(&path) {
+            link::take_down(&path)?;
+        }
+        namespace::remove(&path)
     }
 
     /// Identifiers of the networks whose namespaces are here, also those of an earlier daemon.
