@@ -28,6 +28,7 @@ use crate::connector::{Connector, Places};
 use crate::daemon::SharedEngine;
 use crate::ingress::{self, Ingress};
 use crate::keeper::Keeper;
+use crate::readiness;
 use crate::session::{Link, NoSession, NodeInfo, Reporter, Upstream};
 use crate::state::Files;
 use crate::templating::Values;
@@ -328,8 +329,15 @@ impl AgentDriver {
                 });
             }
             Action::Start { task, container } => {
+                let ports = self.ingress.awaited_ports(task);
                 tokio::spawn(async move {
                     let result = start(&engine, &container).await;
+                    if let Ok(started) = &result
+                        && !started.awaits_health
+                        && !ports.is_empty()
+                    {
+                        readiness::listens(started.pid, &ports).await;
+                    }
                     send(&events, Event::Started { task, result }).await;
                 });
             }

@@ -140,6 +140,14 @@ impl Ingress {
         if self.own.iter().any(is_its) { DRAIN } else { Duration::ZERO }
     }
 
+    /// On which ports of a task's container connections will arrive, as far as they are seen to be awaited.
+    pub(crate) fn awaited_ports(&self, task: TaskId) -> Vec<u16> {
+        let service = self.peers.get(&task).and_then(|peer| self.services.get(&peer.service));
+        let ports = service.into_iter().flat_map(|service| &service.ports);
+        let of_tcp = ports.filter(|port| port.protocol == endpoint::Protocol::Tcp);
+        of_tcp.map(|port| port.target).collect()
+    }
+
     /// Whether the network is the one of published ports, in which containers have no part.
     pub(crate) fn is_network(&self, network: NetworkId) -> bool {
         self.network == Some(network)
