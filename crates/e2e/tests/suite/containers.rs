@@ -162,7 +162,7 @@ fn events_are_told_by_filter() {
         (&["type=container", "label=team=b"], ""),
         (&["event=pause", "event=unpause"], "container:pause container:unpause"),
         (&["type=volume"], "volume:create"),
-        (&["type=image", "event=import"], "image:import image:import"),
+        (&["type=image"], "image:tag image:import image:tag image:import"),
         (&["container=nothing"], ""),
     ] {
         assert_eq!(told(filters), expected, "{filters:?}");

@@ -1,6 +1,7 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
 mod ca;
+mod cgroup2;
 mod cluster_backup;
 mod cluster_ca;
 mod cluster_disk;
