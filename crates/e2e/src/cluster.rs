@@ -5,7 +5,7 @@ use std::process::Stdio;
 use testbed::Switch;
 
 use crate::host::next_name;
-use crate::{Host, Printed, images, printed};
+use crate::{Client, Host, Printed, images, printed};
 
 /// Hosts with a cable to one switch. Dropping them removes all.
 #[derive(Debug)]
@@ -87,6 +87,11 @@ impl Cluster {
     /// All hosts, in order.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
+    }
+
+    /// A machine on the same switch that runs nothing.
+    pub fn client(&self) -> Client {
+        Client::on(self.switch(), 200)
     }
 
     /// Has a host ask the first one to be taken in.

@@ -16,6 +16,7 @@ mod lock;
 mod membership;
 mod name_book;
 mod purge;
+mod readiness;
 mod recovery;
 mod session;
 mod state;

@@ -6,6 +6,7 @@ mod cluster_backup;
 mod cluster_ca;
 mod cluster_disk;
 mod cluster_failover;
+mod cluster_ingress;
 mod cluster_join;
 mod cluster_networks;
 mod cluster_nodes;
