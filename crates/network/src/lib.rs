@@ -14,6 +14,7 @@ mod overlay;
 mod ports;
 mod reserve;
 mod state_file;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -27,6 +28,7 @@ pub use endpoint::Endpoint;
 pub use error::Error;
 pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
 pub use ports::{Protocol, PublishedPort};
+pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
 /// Where this node's network lives.
 #[derive(Clone, Debug)]
@@ -63,6 +65,7 @@ struct State {
     ports: ports::Ports,
     table: nft::Table,
     overlays: overlay::Overlays,
+    tunnel: tunnel::Tunnel,
 }
 
 impl Network {
@@ -227,6 +230,7 @@ impl Network {
             for overlay in overlay::Overlays::found(&inner.config.run_dir)? {
                 inner.lock().overlays.remove(&inner.config.run_dir, &overlay)?;
             }
+            inner.lock().tunnel.close_all()?;
             inner.lock().table.remove()?;
             inner.bridge.remove()
         })
@@ -266,7 +270,8 @@ fn open(config: Config) -> Result<Network, Error> {
     let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet)?;
     table.change(&[], &ports.rules())?;
     let overlays = overlay::Overlays::load(&config.run_dir)?;
-    let state = State { pool, endpoints, isolated, ports, table, overlays };
+    let tunnel = tunnel::Tunnel::load(&config.run_dir);
+    let state = State { pool, endpoints, isolated, ports, table, overlays, tunnel };
     Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
 }
 
