@@ -102,7 +102,8 @@ impl Touched {
             }
             // Its tasks are reached by another way.
             (Key::Node(id), Some(Object::Node(before)), Some(Object::Node(after)))
-                if data_address(before) != data_address(after) =>
+                if data_address(before) != data_address(after)
+                    || before.description.tunnel_keys != after.description.tunnel_keys =>
             {
                 for task in snapshot.tasks_on(id) {
                     self.tasks.extend(task.networks.iter().map(|place| (place.network, task.id)));
@@ -140,14 +141,17 @@ fn is_serving(task: &Task) -> bool {
 fn peer(snapshot: &Snapshot, task: &Task, network: NetworkId) -> Option<Peer> {
     let place = task.networks.iter().find(|place| place.network == network)?;
     let node = task.node.filter(|_| is_there(task))?;
-    let data_address = snapshot.node(node).and_then(|node| data_address(node));
+    let host = snapshot.node(node);
+    let is_encrypted = snapshot.network(network).is_some_and(|it| it.spec.is_encrypted());
+    let tunnel_keys = host.filter(|_| is_encrypted).map(|host| &host.description.tunnel_keys);
     let template = snapshot.template_of(task)?;
     Some(Peer {
         task: task.id,
         service: task.service,
         name: task.container_name(&template.service_name),
         node,
-        data_address,
+        data_address: host.and_then(|host| data_address(host)),
+        tunnel_keys: tunnel_keys.cloned().unwrap_or_default(),
         addresses: place.addresses.iter().map(ipnet::IpNet::addr).collect(),
         is_serving: is_serving(task),
     })

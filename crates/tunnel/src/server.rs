@@ -18,7 +18,6 @@ use rustix::net::{
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::batch::DATAGRAM_MAX;
 use crate::peers::Peers;
 use crate::protocol::{Answer, Config, Request, State, VERSION};
 use crate::{Error, confine, inward, outward, packet, sys};
@@ -33,6 +32,9 @@ const BACKLOG: i32 = 8;
 
 /// Between two looks at the protocol's timers, the shortest of which runs for five seconds.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+
+/// The longest datagram that only time brings about: the beginning of a handshake.
+const TIMED_BYTES_MAX: usize = 148;
 
 /// Datagrams that wait to be opened, in bytes: a few milliseconds of a fast link.
 const SOCKET_BYTES: usize = 4 << 20;
@@ -227,7 +229,7 @@ impl Server {
     /// Lets the protocol repeat handshakes, renew sessions and forget old ones.
     fn tick(&self) {
         self.peers.limiter.reset_count();
-        let mut buffer = vec![0; DATAGRAM_MAX];
+        let mut buffer = [0; TIMED_BYTES_MAX];
         for link in self.peers.all() {
             let mut state = link.lock();
             let to = state.endpoint;

@@ -4,6 +4,7 @@ mod ca;
 mod cluster_backup;
 mod cluster_ca;
 mod cluster_disk;
+mod cluster_encrypted;
 mod cluster_failover;
 mod cluster_join;
 mod cluster_networks;
