@@ -23,6 +23,7 @@ mod state;
 mod steward;
 mod swarm_events;
 mod templating;
+mod tunnel;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -57,8 +58,9 @@ enum Verb {
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    // A shim shares the binary and nothing else: it must stay small.
+    // Shims and tunnels share the binary and nothing else: they must stay small.
     shim::dispatch(&arguments);
+    ::tunnel::dispatch(&arguments);
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
