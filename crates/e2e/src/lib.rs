@@ -7,6 +7,7 @@
     reason = "the suite is told by its environment which daemon and which command to test"
 )]
 
+mod client;
 mod cluster;
 mod daemon;
 mod follow;
@@ -14,16 +15,19 @@ mod host;
 mod images;
 mod registry;
 mod terminal;
+mod wire;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+pub use client::Client;
 pub use cluster::{Cluster, Row, nodes};
 pub use follow::Follow;
 pub use host::{Host, Printed};
 pub use registry::Registry;
 pub use terminal::Terminal;
+pub use wire::Wire;
 
 /// Ends the test here where the daemon is not ours, and writes down why.
 ///

@@ -36,8 +36,16 @@ pub enum Error {
     AddressOutside { address: Ipv4Addr },
     #[error("container {container} has no network namespace")]
     NoNamespace { container: String },
+    #[error("more than {most} other nodes: their connections cannot be told apart")]
+    TooManyNodes { most: u16 },
     #[error("network {id} is not on this node")]
     NoOverlay { id: String },
+    #[error("this node has no tunnel for encrypted networks")]
+    NoTunnel,
+    #[error("encrypted networks are turned off on this node")]
+    NoSealer,
+    #[error(transparent)]
+    Tunnel(#[from] ::tunnel::Error),
     #[error("container {container} was given no address")]
     NoAddressGiven { container: String },
     /// Docker's words.

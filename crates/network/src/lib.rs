@@ -8,6 +8,7 @@ mod bridge;
 mod bridges;
 mod endpoint;
 mod error;
+mod ingress;
 mod namespace;
 mod netlink;
 mod nft;
@@ -15,6 +16,7 @@ mod overlay;
 mod ports;
 mod reserve;
 mod state_file;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,8 +30,10 @@ pub use address::parse_mac;
 pub use bridges::{LocalNames, LocalNetwork, Plug, PlugRequest};
 pub use endpoint::Endpoint;
 pub use error::Error;
+pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
 pub use ports::{Protocol, PublishedPort};
+pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
 /// What the network that every node has is called where networks are named by their identifiers.
 pub const DEFAULT_NETWORK: &str = "bridge";
@@ -72,6 +76,8 @@ struct State {
     /// Of the bridges in the host's own namespace.
     guard: nft::Guard,
     overlays: overlay::Overlays,
+    mesh: ingress::Mesh,
+    tunnel: tunnel::Tunnel,
 }
 
 impl Network {
@@ -166,6 +172,22 @@ impl Network {
             stale.iter().try_for_each(|owner| inner.publish(owner, Vec::new()))
         })
         .await
+    }
+
+    /// Makes this node's part in the routing mesh what `ingress` says; connections under way keep their task. Nobody
+    /// need have published the ports: whoever does keeps processes of the host off them.
+    ///
+    /// # Errors
+    /// What the kernel refuses. Whatever could be done is done then: tasks of this node are served, if possible.
+    pub async fn set_ingress(&self, ingress: Ingress) -> Result<(), Error> {
+        let inner = self.0.clone();
+        blocking(move || inner.lock().mesh.set(ingress)).await
+    }
+
+    /// Removes this node's part in the routing mesh, also one that an earlier daemon left. Idempotent.
+    pub async fn remove_ingress(&self) -> Result<(), Error> {
+        let inner = self.0.clone();
+        blocking(move || inner.lock().mesh.remove()).await
     }
 
     /// Makes a network of the swarm here, or brings it in line.
@@ -345,6 +367,8 @@ impl Network {
             let mut state = inner.lock();
             state.bridges.close(&inner.config.run_dir)?;
             state.guard.remove()?;
+            state.mesh.remove()?;
+            state.tunnel.close_all()?;
             state.table.remove()?;
             inner.bridge.remove()
         })
@@ -402,7 +426,14 @@ fn open(config: Config) -> Result<Network, Error> {
         .iter()
         .map(|(container, endpoint)| (bridge::host_link(container), endpoint.tenant()));
     guard.set(default.chain(bridges.tenants()).collect())?;
-    let state = State { pool, endpoints, isolated, ports, table, bridges, guard, overlays };
+    let mesh = ingress::Mesh::new(ingress::Place {
+        instance: config.instance.clone(),
+        bridge: config.bridge.clone(),
+        subnet: bridge.subnet,
+    });
+    let tunnel = tunnel::Tunnel::load(&config.run_dir);
+    let state =
+        State { pool, endpoints, isolated, ports, table, bridges, guard, overlays, mesh, tunnel };
     Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
 }
 

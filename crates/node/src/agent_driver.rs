@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use types::assignment::{AssignmentSet, News, SessionMessage};
 use types::endpoint::{PortConfig, PublishMode};
+use types::network::TunnelKey;
 use types::{Task, TaskId, TaskTemplate, Timestamp};
 
 use crate::attachments::Attachments;
@@ -30,9 +31,11 @@ use crate::daemon::SharedEngine;
 use crate::ingress::{self, Ingress};
 use crate::keeper::Keeper;
 use crate::local::Local;
+use crate::readiness;
 use crate::session::{Link, NoSession, NodeInfo, Reporter, Upstream};
 use crate::state::Files;
 use crate::templating::Values;
+use crate::tunnel::Settings;
 
 const TASK_LABEL: &str = "com.docker.swarm.task.id";
 
@@ -76,8 +79,10 @@ impl AgentDriver {
         news: watch::Sender<Option<News>>,
         files: Files,
         local: Local,
+        tunnel: Settings,
     ) -> Self {
         let Local { board, names, attachments } = local;
+        let connector = Connector::new(board, names, tunnel, &engine.network);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         Self {
             engine,
@@ -90,7 +95,7 @@ impl AgentDriver {
             report_lost: Arc::default(),
             ingress: Ingress::default(),
             has_work: false,
-            connector: Connector::new(board, names),
+            connector,
             attachments,
             keeper: Keeper::start(files.clone()),
             files,
@@ -110,7 +115,8 @@ impl AgentDriver {
         let mut alone_since = None;
         let mut removed_since = None;
         loop {
-            let info = self.info.borrow_and_update().clone();
+            let mut info = self.info.borrow_and_update().clone();
+            info.description.tunnel_keys = self.connector.tunnel.told_keys();
             let link = tokio::select! {
                 () = stop.cancelled() => return,
                 link = self.upstream.open(&info) => link,
@@ -118,8 +124,13 @@ impl AgentDriver {
             match link {
                 Ok(link) => {
                     (alone_since, removed_since) = (None, None);
-                    if self.serve(link, &mut changes, stop).await.is_err() {
+                    let told = info.description.tunnel_keys;
+                    self.connector.tunnel.told(&told);
+                    if self.serve(link, &mut changes, stop, &told).await.is_err() {
                         return;
+                    }
+                    if self.connector.tunnel.told_keys() != told {
+                        continue;
                     }
                 }
                 Err(refusal) => {
@@ -152,12 +163,13 @@ impl AgentDriver {
         }
     }
 
-    /// Works within one session; an error means that it is time to stop.
+    /// Works within one session, which ends when there are other keys to tell; an error means that it is time to stop.
     async fn serve(
         &mut self,
         mut link: Link,
         changes: &mut broadcast::Receiver<Change>,
         stop: &CancellationToken,
+        told: &[TunnelKey],
     ) -> Result<(), Stopped> {
         let reporter = link.reporter();
         self.handle(Event::Connected, Some(&reporter)).await;
@@ -167,6 +179,9 @@ impl AgentDriver {
         // On a task of its own: nothing that is done here may hold up a heartbeat.
         let mut heart = tokio::spawn(async move { speaker.keep_alive().await });
         let ended = loop {
+            if self.connector.tunnel.told_keys() != told {
+                break Ok(());
+            }
             let event = tokio::select! {
                 () = stop.cancelled() => {
                     reporter.goodbye().await;
@@ -192,7 +207,13 @@ impl AgentDriver {
                 },
                 () = self.report_lost.notified() => break Ok(()),
                 () = self.ingress.due() => {
-                    self.ingress.publish_waiting(&self.engine).await;
+                    let info = self.info.borrow().clone();
+                    self.ingress.try_again(&self.engine, info.node, &info.address).await;
+                    continue;
+                }
+                () = self.connector.tunnel.due(&self.engine.network) => {
+                    let local = self.info.borrow().address.clone();
+                    self.connector.proceed_with_tunnel(&self.engine.network, &local).await;
                     continue;
                 }
                 changed = self.info.changed() => match changed {
@@ -290,15 +311,29 @@ impl AgentDriver {
         let is_first_work = matches!(&event, Event::Assigned(set) if set.is_full)
             && !std::mem::replace(&mut self.has_work, true);
         let is_told = matches!(&event, Event::Assigned(_));
-        for action in self.agent.handle(event, now()) {
+        let actions = self.agent.handle(event, now());
+        for action in &actions {
+            self.connector.look_on(action);
+        }
+        // Whom connections are led to comes first: before a task is told to stop, or told of as running.
+        let others: Vec<_> =
+            actions.into_iter().filter_map(|action| self.ingress.note(action)).collect();
+        if is_first_work {
+            self.ingress.has_heard_all();
+        }
+        let info = self.info.borrow().clone();
+        self.ingress.settle(&self.engine, info.node, &info.address).await;
+        for action in others {
             self.act(action, reporter).await;
         }
         if is_told {
-            self.keeper.keep(self.agent.holding());
+            let mut held = self.agent.holding();
+            held.networks.extend(self.ingress.told());
+            self.keeper.keep(held);
         }
         if is_first_work {
             self.connector.leave_others(&self.engine.network).await;
-            self.ingress.withdraw_others(&self.engine).await;
+            self.ingress.let_go_of_others(&self.engine).await;
         }
     }
 
@@ -307,13 +342,13 @@ impl AgentDriver {
         match action {
             Action::Connect(change) => {
                 let info = self.info.borrow().clone();
-                self.connector.apply(&engine.network, info.node, &info.address, change).await;
+                self.connector.apply(&engine.network, info.node, &info.address, *change).await;
             }
             Action::Leave(network) => self.connector.leave(&engine.network, network).await,
             Action::Prepare { task, template } => {
                 let info = self.info.borrow().clone();
-                let places = self.connector.places(&task);
-                let ports = self.agent.ports(task.service).to_vec();
+                let places = self.connector.places(&task, |id| self.ingress.is_network(id));
+                let ports = self.ingress.needed_ports(&task, info.node);
                 tokio::spawn(async move {
                     let result = match ingress::check(&engine, task.service, &ports).await {
                         Ok(()) => prepare(&engine, &task, &template, &info, places).await,
@@ -323,13 +358,22 @@ impl AgentDriver {
                 });
             }
             Action::Start { task, container } => {
+                let ports = self.ingress.awaited_ports(task);
                 tokio::spawn(async move {
                     let result = start(&engine, &container).await;
+                    if let Ok(started) = &result
+                        && !started.awaits_health
+                        && !ports.is_empty()
+                    {
+                        readiness::listens(started.pid, &ports).await;
+                    }
                     send(&events, Event::Started { task, result }).await;
                 });
             }
             Action::Stop { task, container, grace } => {
+                let drain = self.ingress.drain_of(task);
                 tokio::spawn(async move {
+                    tokio::time::sleep(drain).await;
                     let exit = stop(&engine, &container, grace).await;
                     send(&events, Event::Stopped { task, exit }).await;
                 });
@@ -351,10 +395,7 @@ impl AgentDriver {
                     }
                 });
             }
-            Action::Publish { service, ports, backends } => {
-                // In the order of the agent's decisions.
-                self.ingress.publish(&self.engine, service, &ports, &backends).await;
-            }
+            Action::Serve { .. } => unreachable!("noted, and not given back"),
         }
     }
 }
@@ -433,6 +474,9 @@ async fn prepare(
     identity: &NodeInfo,
     places: Places,
 ) -> Result<String, Refusal> {
+    if let Some(obstacle) = &places.obstacle {
+        return Err(refusal(obstacle));
+    }
     let template = expanded(task, template, identity).map_err(refusal)?;
     fetch_image(engine, &template).await?;
     let (config, host) = container_config(task, &template, identity.node);
@@ -530,4 +574,12 @@ pub(crate) async fn clear(engine: &SharedEngine) {
     }
     while removals.join_next().await.is_some() {}
     ingress::withdraw_all(engine).await;
+    for overlay in engine.network.overlays().await.unwrap_or_default() {
+        if let Err(error) = engine.network.remove_overlay(&overlay).await {
+            warn!(network.id = overlay, %error, "network is not removed");
+        }
+    }
+    if let Err(error) = engine.network.close_tunnel().await {
+        warn!(%error, "the tunnel of encrypted networks is not removed");
+    }
 }

@@ -39,9 +39,11 @@ impl Board {
         change(&mut posted.view)
     }
 
-    pub(crate) fn made(&self, id: NetworkId) {
+    /// The network is as its view says, or `trouble` says why not.
+    pub(crate) fn made(&self, id: NetworkId, trouble: Option<String>) {
         if let Some(posted) = self.lock().get_mut(&id) {
             posted.is_made = true;
+            posted.view.trouble = trouble;
         }
         self.made.send_modify(|count| *count += 1);
     }
@@ -61,6 +63,26 @@ impl Board {
     pub(crate) fn definitions(&self) -> Vec<NodeNetwork> {
         let views = self.lock();
         views.values().filter_map(|posted| posted.view.definition.clone()).collect()
+    }
+
+    /// A view with its definition and its trouble only, which are small.
+    pub(crate) fn without_members(&self, id: NetworkId) -> Option<View> {
+        let views = self.lock();
+        let View { definition, trouble, .. } = &views.get(&id)?.view;
+        Some(View { definition: definition.clone(), trouble: trouble.clone(), ..View::default() })
+    }
+
+    /// Whether any view fits.
+    pub(crate) fn any(&self, fits: impl Fn(&View) -> bool) -> bool {
+        self.lock().values().any(|posted| fits(&posted.view))
+    }
+
+    /// What all views have of something.
+    pub(crate) fn gather<T, Part: IntoIterator<Item = T>>(
+        &self,
+        part: impl Fn(&View) -> Part,
+    ) -> Vec<T> {
+        self.lock().values().flat_map(|posted| part(&posted.view)).collect()
     }
 
     pub(crate) fn view(&self, id: NetworkId) -> Option<View> {

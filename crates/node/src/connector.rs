@@ -1,25 +1,27 @@
 //! Networks of the swarm on this node: what managers tell, made so in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use docker_types::network::EndpointSettings;
 use engine::containers::NewContainer;
 use names::Zone;
-use network::{DATA_PORT, Network, Overlay, Services};
+use network::{DATA_PORT, Key, Network, Overlay, Services, address_of};
 use tracing::warn;
 use types::network::{NetworkChange, NetworkService, NodeNetwork, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId};
 
 use crate::board::Board;
 use crate::name_book::NameBook;
+use crate::tunnel::{Settings, Tunnel};
 
 /// Makes what this node was told of networks so.
 #[derive(Debug)]
 pub(crate) struct Connector {
     board: Arc<Board>,
     names: Arc<NameBook>,
+    pub(crate) tunnel: Tunnel,
 }
 
 /// One network, as far as this node knows.
@@ -28,6 +30,8 @@ pub(crate) struct View {
     pub(crate) definition: Option<NodeNetwork>,
     pub(crate) peers: BTreeMap<TaskId, Peer>,
     pub(crate) services: BTreeMap<ServiceId, NetworkService>,
+    /// Why the network is not as it should be on this node.
+    pub(crate) trouble: Option<String>,
 }
 
 impl View {
@@ -53,16 +57,38 @@ impl View {
         let definition = self.definition.as_ref()?;
         let port = if definition.data_port == 0 { DATA_PORT } else { definition.data_port };
         let (id, vni, mtu) = (definition.id.to_string(), definition.vni, definition.mtu);
-        Some(Overlay { id, vni, local, port, mtu })
+        let is_encrypted = definition.is_encrypted;
+        Some(Overlay { id, vni, local, port, mtu, is_encrypted })
     }
 
-    /// Addresses on other nodes, and those nodes.
+    fn is_encrypted(&self) -> bool {
+        self.definition.as_ref().is_some_and(|definition| definition.is_encrypted)
+    }
+
+    /// Addresses on other nodes, and where those nodes are: in an encrypted network, inside of the tunnel. A node without
+    /// a key is nowhere then.
     fn elsewhere(&self, own: NodeId) -> BTreeMap<IpAddr, IpAddr> {
+        let is_encrypted = self.is_encrypted();
         let others = self.peers.values().filter(|peer| peer.node != own);
-        let places = others.filter_map(|peer| Some((peer, peer.data_address?)));
+        let place = |peer: &Peer| match is_encrypted {
+            true => peer.tunnel_keys.first().map(|key| IpAddr::V6(address_of(&Key(key.key)))),
+            false => peer.data_address,
+        };
+        let places = others.filter_map(|peer| Some((peer, place(peer)?)));
         places
             .flat_map(|(peer, node)| peer.addresses.iter().map(move |address| (*address, node)))
             .collect()
+    }
+
+    /// The keys of other nodes in an encrypted network, and where their packets go.
+    fn keys(&self, own: NodeId) -> BTreeMap<Key, SocketAddr> {
+        let others = self.peers.values().filter(|peer| self.is_encrypted() && peer.node != own);
+        let places = others.filter_map(|peer| Some((peer, peer.data_address?)));
+        let keys = places.flat_map(|(peer, address)| {
+            let keys = peer.tunnel_keys.iter();
+            keys.map(move |key| (Key(key.key), SocketAddr::new(address, key.port)))
+        });
+        keys.collect()
     }
 
     /// The names of services, tasks and containers, as they are asked for.
@@ -125,10 +151,45 @@ struct Wanted {
     services: Services,
 }
 
+impl Wanted {
+    fn new(view: &View, own: NodeId, local: Option<IpAddr>) -> Option<Self> {
+        let overlay = view.overlay(local)?;
+        Some(Self { overlay, peers: view.elsewhere(own), services: view.services() })
+    }
+}
+
 impl Connector {
     /// Writes networks on `board`, and names into `names`.
-    pub(crate) fn new(board: Arc<Board>, names: Arc<NameBook>) -> Self {
-        Self { board, names }
+    pub(crate) fn new(
+        board: Arc<Board>,
+        names: Arc<NameBook>,
+        tunnel: Settings,
+        network: &Network,
+    ) -> Self {
+        Self { board, names, tunnel: Tunnel::new(tunnel, network) }
+    }
+
+    /// Goes on with the tunnel of encrypted networks, when something is due.
+    pub(crate) async fn proceed_with_tunnel(&mut self, network: &Network, local: &str) {
+        let in_use = self.board.any(View::is_encrypted);
+        self.tunnel.proceed(network, local.parse().ok(), in_use).await;
+    }
+
+    /// Puts the ingress network on the board, which somebody else makes.
+    pub(crate) fn look_on(&self, action: &agent::Action) {
+        let is_ingress = |network: &NodeNetwork| network.is_ingress;
+        let is_known = |id: NetworkId| self.board.definition(id).as_ref().is_some_and(is_ingress);
+        match action {
+            agent::Action::Connect(change)
+                if is_known(change.network)
+                    || change.definition.as_ref().is_some_and(is_ingress) =>
+            {
+                self.board.change(change.network, |view| view.change((**change).clone()));
+                self.board.made(change.network, None);
+            }
+            agent::Action::Leave(network) if is_known(*network) => self.board.forget(*network),
+            _ => {}
+        }
     }
 
     /// Takes note of a change and makes it so.
@@ -140,19 +201,26 @@ impl Connector {
         change: NetworkChange,
     ) {
         let id = change.network;
-        let names = &self.names;
-        let wanted = self.board.change(id, |view| {
+        let (names, local) = (&self.names, local.parse().ok());
+        let (is_encrypted, wanted) = self.board.change(id, |view| {
             view.change(change);
             let is_internal = view.definition.as_ref().is_some_and(|network| network.is_internal);
             names.set(&id.to_string(), view.zone(), is_internal);
-            let overlay = view.overlay(local.parse().ok())?;
-            Some(Wanted { overlay, peers: view.elsewhere(own), services: view.services() })
+            (view.is_encrypted(), Wanted::new(view, own, local))
         });
         let Some(wanted) = wanted else { return };
-        if let Err(error) = make(network, wanted).await {
+        if is_encrypted {
+            // A way to the others comes before what leads there.
+            let keys = self.board.gather(|view| view.keys(own)).into_iter().collect();
+            self.tunnel.make(network, local, keys).await;
+        }
+        let made = make(network, wanted).await;
+        if let Err(error) = &made {
             warn!(network.id = %id, %error, "network is not as it should be");
         }
-        self.board.made(id);
+        let trouble = made.err().map(|error| format!("{:#}", anyhow::Error::from(error)));
+        let tunnel = self.tunnel.trouble().filter(|_| is_encrypted).map(str::to_owned);
+        self.board.made(id, tunnel.or(trouble));
     }
 
     /// Removes what no task of this node is in any more.
@@ -175,11 +243,18 @@ impl Connector {
         }
     }
 
-    /// The task's places in networks of the swarm, as containers are told of them.
-    pub(crate) fn places(&self, task: &Task) -> Places {
-        let mut places = Places::default();
+    /// The task's places in networks of the swarm, as containers are told of them. Published ports are led to the
+    /// container's own link, so that it has one in any case.
+    pub(crate) fn places(&self, task: &Task, is_ingress: impl Fn(NetworkId) -> bool) -> Places {
+        let is_published = task.networks.iter().any(|place| is_ingress(place.network));
+        let mut places = Places { has_way_out: is_published, ..Places::default() };
         for place in &task.networks {
-            let Some(definition) = self.board.definition(place.network) else { continue };
+            let Some(view) = self.board.without_members(place.network) else { continue };
+            let Some(definition) = view.definition else { continue };
+            if let Some(trouble) = view.trouble {
+                let kind = if definition.is_encrypted { "encrypted network" } else { "network" };
+                places.obstacle = Some(format!("{kind} {}: {trouble}", definition.name));
+            }
             let mut settings = EndpointSettings {
                 network_id: place.network.to_string(),
                 aliases: Some(place.aliases.clone()).filter(|aliases| !aliases.is_empty()),
@@ -208,6 +283,8 @@ pub(crate) struct Places {
     endpoints: BTreeMap<String, Option<EndpointSettings>>,
     /// Whether anything outside those networks is reached.
     has_way_out: bool,
+    /// Why the task cannot be there.
+    pub(crate) obstacle: Option<String>,
 }
 
 impl Places {

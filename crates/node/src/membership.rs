@@ -33,7 +33,7 @@ use crate::local::Local;
 use crate::name_book::NameBook;
 use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
-use crate::{describe, join, lock, steward, swarm_events};
+use crate::{describe, join, lock, steward, swarm_events, tunnel};
 
 pub(crate) const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
 pub(crate) const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
@@ -75,6 +75,7 @@ pub(crate) struct Membership {
     pub(crate) files: Files,
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
+    tunnel: tunnel::Settings,
     active: Mutex<Option<Active>>,
     /// The place that the node cannot take before it is unlocked.
     pub(crate) locked: Mutex<Option<State>>,
@@ -103,6 +104,7 @@ impl Membership {
             files: Files::new(&config.data_root),
             labels: config.engine.labels.clone(),
             generic: config.generic_resources.clone(),
+            tunnel: config.tunnel,
             active: Mutex::new(None),
             locked: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
@@ -154,6 +156,7 @@ impl Membership {
             news,
             self.files.clone(),
             self.local.clone(),
+            self.tunnel,
         );
         self.local.attachments.set_upstream(Some(upstream.clone()));
         let raft_id = state.raft_id;

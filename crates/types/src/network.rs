@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::PortConfig;
 use crate::{Annotations, Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp};
 
 /// Which network a task joins, and under which names.
@@ -125,6 +126,9 @@ pub struct NodeNetwork {
     pub is_encrypted: bool,
     /// UDP port of overlays on every node.
     pub data_port: u16,
+    /// The network of published ports, which every node is told of.
+    #[serde(default)]
+    pub is_ingress: bool,
     /// For those who look at the network on this node.
     #[serde(default)]
     pub spec: NetworkSpec,
@@ -144,6 +148,19 @@ pub struct NetworkChange {
     pub gone: Vec<TaskId>,
     pub services: Vec<NetworkService>,
     pub gone_services: Vec<ServiceId>,
+    /// Of the ingress network only: the nodes that connections may come by.
+    #[serde(default)]
+    pub nodes: Vec<NodePlace>,
+    #[serde(default)]
+    pub gone_nodes: Vec<NodeId>,
+}
+
+/// Where a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePlace {
+    pub node: NodeId,
+    /// Where it takes the traffic of overlays.
+    pub data_address: IpAddr,
 }
 
 /// A task or an attached container in a network, wherever it runs.
@@ -160,9 +177,22 @@ pub struct Peer {
     pub node: NodeId,
     /// Where its node takes the traffic of overlays.
     pub data_address: Option<IpAddr>,
+    /// Its node's keys, the newest first; told for encrypted networks alone.
+    #[serde(default)]
+    pub tunnel_keys: Vec<TunnelKey>,
     pub addresses: Vec<IpAddr>,
     /// Whether it takes connections: it runs, is healthy, and is not about to stop.
     pub is_serving: bool,
+}
+
+/// A key of WireGuard with which a node takes what encrypted networks send it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelKey {
+    /// The public half.
+    #[serde(with = "serde_bytes")]
+    pub key: [u8; 32],
+    /// UDP port on the node.
+    pub port: u16,
 }
 
 /// A service in a network.
@@ -173,4 +203,7 @@ pub struct NetworkService {
     pub aliases: Vec<String>,
     /// Empty for a service whose names lead to its tasks (DNSRR).
     pub virtual_ips: Vec<IpAddr>,
+    /// In the ingress network: the ports on which every node answers.
+    #[serde(default)]
+    pub ports: Vec<PortConfig>,
 }

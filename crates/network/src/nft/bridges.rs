@@ -20,12 +20,10 @@ use ipnet::Ipv4Net;
 
 use super::concatenation;
 use super::expression::{self, Expression, accept_goto, link_bytes, mask_of};
-use super::message::{Batch, Hook};
+use super::message::{Batch, Hook, LINK_NAME as IFNAME};
 use super::socket::Socket;
 use crate::Error;
 
-/// The kernel's number for names of links (nft userspace, datatype.h).
-const IFNAME: u32 = 41;
 const IFNAME_BYTES: usize = 16;
 
 /// Before others' filters: what is dropped here stays dropped, and what is accepted here they may still drop.

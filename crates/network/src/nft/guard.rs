@@ -18,12 +18,11 @@ use std::path::Path;
 
 use super::concatenation;
 use super::expression::{self, Expression, accept_goto, link_bytes};
-use super::message::{Batch, Hook, NFPROTO_BRIDGE};
+use super::message::{Batch, Hook, LINK_NAME as IFNAME, NFPROTO_BRIDGE};
 use super::socket::Socket;
 use crate::{Error, namespace};
 
 /// The kernel's numbers for data types that `nft list` knows by name (nft userspace, datatype.h).
-const IFNAME: u32 = 41;
 const ETHER: u32 = 9;
 const IPV4: u32 = 7;
 const IPV6: u32 = 8;

@@ -24,6 +24,9 @@ const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 0x8000;
 const NFT_SET_MAP: u32 = 8;
 
+/// The number of the type of names of links (nft userspace, datatype.h).
+pub(super) const LINK_NAME: u32 = 41;
+
 /// Tells `nft list` how to read keys that are texts: a note of type 0, four bytes, 1 for the host's order (libnftnl, udata.h).
 #[cfg(target_endian = "little")]
 const KEYS_IN_HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
@@ -186,7 +189,9 @@ impl Batch {
             number(bytes, 4, key_type);
             number(bytes, 5, u32::try_from(key_bytes).expect("keys are short"));
             number(bytes, 10, id);
-            attribute(bytes, 13, &KEYS_IN_HOST_ORDER);
+            if key_type == LINK_NAME {
+                attribute(bytes, 13, &KEYS_IN_HOST_ORDER);
+            }
         });
     }
 

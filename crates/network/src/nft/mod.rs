@@ -12,8 +12,10 @@
 
 mod balance;
 mod bridges;
+mod conntrack;
 mod expression;
 mod guard;
+mod ingress;
 mod message;
 mod socket;
 
@@ -26,8 +28,10 @@ use crate::Error;
 use crate::ports::{Front, Protocol, Rule};
 pub(crate) use balance::{Balancer, NAMES_ADDRESS, NamePorts};
 pub(crate) use bridges::{Fence, Fences};
+pub(crate) use conntrack::forget as forget_connections;
 use expression::{Expression, accept_goto, mask_of};
 pub(crate) use guard::{Guard, Tenant};
+pub(crate) use ingress::{Base as MeshBase, MeshRules, MeshTable};
 use message::{Batch, Hook, MapSpec};
 use socket::Socket;
 

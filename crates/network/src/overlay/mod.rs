@@ -7,7 +7,7 @@
 //! ```
 //! Who is where is written into forwarding and neighbour entries: nothing is flooded, nothing is learnt.
 
-mod link;
+pub(crate) mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::nft::{Balancer, Guard, NAMES_ADDRESS, NamePorts, Tenant};
-use crate::{DEFAULT_NETWORK, Error, LocalNames, namespace, state_file};
+use crate::{DEFAULT_NETWORK, Error, LocalNames, namespace, state_file, tunnel};
 use link::Fabric;
 
 /// UDP port of overlays where none is named; IANA's for VXLAN.
@@ -38,6 +38,8 @@ pub struct Overlay {
     pub port: u16,
     /// Bytes of a packet inside; without it, what fits the way out.
     pub mtu: Option<u32>,
+    /// Whether other nodes are reached through the tunnel alone. Peers' nodes are tunnel addresses then.
+    pub is_encrypted: bool,
 }
 
 /// A container's place in an overlay.
@@ -158,8 +160,9 @@ impl Overlays {
         if known.is_some_and(|known| known.overlay == overlay) {
             return Ok(());
         }
+        let way = overlay.is_encrypted.then(|| tunnel::netns(run_dir)).transpose()?;
         let path = fabrics(run_dir).join(&overlay.id);
-        let (fabric, peers) = Fabric::open(&path, &overlay)?;
+        let (fabric, peers) = Fabric::open(&path, &overlay, way.as_deref())?;
         let mut guard = Guard::within(&path)?;
         guard.set(self.tenants(&overlay.id))?;
         let services = self.made.remove(&overlay.id).map(|made| made.services);
