@@ -250,7 +250,8 @@ impl Connector {
         let mut places = Places { has_way_out: is_published, ..Places::default() };
         for place in &task.networks {
             let Some(view) = self.board.without_members(place.network) else { continue };
-            let Some(definition) = view.definition else { continue };
+            // The ingress network reaches containers by another way than a link.
+            let Some(definition) = view.definition.filter(|it| !it.is_ingress) else { continue };
             if let Some(trouble) = view.trouble {
                 let kind = if definition.is_encrypted { "encrypted network" } else { "network" };
                 places.obstacle = Some(format!("{kind} {}: {trouble}", definition.name));

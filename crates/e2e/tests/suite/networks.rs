@@ -67,37 +67,56 @@ fn containers_of_a_network_find_each_other_by_name_and_no_others() {
     assert!(resolver.contains("nameserver 127.0.0.11\n") && resolver.contains("ndots:0"));
 }
 
+/// Names of the networks that a list with these filters shows.
+fn listed(host: &Host, filters: &[&str]) -> String {
+    let filters = filters.iter().flat_map(|filter| ["--filter", filter]);
+    let arguments = ["network", "ls", "--format", "{{.Name}}"].into_iter().chain(filters);
+    let names = host.ok(&arguments.collect::<Vec<_>>());
+    let mut names: Vec<_> = names.lines().collect();
+    names.sort_unstable();
+    names.join(" ")
+}
+
 #[test]
-fn networks_are_listed_looked_at_and_removed_as_docker_does() {
+fn networks_are_made_as_asked_for() {
     let host = host();
-    let id = host.ok(&[
+    host.ok(&[
         "network",
         "create",
-        "--subnet",
-        "10.123.0.0/16",
-        "--ip-range",
-        "10.123.5.0/24",
-        "--gateway",
-        "10.123.5.254",
-        "--aux-address",
-        "router=10.123.5.1",
-        "--label",
-        "tier=back",
-        "--opt",
-        "com.docker.network.driver.mtu=1400",
-        "--opt",
-        "com.docker.network.bridge.name=mybr0",
+        "--subnet=10.123.0.0/16",
+        "--ip-range=10.123.5.0/24",
+        "--gateway=10.123.5.254",
+        "--aux-address=router=10.123.5.1",
+        "--opt=com.docker.network.driver.mtu=1400",
+        "--opt=com.docker.network.bridge.name=mybr0",
         "blue",
     ]);
+    let shown = host.get("/v1.41/networks/blue");
+    let config = serde_json::json!([{
+        "Subnet": "10.123.0.0/16",
+        "IPRange": "10.123.5.0/24",
+        "Gateway": "10.123.5.254",
+        "AuxiliaryAddresses": {"router": "10.123.5.1"},
+    }]);
+    assert_eq!(shown["IPAM"]["Config"], config);
+    assert_eq!(shown["Options"]["com.docker.network.driver.mtu"], "1400");
+    assert_eq!((&shown["Scope"], &shown["Driver"]), (&"local".into(), &"bridge".into()));
+    run(&host, "box1", &["--network", "blue"]);
+    assert!(host.ok(&["exec", "box1", "ip", "link", "show", "eth0"]).contains("mtu 1400"));
+    assert!(host.exec(&["ip", "-br", "link"]).stdout.contains("mybr0"));
+    let members = "{{range .Containers}}{{.Name}} {{.IPv4Address}}{{end}}";
+    let members = host.ok(&["network", "inspect", "blue", "--format", members]);
+    assert!(members.starts_with("box1 10.123.5.") && members.ends_with("/16"), "{members}");
+    host.ok(&["rm", "-f", "box1"]);
+    host.ok(&["network", "rm", "blue"]);
+    assert!(!host.exec(&["ip", "-br", "link"]).stdout.contains("mybr0"));
+}
+
+#[test]
+fn networks_are_listed_and_removed_as_docker_does() {
+    let host = host();
+    let id = host.ok(&["network", "create", "--label", "tier=back", "blue"]);
     host.ok(&["network", "create", "--internal", "red"]);
-    let listed = |filters: &[&str]| {
-        let filters = filters.iter().flat_map(|filter| ["--filter", filter]);
-        let arguments = ["network", "ls", "--format", "{{.Name}}"].into_iter().chain(filters);
-        let mut names: Vec<_> =
-            host.ok(&arguments.collect::<Vec<_>>()).lines().map(str::to_owned).collect();
-        names.sort();
-        names.join(" ")
-    };
     for (filters, expected) in [
         (&[][..], "blue bridge host none red"),
         (&["driver=bridge"], "blue bridge red"),
@@ -110,35 +129,25 @@ fn networks_are_listed_looked_at_and_removed_as_docker_does() {
         (&["dangling=true"], "blue red"),
         (&[&format!("id={}", &id[..6])], "blue"),
     ] {
-        assert_eq!(listed(filters), expected, "{filters:?}");
+        assert_eq!(listed(&host, filters), expected, "{filters:?}");
     }
     let shown = host.ok(&["network", "ls", "--filter", "name=blue"]);
     let line = shown.lines().nth(1).expect("one network");
     let words: Vec<_> = line.split_whitespace().collect();
     assert_eq!(words, [&id[..12], "blue", "bridge", "local"]);
-    let inspect = |format: &str| host.ok(&["network", "inspect", "blue", "--format", format]);
-    assert_eq!(
-        inspect("{{json .IPAM.Config}}"),
-        r#"[{"Subnet":"10.123.0.0/16","IPRange":"10.123.5.0/24","Gateway":"10.123.5.254","AuxiliaryAddresses":{"router":"10.123.5.1"}}]"#
-            .replace("AuxiliaryAddresses", if inspect("{{json .IPAM}}").contains("AuxAddress") { "AuxAddress" } else { "AuxiliaryAddresses" })
-    );
-    assert_eq!(inspect("{{.Scope}} {{.Driver}} {{.Internal}}"), "local bridge false");
-    assert_eq!(inspect("{{index .Options \"com.docker.network.driver.mtu\"}}"), "1400");
     run(&host, "box1", &["--network", "blue"]);
-    assert!(host.ok(&["exec", "box1", "ip", "link"]).contains("eth0@"));
-    assert!(host.ok(&["exec", "box1", "ip", "link"]).contains("mtu 1400"));
-    assert!(host.exec(&["ip", "-br", "link"]).stdout.contains("mybr0"));
-    let members = inspect("{{range .Containers}}{{.Name}} {{.IPv4Address}}{{end}}");
-    assert!(members.starts_with("box1 10.123.5."), "{members}");
-    assert!(members.ends_with("/16"), "{members}");
-    assert_eq!(listed(&["dangling=true"]), "red");
+    assert_eq!(listed(&host, &["dangling=true"]), "red");
     let used = host.refused(&["network", "rm", "blue"]);
     assert!(used.contains("error while removing network: network blue"), "{used}");
     assert!(used.contains("has active endpoints"), "{used}");
     host.ok(&["rm", "-f", "box1"]);
     assert_eq!(host.ok(&["network", "rm", &id[..8], "red"]), format!("{}\nred", &id[..8]));
-    assert_eq!(listed(&[]), "bridge host none");
-    assert!(!host.exec(&["ip", "-br", "link"]).stdout.contains("mybr0"));
+    assert_eq!(listed(&host, &[]), "bridge host none");
+}
+
+#[test]
+fn wrong_requests_for_networks_are_refused_in_dockers_words_and_change_nothing() {
+    let host = host();
     for (arguments, text) in [
         (&["network", "rm", "bridge"][..], "bridge is a pre-defined network and cannot be removed"),
         (&["network", "rm", "nope"], "network nope not found"),
@@ -148,6 +157,10 @@ fn networks_are_listed_looked_at_and_removed_as_docker_does() {
         (
             &["network", "create", "--subnet", "172.17.0.0/24", "x"],
             "Pool overlaps with other one on this address space",
+        ),
+        (
+            &["network", "create", "--opt", "com.docker.network.driver.mtu=x", "x"],
+            "failed to parse com.docker.network.driver.mtu value: x (strconv.Atoi: parsing \"x\": invalid syntax)",
         ),
         (
             &["network", "create", "--scope", "swarm", "x"],
@@ -162,6 +175,7 @@ fn networks_are_listed_looked_at_and_removed_as_docker_does() {
         let refused = host.refused(arguments);
         assert!(refused.contains(text), "{arguments:?}: {refused}");
     }
+    assert_eq!(listed(&host, &[]), "bridge host none");
 }
 
 #[test]
