@@ -33,6 +33,7 @@ use socket::Socket;
 
 /// The kernel's numbers for data types that `nft list` knows by name (nft userspace, datatype.h).
 const IPV4: u32 = 7;
+const IPV6: u32 = 8;
 const INET_PROTO: u32 = 12;
 const INET_SERVICE: u32 = 13;
 const MARK: u32 = 19;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{
@@ -16,7 +16,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::Overlay;
+use super::{Overlay, Peer};
 use crate::bridge::{add_address, link_index, set_up, up};
 use crate::netlink::Netlink;
 use crate::{Error, address, namespace, tunnel};
@@ -54,7 +54,7 @@ impl Fabric {
         path: &Path,
         overlay: &Overlay,
         way: Option<&Path>,
-    ) -> Result<(Self, BTreeMap<IpAddr, IpAddr>), Error> {
+    ) -> Result<(Self, BTreeMap<IpAddr, Peer>), Error> {
         if !namespace::exists(path) {
             namespace::create(path, || Ok(()))?;
             if let Err(error) = Self::fill(path, overlay, way) {
@@ -104,7 +104,7 @@ impl Fabric {
         let digits: String =
             container.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         let link = format!("ve{digits}");
-        let mac = addresses.iter().find_map(|address| mac_of(address.addr()));
+        let mac = hardware_address(addresses.iter().map(IpNet::addr));
         let mac = mac.ok_or_else(|| Error::NoAddressGiven { container: container.to_owned() })?;
         let mut peer = LinkMessage::default();
         peer.attributes = vec![
@@ -129,6 +129,9 @@ impl Fabric {
         let index = link_index(&within, &name)?;
         within.change(set_up(index)).map_err(Error::kernel(format!("raise {name}")))?;
         for address in addresses {
+            if address.addr().is_ipv6() {
+                namespace::within(netns, || allow_ipv6(&name))?;
+            }
             within
                 .create(add_address(index, address.addr(), address.prefix_len()))
                 .map_err(Error::kernel(format!("give the container {address}")))?;
@@ -136,8 +139,8 @@ impl Fabric {
         Ok(())
     }
 
-    pub(super) fn add_peer(&self, address: IpAddr, node: IpAddr) -> Result<(), Error> {
-        let Some(mac) = mac_of(address) else { return Ok(()) };
+    pub(super) fn add_peer(&self, address: IpAddr, peer: Peer) -> Result<(), Error> {
+        let Peer { node, mac } = peer;
         let entry = RouteNetlinkMessage::NewNeighbour;
         self.netlink
             .replace(entry(forwarding(mac, node)))
@@ -145,8 +148,8 @@ impl Fabric {
             .map_err(Error::kernel(format!("tell where {address} is")))
     }
 
-    pub(super) fn forget_peer(&self, address: IpAddr, node: IpAddr) -> Result<(), Error> {
-        let Some(mac) = mac_of(address) else { return Ok(()) };
+    pub(super) fn forget_peer(&self, address: IpAddr, peer: Peer) -> Result<(), Error> {
+        let Peer { node, mac } = peer;
         for entry in [neighbour(address, mac), forwarding(mac, node)] {
             match self.netlink.change(RouteNetlinkMessage::DelNeighbour(entry)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -159,8 +162,8 @@ impl Fabric {
     }
 
     /// What an earlier daemon wrote.
-    fn known_peers(&self) -> Result<BTreeMap<IpAddr, IpAddr>, Error> {
-        let mut nodes: BTreeMap<Vec<u8>, IpAddr> = BTreeMap::new();
+    fn known_peers(&self) -> Result<BTreeMap<IpAddr, Peer>, Error> {
+        let mut nodes: BTreeMap<[u8; 6], IpAddr> = BTreeMap::new();
         let mut addresses = Vec::new();
         for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = NeighbourMessage::default();
@@ -179,7 +182,8 @@ impl Fabric {
             }
         }
         let known = addresses.into_iter();
-        Ok(known.filter_map(|(address, mac)| Some((address, *nodes.get(&mac)?))).collect())
+        let peer = |mac: [u8; 6]| Some(Peer { node: *nodes.get(&mac)?, mac });
+        Ok(known.filter_map(|(address, mac)| Some((address, peer(mac)?))).collect())
     }
 }
 
@@ -201,12 +205,18 @@ pub(crate) fn tunnel_mtu(local: Option<IpAddr>) -> u32 {
     UNDERLAY_MTU - tunnel::overhead(local)
 }
 
-/// Containers' hardware addresses follow from their addresses, so nobody needs to be told of them.
-fn mac_of(address: IpAddr) -> Option<[u8; 6]> {
-    match address {
+/// A container's hardware address in a network. It follows from the IPv4 address there, so nobody needs to be told of it.
+pub fn hardware_address(addresses: impl IntoIterator<Item = IpAddr>) -> Option<[u8; 6]> {
+    addresses.into_iter().find_map(|address| match address {
         IpAddr::V4(address) => Some(address::mac(address)),
         IpAddr::V6(_) => None,
-    }
+    })
+}
+
+/// Where hosts go without IPv6 links have none of its addresses either, until they are told to.
+fn allow_ipv6(link: &str) -> Result<(), Error> {
+    let path = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"));
+    std::fs::write(&path, "0").map_err(Error::file("write", &path))
 }
 
 fn bridge(mtu: u32) -> RouteNetlinkMessage {
@@ -290,7 +300,7 @@ fn destination(address: IpAddr) -> NeighbourAddress {
 }
 
 /// Where an entry leads, and the hardware address it is for.
-fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, Vec<u8>)> {
+fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, [u8; 6])> {
     let mut to = None;
     let mut mac = None;
     for attribute in &entry.attributes {
@@ -307,7 +317,7 @@ fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, Vec<u8>)> {
                 let sixteen: Option<[u8; 16]> = bytes[..].try_into().ok();
                 to = four.map(IpAddr::from).or(sixteen.map(IpAddr::from)).or(to);
             }
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Some(bytes.clone()),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes[..].try_into().ok(),
             _ => {}
         }
     }
