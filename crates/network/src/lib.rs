@@ -4,9 +4,11 @@
 //! run directory. Published ports are elements of maps in an nftables table of our own; nobody else's rules are touched.
 
 mod address;
+mod audit;
 mod bridge;
 mod endpoint;
 mod error;
+mod features;
 mod namespace;
 mod netlink;
 mod nft;
@@ -24,8 +26,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ipnet::Ipv4Net;
 
 use address::Pool;
+pub use audit::walls;
 pub use endpoint::Endpoint;
 pub use error::Error;
+pub use features::{link_mtus, missing_features};
+pub use nft::BaseChain;
 pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
@@ -272,7 +277,9 @@ fn open(config: Config) -> Result<Network, Error> {
     let overlays = overlay::Overlays::load(&config.run_dir)?;
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
     let state = State { pool, endpoints, isolated, ports, table, overlays, tunnel };
-    Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
+    let inner = Arc::new(Inner { config, bridge, state: Mutex::new(state) });
+    inner.watch()?;
+    Ok(Network(inner))
 }
 
 fn namespaces(run_dir: &Path) -> PathBuf {

@@ -17,7 +17,7 @@ use std::path::Path;
 use super::expression::{self, Expression};
 use super::message::{Batch, Hook, MapSpec};
 use super::socket::Socket;
-use super::{ELEMENTS_PER_BATCH_MAX, IPV4, MARK, VERDICT, concatenation};
+use super::{ELEMENTS_PER_BATCH_MAX, IPV4, MARK, VERDICT, concatenation, list};
 use crate::{Error, namespace};
 
 const TABLE: &str = "skep";
@@ -72,6 +72,49 @@ impl Balancer {
         batch.flush_chain(TABLE, OUTPUT);
         self.add_output_rules(&mut batch);
         self.commit(batch)
+    }
+
+    /// How the kernel's table differs from what was last asked for.
+    pub(crate) fn faults(&mut self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if let Err(error) = self.compare(&mut faults) {
+            faults.push(error.to_string());
+        }
+        faults
+    }
+
+    /// Makes the table anew.
+    pub(crate) fn renew(&mut self) -> Result<(), Error> {
+        match self.known.take() {
+            Some(services) => self.rebuild(services),
+            None => Ok(()),
+        }
+    }
+
+    fn compare(&mut self, faults: &mut Vec<String>) -> std::io::Result<()> {
+        // Before the first change the table is an earlier daemon's.
+        let Some(known) = &self.known else { return Ok(()) };
+        let (mut vips, mut backends) = (list::Elements::new(), list::Elements::new());
+        for (address, tasks) in known.iter().filter(|(_, tasks)| !tasks.is_empty()) {
+            let chain = list::Target::Chain(format!("n{}", tasks.len()));
+            vips.insert(address.octets().to_vec(), chain);
+            for (slot, task) in (0u32..).zip(tasks) {
+                let data = list::Target::Data(task.octets().to_vec());
+                backends.insert(slot_key(*address, slot), data);
+            }
+        }
+        let found = list::rules(&mut self.socket, TABLE)?;
+        let chains = self.chains.iter().map(|count| format!("n{count}"));
+        for chain in chains.chain([OUTPUT.to_owned()]) {
+            if !found.contains_key(&chain) {
+                faults.push(format!("chain {chain} has no rules"));
+            }
+        }
+        for (map, wanted) in [("vips", vips), ("backends", backends)] {
+            let found = list::elements(&mut self.socket, TABLE, map)?;
+            list::compare(map, &wanted, &found, faults);
+        }
+        Ok(())
     }
 
     fn rebuild(&mut self, services: Services) -> Result<(), Error> {

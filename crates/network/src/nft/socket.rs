@@ -79,6 +79,57 @@ impl Socket {
     }
 }
 
+impl Socket {
+    /// One message outside of transactions; answers with the bodies of what comes back, which begin with `nfgenmsg`.
+    /// Its flags must ask for an answer: for a list, or for an acknowledgement.
+    pub(super) fn request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+    ) -> io::Result<Vec<Vec<u8>>> {
+        let length = u32::try_from(16 + body.len()).expect("messages are short");
+        let mut message = length.to_ne_bytes().to_vec();
+        message.extend(kind.to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
+        message.extend(self.sequence.to_ne_bytes());
+        message.extend([0; 4]);
+        message.extend(body);
+        self.sequence = self.sequence.wrapping_add(1);
+        rustix::net::send(&self.fd, &message, rustix::net::SendFlags::empty())?;
+        let mut buffer = vec![0; 64 << 10];
+        let mut bodies = Vec::new();
+        loop {
+            let (_, length) =
+                rustix::net::recv(&self.fd, &mut buffer[..], rustix::net::RecvFlags::empty())?;
+            if take(&buffer[..length], &mut bodies)? {
+                return Ok(bodies);
+            }
+        }
+    }
+}
+
+/// Takes the messages of one datagram; true when the answer is complete.
+fn take(mut bytes: &[u8], bodies: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+    const NLMSG_ERROR: u16 = 2;
+    const NLMSG_DONE: u16 = 3;
+    while let Some(header) = bytes.first_chunk::<16>() {
+        let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| header[at + byte]));
+        let length = usize::try_from(word(0)).unwrap_or(usize::MAX);
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let body = bytes.get(16..length).unwrap_or_default();
+        let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+        match kind {
+            NLMSG_ERROR if code == 0 => return Ok(true),
+            NLMSG_ERROR => return Err(io::Error::from_raw_os_error(-code)),
+            NLMSG_DONE => return Ok(true),
+            _ => bodies.push(body.to_vec()),
+        }
+        bytes = bytes.get(length.next_multiple_of(4).max(16)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
 /// Sequence number and error code of the first refusal in a datagram.
 fn first_error(mut bytes: &[u8]) -> Option<(u32, i32)> {
     const NLMSG_ERROR: u16 = 2;
