@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use types::assignment::{AssignmentSet, ServiceEndpoint, StatusReport};
+use types::assignment::{AssignmentSet, StatusReport};
 use types::network::NetworkChange;
 use types::{NetworkId, ServiceId, Task, TaskId, TaskTemplate, Timestamp};
 
@@ -96,6 +96,16 @@ pub struct Refusal {
     pub message: String,
 }
 
+/// A task's container that can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    pub task: TaskId,
+    /// On the node's own bridge.
+    pub address: String,
+    /// Whether it takes connections: it runs, is healthy, and is not about to stop.
+    pub is_serving: bool,
+}
+
 /// What the driver is to do. Each of the first four is answered by the event of the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -120,15 +130,15 @@ pub enum Action {
     },
     /// At most one is under way.
     Report(Vec<StatusReport>),
-    /// Balance each port over these tasks' addresses; no backends withdraw the port.
     /// Make the network's part on this node what this says, before anything that comes after.
-    Connect(NetworkChange),
+    Connect(Box<NetworkChange>),
     /// No task of this node is in the network any more.
     Leave(NetworkId),
-    Publish {
+    /// Lead connections to those of these containers that serve, before anything that comes after: one that is to stop
+    /// takes none any more, and one that is told of as running takes them. Others of the service cannot be reached.
+    Serve {
         service: ServiceId,
-        ports: Vec<types::endpoint::PortConfig>,
-        backends: Vec<String>,
+        backends: Vec<Backend>,
     },
 }
 
@@ -138,8 +148,7 @@ pub struct Agent {
     tasks: BTreeMap<TaskId, Local>,
     found: BTreeMap<TaskId, Found>,
     templates: BTreeMap<(ServiceId, u64), Arc<TaskTemplate>>,
-    endpoints: BTreeMap<ServiceId, ServiceEndpoint>,
-    published: BTreeMap<ServiceId, (Vec<types::endpoint::PortConfig>, Vec<String>)>,
+    serving: BTreeMap<ServiceId, Vec<Backend>>,
     /// Services whose backends may have changed.
     touched: BTreeSet<ServiceId>,
     networks: BTreeSet<NetworkId>,
@@ -177,9 +186,10 @@ impl Agent {
         if self.tasks.len() < held {
             self.drop_templates();
         }
-        self.publish(&mut actions);
-        self.report(&mut actions);
-        actions
+        let mut first = self.serve();
+        first.append(&mut actions);
+        self.report(&mut first);
+        first
     }
 
     /// How many tasks the node holds, ended ones included.
@@ -187,12 +197,8 @@ impl Agent {
         self.tasks.len()
     }
 
-    /// The ports on which every node answers for a service that has tasks here.
-    pub fn ports(&self, service: ServiceId) -> &[types::endpoint::PortConfig] {
-        self.endpoints.get(&service).map_or(&[], |endpoint| &endpoint.ports)
-    }
-
-    /// The node's work, to be recalled by the next daemon: its tasks, what they run, and the ports they serve.
+    /// The node's work, to be recalled by the next daemon: its tasks, and what they run. Networks outlive the daemon in
+    /// the kernel; what it has to recall of them, the driver adds.
     pub fn holding(&self) -> AssignmentSet {
         let held = self.tasks.values().filter(|local| !local.is_dismissed());
         AssignmentSet {
@@ -200,8 +206,6 @@ impl Agent {
             templates: self.templates.values().cloned().collect(),
             tasks: held.map(Local::held).collect(),
             removed: Vec::new(),
-            endpoints: self.endpoints.values().cloned().collect(),
-            // Networks outlive the daemon in the kernel; their names and peers are told by managers.
             networks: Vec::new(),
             gone_networks: Vec::new(),
         }
@@ -211,9 +215,9 @@ impl Agent {
         for template in set.templates {
             self.templates.insert((template.service, template.version), template);
         }
-        for endpoint in set.endpoints {
-            self.touched.insert(endpoint.service);
-            self.endpoints.insert(endpoint.service, endpoint);
+        for change in set.networks {
+            self.networks.insert(change.network);
+            actions.push(Action::Connect(Box::new(change)));
         }
         for task in set.tasks {
             let found = self.found.get(&task.id);
@@ -236,10 +240,6 @@ impl Agent {
             for id in unnamed {
                 self.dismiss(id, now, actions);
             }
-            self.endpoints.clear();
-            self.touched.extend(self.published.keys());
-        }
-        if set.is_full {
             let named: BTreeSet<_> = set.networks.iter().map(|change| change.network).collect();
             let left = self.networks.difference(&named);
             actions.extend(left.copied().map(Action::Leave));
@@ -247,7 +247,7 @@ impl Agent {
         }
         for change in set.networks {
             self.networks.insert(change.network);
-            actions.push(Action::Connect(change));
+            actions.push(Action::Connect(Box::new(change)));
         }
         for task in set.tasks {
             self.assign(task, now, actions);
@@ -258,10 +258,6 @@ impl Agent {
         }
         for id in set.removed {
             self.dismiss(id, now, actions);
-        }
-        for endpoint in set.endpoints {
-            self.touched.insert(endpoint.service);
-            self.endpoints.insert(endpoint.service, endpoint);
         }
         if set.is_full {
             self.remove_strays(actions);
@@ -346,31 +342,23 @@ impl Agent {
         self.templates.retain(|key, _| used.contains(key));
     }
 
-    /// Says which tasks answer on which ports, where that has changed.
-    fn publish(&mut self, actions: &mut Vec<Action>) {
+    /// Says which containers take connections, where that has changed.
+    fn serve(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
         for service in std::mem::take(&mut self.touched) {
-            let ports = self.ports(service);
             let tasks = self.tasks.values().filter(|local| local.service() == service);
-            let mut backends: Vec<_> = tasks.filter_map(Local::backend).collect();
-            backends.sort();
-            let next = match ports.is_empty() || backends.is_empty() {
-                true => (Vec::new(), Vec::new()),
-                false => (ports.to_vec(), backends),
-            };
-            let known = self.published.get(&service).cloned().unwrap_or_default();
-            if known == next {
+            let backends: Vec<_> = tasks.filter_map(Local::backend).collect();
+            if self.serving.get(&service).map_or(&[][..], Vec::as_slice) == backends {
                 continue;
             }
-            let (ports, backends) = next.clone();
-            if ports.is_empty() {
-                self.published.remove(&service);
+            if backends.is_empty() {
+                self.serving.remove(&service);
             } else {
-                self.published.insert(service, next);
+                self.serving.insert(service, backends.clone());
             }
-            actions.push(Action::Publish { service, ports, backends });
+            actions.push(Action::Serve { service, backends });
         }
-        let used: BTreeSet<_> = self.tasks.values().map(Local::service).collect();
-        self.endpoints.retain(|service, _| used.contains(service));
+        actions
     }
 
     /// Reports are sent one batch at a time; what changes meanwhile goes with the next, newest only.

@@ -6,7 +6,7 @@ use types::limits::STOP_GRACE_PERIOD;
 use types::task::ContainerStatus;
 use types::{ServiceId, Task, TaskState, TaskStatus, TaskTemplate, Timestamp};
 
-use crate::{Action, Event, Found, FoundState, Refusal, Started};
+use crate::{Action, Backend, Event, Found, FoundState, Refusal, Started};
 
 /// How a container ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,11 +132,17 @@ impl Local {
         (self.template.service, self.template.version)
     }
 
-    /// The address that takes connections, while the task runs and is to run on.
-    pub(crate) fn backend(&self) -> Option<String> {
-        let serves = self.phase == Phase::Running && self.desired == TaskState::Running;
-        (serves && !self.dismissed && !self.started.address.is_empty())
-            .then(|| self.started.address.clone())
+    /// Where the container is reached while there is one, and whether it is to be asked.
+    pub(crate) fn backend(&self) -> Option<Backend> {
+        let lives = matches!(
+            self.phase,
+            Phase::Warming | Phase::Running | Phase::Unwell | Phase::Stopping { .. }
+        );
+        let is_wanted = self.desired == TaskState::Running && !self.dismissed;
+        let is_serving = self.phase == Phase::Running && is_wanted;
+        let address = self.started.address.clone();
+        let task = self.task.id;
+        (lives && !address.is_empty()).then_some(Backend { task, address, is_serving })
     }
 
     pub(crate) fn set_desired(&mut self, desired: TaskState) {

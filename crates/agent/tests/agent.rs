@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use agent::{Action, Agent, Event, Exit, Found, FoundState, Refusal, Started};
+use agent::{Action, Agent, Backend, Event, Exit, Found, FoundState, Refusal, Started};
 use proptest::prelude::*;
-use types::assignment::{AssignmentSet, ServiceEndpoint, StatusReport};
-use types::endpoint::PortConfig;
+use types::assignment::{AssignmentSet, StatusReport};
 use types::task::Slot;
 use types::{
     NodeId, ServiceId, ServiceSpec, Task, TaskId, TaskState, TaskStatus, TaskTemplate, Timestamp,
@@ -144,7 +143,7 @@ fn exits_are_told_with_their_code() {
 fn an_unhealthy_container_is_stopped_once_and_failed() {
     let mut agent = running();
     let actions = agent.handle(Event::Unhealthy { task: id(1) }, NOW);
-    assert!(matches!(actions[..], [Action::Stop { .. }]), "{actions:?}");
+    assert!(matches!(actions[..], [Action::Serve { .. }, Action::Stop { .. }]), "{actions:?}");
     assert_eq!(agent.handle(Event::Unhealthy { task: id(1) }, NOW), []);
     let actions = agent.handle(Event::Stopped { task: id(1), exit: Exit::default() }, NOW);
     let err = "dockerexec: unhealthy container".to_owned();
@@ -195,18 +194,24 @@ fn a_container_made_too_late_is_removed() {
 }
 
 #[test]
-fn a_task_serves_its_ports_while_it_runs_and_not_once_it_is_to_stop() {
-    let mut agent = running();
-    let ports = vec![PortConfig { target: 80, published: 8080, ..Default::default() }];
-    let service = ServiceId::from_random(1);
-    let endpoints = vec![ServiceEndpoint { service, ports: ports.clone() }];
-    let set = AssignmentSet { endpoints, ..Default::default() };
-    let actions = agent.handle(Event::Assigned(set), NOW);
-    let backends = vec!["172.17.0.2".to_owned()];
-    assert_eq!(actions, [Action::Publish { service, ports, backends }]);
+fn a_task_takes_connections_while_it_runs_and_none_before_it_is_told_to_stop() {
+    let mut agent = connected();
+    agent.handle(full(vec![task(1, TaskState::Running)]), NOW);
+    agent.handle(Event::Prepared { task: id(1), result: Ok("c1".into()) }, NOW);
+    let started = Started { address: "172.17.0.2".into(), ..Started::default() };
+    let actions = agent.handle(Event::Started { task: id(1), result: Ok(started) }, NOW);
+    let serve = |is_serving| {
+        let address = "172.17.0.2".to_owned();
+        let backends = vec![Backend { task: id(1), address, is_serving }];
+        Action::Serve { service: ServiceId::from_random(1), backends }
+    };
+    assert_eq!(actions[0], serve(true), "before anybody is told that it runs");
     let actions = agent.handle(changed(task(1, TaskState::Shutdown)), NOW);
-    assert!(matches!(actions[0], Action::Stop { .. }));
-    assert_eq!(actions[1], Action::Publish { service, ports: vec![], backends: vec![] });
+    assert_eq!(actions[0], serve(false), "what is under way goes on");
+    assert!(matches!(actions[1], Action::Stop { .. }), "{actions:?}");
+    let actions = agent.handle(Event::Stopped { task: id(1), exit: Exit::default() }, NOW);
+    let nobody = Action::Serve { service: ServiceId::from_random(1), backends: vec![] };
+    assert_eq!(actions[0], nobody);
 }
 
 #[derive(Clone, Debug)]
@@ -285,7 +290,7 @@ impl Engine {
                 _ => {}
             }
         }
-        let publishes = |action: &Action| matches!(action, Action::Publish { .. });
+        let publishes = |action: &Action| matches!(action, Action::Serve { .. });
         self.outstanding.extend(actions.into_iter().filter(|action| !publishes(action)));
     }
 
@@ -316,7 +321,7 @@ impl Engine {
                 Event::Removed { task }
             }
             Action::Report(reports) => Event::Reported(reports),
-            Action::Publish { .. } | Action::Connect(_) | Action::Leave(_) => {
+            Action::Serve { .. } | Action::Connect(_) | Action::Leave(_) => {
                 unreachable!("not kept")
             }
         }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::{Draft, Event, Key, Object, Snapshot};
-use types::assignment::{AssignmentSet, ServiceEndpoint, SessionMessage, StatusReport};
-use types::endpoint::PublishMode;
+use types::assignment::{AssignmentSet, SessionMessage, StatusReport};
 use types::node::{Description, NodeState};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, TaskState, TaskTemplate, Timestamp};
 
@@ -72,7 +71,6 @@ struct Session {
     tasks: BTreeMap<TaskId, Told>,
     /// Templates by how many of the node's tasks use them. With its last task a node forgets a template.
     templates: BTreeMap<TemplateKey, usize>,
-    endpoints: BTreeMap<ServiceId, ServiceEndpoint>,
     networks: BTreeSet<NetworkId>,
     news: Option<News>,
 }
@@ -125,7 +123,6 @@ impl Dispatcher {
             expires_at: now + silence_max(period),
             tasks: BTreeMap::new(),
             templates: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
             networks: BTreeSet::new(),
             news: None,
         };
@@ -223,7 +220,6 @@ impl Dispatcher {
     /// What the nodes must hear of these changes. `snapshot` holds them already.
     pub fn changed(&mut self, snapshot: &Snapshot, events: &[Event]) -> Vec<Send> {
         let mut touched: BTreeMap<NodeId, BTreeSet<TaskId>> = BTreeMap::new();
-        let mut services = BTreeSet::new();
         let mut sends = self.changed_news(snapshot, events);
         for event in events {
             match event.key {
@@ -233,22 +229,16 @@ impl Dispatcher {
                         touched.entry(node).or_default().insert(id);
                     }
                 }
-                Key::Service(id) => {
-                    services.insert(id);
-                }
                 // New tasks take the swarm's new defaults: their templates are sent again.
                 Key::Cluster => self.forget_templates(),
                 _ => {}
             }
         }
-        for (node, session) in &self.sessions {
-            if services.iter().any(|service| session.endpoints.contains_key(service)) {
-                touched.entry(*node).or_default();
-            }
-        }
         let changes = networks::changes(snapshot, events);
+        let ingress_changed = events.iter().any(networks::is_about_ingress);
         for (node, session) in &self.sessions {
-            if session.networks.iter().any(|network| changes.contains_key(network)) {
+            let is_told = |network: &NetworkId| changes.contains_key(network);
+            if ingress_changed || session.networks.iter().any(is_told) {
                 touched.entry(*node).or_default();
             }
         }
@@ -307,7 +297,7 @@ impl Session {
         news.map(SessionMessage::News)
     }
 
-    /// What the node does not know yet of these tasks, and of the ports of all its services.
+    /// What the node does not know yet of these tasks, and of its networks.
     fn difference(
         &mut self,
         snapshot: &Snapshot,
@@ -338,7 +328,6 @@ impl Session {
             }
             set.tasks.push(task.clone());
         }
-        set.endpoints = self.endpoint_difference(snapshot, node);
         let networks = networks::networks_of(snapshot, node);
         let new = networks.difference(&self.networks);
         set.networks = new.filter_map(|network| networks::whole(snapshot, *network)).collect();
@@ -355,27 +344,6 @@ impl Session {
             }
         }
     }
-
-    fn endpoint_difference(&mut self, snapshot: &Snapshot, node: NodeId) -> Vec<ServiceEndpoint> {
-        let services: BTreeSet<_> = snapshot.tasks_on(node).map(|task| task.service).collect();
-        let gone: Vec<_> =
-            self.endpoints.keys().filter(|id| !services.contains(id)).copied().collect();
-        let mut changed = Vec::new();
-        for service in gone {
-            if self.endpoints.remove(&service).is_some_and(|endpoint| !endpoint.ports.is_empty()) {
-                changed.push(ServiceEndpoint { service, ports: Vec::new() });
-            }
-        }
-        for service in services {
-            let endpoint = ServiceEndpoint { service, ports: ingress_ports(snapshot, service) };
-            let known = self.endpoints.insert(service, endpoint.clone());
-            let was_empty = known.as_ref().is_none_or(|known| known.ports.is_empty());
-            if known.as_ref() != Some(&endpoint) && !(was_empty && endpoint.ports.is_empty()) {
-                changed.push(endpoint);
-            }
-        }
-        changed
-    }
 }
 
 /// The template of a task, with the swarm's log driver where the service names none.
@@ -388,11 +356,6 @@ fn template_of(snapshot: &Snapshot, task: &Task) -> Option<Arc<TaskTemplate>> {
     let mut template = TaskTemplate::clone(template);
     template.task.log_driver = default;
     Some(Arc::new(template))
-}
-
-fn ingress_ports(snapshot: &Snapshot, service: ServiceId) -> Vec<types::endpoint::PortConfig> {
-    let ports = snapshot.service(service).into_iter().flat_map(|service| &service.endpoint.ports);
-    ports.filter(|port| port.mode == PublishMode::Ingress && port.published != 0).cloned().collect()
 }
 
 /// Writes what a node said about its tasks. Reports that would move a task back, or that are about another node's

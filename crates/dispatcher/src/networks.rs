@@ -1,4 +1,5 @@
-//! What nodes must know of the networks in which they have tasks: who else is there, and behind which names.
+//! What nodes must know of the networks in which they have tasks: who else is there, and behind which names. The ingress
+//! network concerns every node: all of them answer on its services' ports.
 //!
 //! A node that gets its first task in a network is sent all of it, later what changed. Nothing is remembered for each
 //! node but which networks it was told of: differences come from the changes themselves.
@@ -7,35 +8,56 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use store::{Event, Key, Object, Snapshot};
-use types::endpoint::ResolutionMode;
-use types::network::{Network, NetworkChange, NetworkService, NodeNetwork, Peer};
+use types::endpoint::{PortConfig, PublishMode, ResolutionMode};
+use types::network::{
+    Network, NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer, TaskNetwork, TunnelKey,
+};
 use types::{NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState};
 
-/// The networks of the cluster in which the node has tasks that have not ended.
+/// The networks of the cluster in which the node has tasks that have not ended, and the ingress network.
 pub(crate) fn networks_of(snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
     let tasks = snapshot.tasks_on(node).filter(|task| !task.status.state.is_terminal());
-    tasks.flat_map(|task| task.networks.iter().map(|place| place.network)).collect()
+    let joined = tasks.flat_map(|task| task.networks.iter().map(|place| place.network));
+    // A task may outlive an ingress network, which is removed when no service needs it.
+    let is_there = |id: &NetworkId| snapshot.network(*id).is_some();
+    joined.filter(is_there).chain(ingress(snapshot)).collect()
+}
+
+fn ingress(snapshot: &Snapshot) -> Option<NetworkId> {
+    snapshot.networks().find(|network| network.spec.is_ingress).map(|network| network.id)
+}
+
+/// Whether an ingress network came, changed or went.
+pub(crate) fn is_about_ingress(event: &Event) -> bool {
+    [&event.before, &event.after]
+        .into_iter()
+        .flatten()
+        .any(|object| matches!(object, Object::Network(network) if network.spec.is_ingress))
 }
 
 /// Everything about one network; `None` where it is gone.
 pub(crate) fn whole(snapshot: &Snapshot, id: NetworkId) -> Option<NetworkChange> {
     let network = snapshot.network(id)?;
     let peers = snapshot.tasks().filter_map(|task| peer(snapshot, task, id)).collect();
-    let services = snapshot.services().filter_map(|service| service_in(service, id)).collect();
+    let ingress = ingress(snapshot);
+    let services = snapshot.services().filter_map(|service| service_in(service, id, ingress));
+    let nodes = snapshot.nodes().filter(|_| ingress == Some(id)).filter_map(|node| place(node));
     Some(NetworkChange {
         network: id,
         is_full: true,
         definition: Some(definition(snapshot, network)),
         peers,
         gone: Vec::new(),
-        services,
+        services: services.collect(),
         gone_services: Vec::new(),
+        nodes: nodes.collect(),
+        gone_nodes: Vec::new(),
     })
 }
 
 /// What these changes mean to networks. `snapshot` holds them already.
 pub(crate) fn changes(snapshot: &Snapshot, events: &[Event]) -> BTreeMap<NetworkId, NetworkChange> {
-    let mut touched = Touched::default();
+    let mut touched = Touched { ingress: ingress(snapshot), ..Touched::default() };
     for event in events {
         touched.note(snapshot, event);
     }
@@ -49,9 +71,17 @@ pub(crate) fn changes(snapshot: &Snapshot, events: &[Event]) -> BTreeMap<Network
     }
     for (network, service) in touched.services {
         let change = changes.entry(network).or_insert_with(|| nothing(network));
-        match snapshot.service(service).and_then(|service| service_in(service, network)) {
+        let ingress = touched.ingress;
+        match snapshot.service(service).and_then(|service| service_in(service, network, ingress)) {
             Some(service) => change.services.push(service),
             None => change.gone_services.push(service),
+        }
+    }
+    for (ingress, node) in touched.nodes {
+        let change = changes.entry(ingress).or_insert_with(|| nothing(ingress));
+        match snapshot.node(node).and_then(|node| place(node)) {
+            Some(place) => change.nodes.push(place),
+            None => change.gone_nodes.push(node),
         }
     }
     changes
@@ -66,12 +96,16 @@ fn nothing(network: NetworkId) -> NetworkChange {
         gone: Vec::new(),
         services: Vec::new(),
         gone_services: Vec::new(),
+        nodes: Vec::new(),
+        gone_nodes: Vec::new(),
     }
 }
 
-/// Tasks and services of which a network may see something else now.
+/// Tasks, services and nodes of which a network may see something else now.
 #[derive(Default)]
 struct Touched {
+    ingress: Option<NetworkId>,
+    nodes: BTreeSet<(NetworkId, NodeId)>,
     tasks: BTreeSet<(NetworkId, TaskId)>,
     services: BTreeSet<(NetworkId, ServiceId)>,
 }
@@ -81,30 +115,27 @@ impl Touched {
         match (event.key, &event.before, &event.after) {
             (Key::Task(id), before, after) => {
                 let (before, after) = (as_task(before), as_task(after));
-                let seen =
-                    |task: Option<&Task>| task.map(|task| (is_there(task), is_serving(task)));
                 if seen(before) != seen(after) {
-                    let task = after.or(before);
-                    let places = task.into_iter().flat_map(|task| &task.networks);
+                    let tasks = [before, after].into_iter().flatten();
+                    let places = tasks.flat_map(|task| &task.networks);
                     self.tasks.extend(places.map(|place| (place.network, id)));
                 }
             }
             (Key::Service(id), before, after) => {
                 let (before, after) = (as_service(before), as_service(after));
                 for service in [before, after].into_iter().flatten() {
-                    for network in joined(service) {
-                        let seen = |service: Option<&Service>| service_in(service?, network);
+                    for network in joined(service).into_iter().chain(self.ingress) {
+                        let seen =
+                            |service: Option<&Service>| service_in(service?, network, self.ingress);
                         if seen(before) != seen(after) {
                             self.services.insert((network, id));
                         }
                     }
                 }
             }
-            // Its tasks are reached by another way.
-            (Key::Node(id), Some(Object::Node(before)), Some(Object::Node(after)))
-                if data_address(before) != data_address(after)
-                    || before.description.tunnel_keys != after.description.tunnel_keys =>
-            {
+            // It, and its tasks, are reached by another way.
+            (Key::Node(id), before, after) if whereabouts(before) != whereabouts(after) => {
+                self.nodes.extend(self.ingress.map(|ingress| (ingress, id)));
                 for task in snapshot.tasks_on(id) {
                     self.tasks.extend(task.networks.iter().map(|place| (place.network, task.id)));
                 }
@@ -161,12 +192,36 @@ fn data_address(node: &Node) -> Option<IpAddr> {
     node.status.address.parse().ok()
 }
 
+/// By what others reach a node, in the open and sealed.
+fn whereabouts(object: &Option<Object>) -> (Option<IpAddr>, &[TunnelKey]) {
+    match object {
+        Some(Object::Node(node)) => (data_address(node), &node.description.tunnel_keys),
+        _ => (None, &[]),
+    }
+}
+
+fn place(node: &Node) -> Option<NodePlace> {
+    Some(NodePlace { node: node.id, data_address: data_address(node)? })
+}
+
+/// What networks see of a task.
+fn seen(task: Option<&Task>) -> Option<(bool, bool, &[TaskNetwork])> {
+    task.map(|task| (is_there(task), is_serving(task), &task.networks[..]))
+}
+
 fn joined(service: &Service) -> BTreeSet<NetworkId> {
     let named = service.spec.task.networks.iter().filter_map(|named| named.target.parse().ok());
     named.collect()
 }
 
-fn service_in(service: &Service, network: NetworkId) -> Option<NetworkService> {
+fn service_in(
+    service: &Service,
+    network: NetworkId,
+    ingress: Option<NetworkId>,
+) -> Option<NetworkService> {
+    if ingress == Some(network) {
+        return service_in_ingress(service);
+    }
     let mut named = service.spec.task.networks.iter();
     let attachment = named.find(|named| named.target.parse() == Ok(network))?;
     let mode = service.spec.endpoint.as_ref().map(|endpoint| endpoint.mode).unwrap_or_default();
@@ -179,6 +234,21 @@ fn service_in(service: &Service, network: NetworkId) -> Option<NetworkService> {
             ResolutionMode::Vip => given.map(|given| given.address.addr()).collect(),
             ResolutionMode::Dnsrr => Vec::new(),
         },
+        ports: Vec::new(),
+    })
+}
+
+/// A service that publishes. Nobody finds it by name in the ingress network.
+fn service_in_ingress(service: &Service) -> Option<NetworkService> {
+    let is_published =
+        |port: &&PortConfig| port.mode == PublishMode::Ingress && port.published != 0;
+    let ports: Vec<_> = service.endpoint.ports.iter().filter(is_published).cloned().collect();
+    (!ports.is_empty()).then(|| NetworkService {
+        service: service.id,
+        name: service.name().to_owned(),
+        aliases: Vec::new(),
+        virtual_ips: Vec::new(),
+        ports,
     })
 }
 
@@ -192,5 +262,6 @@ fn definition(snapshot: &Snapshot, network: &Network) -> NodeNetwork {
         mtu: network.mtu(),
         is_internal: network.spec.is_internal,
         is_encrypted: network.spec.is_encrypted(),
+        is_ingress: network.spec.is_ingress,
     }
 }

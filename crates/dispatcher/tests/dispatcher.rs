@@ -1,17 +1,19 @@
 //! Sentences about sessions: who is taken for gone, and what nodes are sent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dispatcher::Dispatcher;
 use ipnet::IpNet;
 use store::{Draft, Key, Snapshot, apply};
 use types::assignment::{AssignmentSet, SessionMessage};
-use types::network::{Network, NetworkSpec, Subnet, TaskNetwork};
+use types::endpoint::{Endpoint, PortConfig};
+use types::network::{Network, NetworkSpec, NodePlace, Subnet, TaskNetwork};
 use types::node::{NodeSpec, NodeState, NodeStatus};
 use types::task::{RestartHistory, Slot};
 use types::{
-    Meta, NetworkId, Node, NodeId, ServiceId, ServiceSpec, Task, TaskId, TaskState, TaskStatus,
-    TaskTemplate, Timestamp,
+    Meta, NetworkId, Node, NodeId, Service, ServiceId, ServiceSpec, Task, TaskId, TaskState,
+    TaskStatus, TaskTemplate, Timestamp,
 };
 
 const PERIOD: Duration = Duration::from_secs(5);
@@ -185,4 +187,82 @@ fn a_node_is_told_of_a_network_while_it_has_a_task_in_it() {
         put_networked(draft, 3, other, TaskState::Running);
     });
     assert_eq!(after, [], "what goes on there is no concern of this node any more");
+}
+
+fn put_node(draft: &mut Draft, id: NodeId, address: &str) {
+    let mut node = Node::clone(draft.node(NODE).expect("is there"));
+    (node.id, node.status.address) = (id, address.into());
+    draft.put(node);
+}
+
+/// Puts a service that publishes on every node; no port withdraws it.
+fn put_published(draft: &mut Draft, published: Option<u16>) {
+    let port = |published| PortConfig { target: 80, published, ..PortConfig::default() };
+    let ports: Vec<_> = published.map(port).into_iter().collect();
+    let id = ServiceId::from_random(1);
+    if draft.service(id).is_none() {
+        put_service(draft, id);
+    }
+    let service = draft.service(id).cloned().expect("just put");
+    draft.update_service(&service, |service| service.endpoint.ports = ports);
+}
+
+fn put_service(draft: &mut Draft, id: ServiceId) {
+    draft.put(Service {
+        id,
+        meta: Meta::default(),
+        spec: Arc::default(),
+        template_version: 1,
+        previous: None,
+        endpoint: Endpoint::default(),
+        update_status: None,
+    });
+}
+
+#[test]
+fn every_node_is_told_of_the_ingress_network() {
+    let other = NodeId::from_random(2);
+    let mut state = one_node();
+    let mut dispatcher = Dispatcher::new(&state, 0, PERIOD, START);
+    dispatcher.register(&state, NODE, PERIOD, START);
+    let sets = commit(&mut dispatcher, &mut state, |draft| {
+        put_network(draft);
+        let network = draft.network(BLUE).cloned().expect("just put");
+        let mut network = Network::clone(&network);
+        network.spec.is_ingress = true;
+        draft.put(network);
+        put_node(draft, NODE, "10.99.0.1");
+    });
+    let whole = sets.iter().flat_map(|set| &set.networks).next().expect("it has no task there");
+    assert!(whole.definition.as_ref().is_some_and(|network| network.is_ingress));
+    assert_eq!(whole.nodes.len(), 1);
+    let change = |dispatcher: &mut Dispatcher, state: &mut Snapshot, step: &dyn Fn(&mut Draft)| {
+        let sets = commit(dispatcher, state, |draft| step(draft));
+        let mut changes: Vec<_> = sets.into_iter().flat_map(|set| set.networks).collect();
+        assert_eq!(changes.len(), 1, "{changes:?}");
+        let change = changes.remove(0);
+        assert!(!change.is_full);
+        change
+    };
+    let heard = change(&mut dispatcher, &mut state, &|draft| put_node(draft, other, "10.99.0.2"));
+    let place = NodePlace { node: other, data_address: "10.99.0.2".parse().expect("an address") };
+    assert_eq!(heard.nodes, [place]);
+    let heard = change(&mut dispatcher, &mut state, &|draft| put_published(draft, Some(8080)));
+    let ports: Vec<_> = heard.services.iter().flat_map(|service| &service.ports).collect();
+    assert_eq!(ports.iter().map(|port| port.published).collect::<Vec<_>>(), [8080]);
+    let heard = change(&mut dispatcher, &mut state, &|draft| {
+        put_networked(draft, 1, other, TaskState::Running);
+    });
+    assert!(heard.peers[0].is_serving);
+    let heard = change(&mut dispatcher, &mut state, &|draft| {
+        let task = draft.task(TaskId::from_random(1)).cloned().expect("is there");
+        draft.update_task(&task, |task| task.desired_state = TaskState::Shutdown);
+    });
+    assert!(!heard.peers[0].is_serving, "from the moment that is decided");
+    let heard = change(&mut dispatcher, &mut state, &|draft| put_published(draft, None));
+    assert_eq!(heard.gone_services, [ServiceId::from_random(1)]);
+    let heard = change(&mut dispatcher, &mut state, &|draft| draft.delete(Key::Node(other)));
+    assert_eq!(heard.gone_nodes, [other]);
+    let sets = commit(&mut dispatcher, &mut state, |draft| draft.delete(Key::Network(BLUE)));
+    assert_eq!(sets[0].gone_networks, [BLUE]);
 }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use testbed::Switch;
 
 use crate::host::next_name;
-use crate::{Host, Printed, Wire, images, printed};
+use crate::{Client, Host, Printed, Wire, images, printed};
 
 /// Hosts with a cable to one switch. Dropping them removes all.
 #[derive(Debug)]
@@ -99,6 +99,11 @@ impl Cluster {
     /// All hosts, in order.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
+    }
+
+    /// A machine on the same switch that runs nothing.
+    pub fn client(&self) -> Client {
+        Client::on(self.switch(), 200)
     }
 
     /// Has a host ask the first one to be taken in.

@@ -1,8 +1,8 @@
 //! One host: a network namespace with a link, a folder, a daemon, and the docker command that drives it.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ pub struct Host {
     place: Place,
     directory: tempfile::TempDir,
     daemon: Option<Daemon>,
+    /// Keeps the host's mount namespace, where it has its own.
+    mounts: Option<Child>,
     program: PathBuf,
     docker: PathBuf,
 }
@@ -88,7 +90,21 @@ impl Host {
         let place = Place::beneath(directory.path(), &group);
         let (name, address) = (machine.namespace.clone(), format!("10.99.0.{number}"));
         let docker = told("SKEP_E2E_DOCKER");
-        Self { name, address, machine, place, directory, daemon: None, program: program(), docker }
+        let (daemon, mounts, program) = (None, None, program());
+        Self { name, address, machine, place, directory, daemon, mounts, program, docker }
+    }
+
+    /// From now on there is nothing but version 2 of control groups on the host, with what the machine has left of it.
+    pub fn use_cgroup2(&mut self) {
+        let mut holder = self.machine.command("unshare");
+        holder.args(["--mount", "--propagation", "private", "--", "sh", "-c"]);
+        holder.arg("mount -t cgroup2 cgroup2 /sys/fs/cgroup && echo && exec sleep infinity");
+        let mut holder = holder.stdout(Stdio::piped()).spawn().expect("unshare runs");
+        self.machine.mounts = Some(format!("/proc/{}/ns/mnt", holder.id()).into());
+        let mut line = String::new();
+        let said = BufReader::new(holder.stdout.take().expect("piped")).read_line(&mut line);
+        self.mounts = Some(holder);
+        assert_eq!(said.expect("reads"), 1, "version 2 is mounted");
     }
 
     /// What the host is called.
@@ -280,10 +296,8 @@ impl Host {
 
     /// Runs a command on the host.
     pub fn exec(&self, arguments: &[&str]) -> Printed {
-        let mut command = Command::new("ip");
-        printed(
-            command.args(["netns", "exec", &self.name]).args(arguments).output().expect("ip runs"),
-        )
+        let mut command = self.machine.command(arguments[0]);
+        printed(command.args(&arguments[1..]).output().expect("nsenter runs"))
     }
 
     /// One API request as `curl` sends it; answers with status and body.
@@ -382,6 +396,10 @@ impl Drop for Host {
             daemon.make_end();
         }
         daemon::clean(&self.machine, &self.place, &self.program);
+        if let Some(mut mounts) = self.mounts.take() {
+            let _ = mounts.kill();
+            let _ = mounts.wait();
+        }
         // A small disk, if there is one.
         let mut unmount = Command::new("umount");
         let _ = unmount.args(["--lazy", "--quiet"]).arg(&self.place.data_root).output();
@@ -397,7 +415,8 @@ fn signal(signal: &str, pid: u32) {
 }
 
 fn machine(namespace: &str, hostname: &str) -> testbed::Host {
-    let machine = testbed::Host { namespace: namespace.to_owned(), hostname: hostname.to_owned() };
+    let (namespace, hostname) = (namespace.to_owned(), hostname.to_owned());
+    let machine = testbed::Host { namespace, hostname, mounts: None };
     machine.create().expect("the namespace is made");
     machine
 }

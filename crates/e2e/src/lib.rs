@@ -7,6 +7,7 @@
     reason = "the suite is told by its environment which daemon and which command to test"
 )]
 
+mod client;
 mod cluster;
 mod daemon;
 mod follow;
@@ -20,6 +21,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+pub use client::Client;
 pub use cluster::{Cluster, Row, nodes};
 pub use follow::Follow;
 pub use host::{Host, Printed};

@@ -96,6 +96,8 @@ impl Inner {
             let audited = self.lock().overlays.audit_member(&container, mends);
             faults.extend(said(audited, &format!("container {container}")));
         }
+        let audited = self.lock().mesh.audit(mends);
+        faults.extend(said(audited, "routing mesh"));
         let audited = self.lock().tunnel.audit(mends);
         faults.extend(said(audited, "tunnel"));
         faults.extend(said(self.leaks(), "leaks"));
@@ -165,7 +167,9 @@ fn follow(watch: &Watch, inner: &Weak<Inner>) {
         };
         let Some(inner) = inner.upgrade() else { return };
         if heard == Heard::Removal {
-            for fault in inner.audit_host(true) {
+            let host = inner.audit_host(true);
+            let mesh = inner.lock().mesh.audit(true);
+            for fault in [host, said(mesh, "routing mesh")].concat() {
                 tracing::warn!(fault, "somebody changed what is ours; it is put back");
             }
         }

@@ -25,6 +25,8 @@ pub enum Error {
     NoAddress { subnet: Ipv4Net },
     #[error("no free subnet for bridge {bridge}: name one with --bip")]
     NoSubnet { bridge: String },
+    #[error("more than {most} other nodes: their connections cannot be told apart")]
+    TooManyNodes { most: u16 },
     #[error("network {id} is not on this node")]
     NoOverlay { id: String },
     #[error("this node has no tunnel for encrypted networks")]

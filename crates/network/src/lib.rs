@@ -9,6 +9,7 @@ mod bridge;
 mod endpoint;
 mod error;
 mod features;
+mod ingress;
 mod namespace;
 mod netlink;
 mod nft;
@@ -30,6 +31,7 @@ pub use audit::walls;
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use features::{link_mtus, missing_features};
+pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use nft::BaseChain;
 pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
 pub use ports::{Protocol, PublishedPort};
@@ -70,6 +72,7 @@ struct State {
     ports: ports::Ports,
     table: nft::Table,
     overlays: overlay::Overlays,
+    mesh: ingress::Mesh,
     tunnel: tunnel::Tunnel,
 }
 
@@ -158,6 +161,22 @@ impl Network {
         .await
     }
 
+    /// Makes this node's part in the routing mesh what `ingress` says; connections under way keep their task. Nobody
+    /// need have published the ports: whoever does keeps processes of the host off them.
+    ///
+    /// # Errors
+    /// What the kernel refuses. Whatever could be done is done then: tasks of this node are served, if possible.
+    pub async fn set_ingress(&self, ingress: Ingress) -> Result<(), Error> {
+        let inner = self.0.clone();
+        blocking(move || inner.lock().mesh.set(ingress)).await
+    }
+
+    /// Removes this node's part in the routing mesh, also one that an earlier daemon left. Idempotent.
+    pub async fn remove_ingress(&self) -> Result<(), Error> {
+        let inner = self.0.clone();
+        blocking(move || inner.lock().mesh.remove()).await
+    }
+
     /// Makes a network of the swarm here, or brings it in line.
     pub async fn make_overlay(&self, overlay: Overlay) -> Result<(), Error> {
         self.with_overlays(|overlays, run_dir| overlays.make(run_dir, overlay)).await
@@ -235,6 +254,7 @@ impl Network {
             for overlay in overlay::Overlays::found(&inner.config.run_dir)? {
                 inner.lock().overlays.remove(&inner.config.run_dir, &overlay)?;
             }
+            inner.lock().mesh.remove()?;
             inner.lock().tunnel.close_all()?;
             inner.lock().table.remove()?;
             inner.bridge.remove()
@@ -275,8 +295,13 @@ fn open(config: Config) -> Result<Network, Error> {
     let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet)?;
     table.change(&[], &ports.rules())?;
     let overlays = overlay::Overlays::load(&config.run_dir)?;
+    let mesh = ingress::Mesh::new(ingress::Place {
+        instance: config.instance.clone(),
+        bridge: config.bridge.clone(),
+        subnet: bridge.subnet,
+    });
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
-    let state = State { pool, endpoints, isolated, ports, table, overlays, tunnel };
+    let state = State { pool, endpoints, isolated, ports, table, overlays, mesh, tunnel };
     let inner = Arc::new(Inner { config, bridge, state: Mutex::new(state) });
     inner.watch()?;
     Ok(Network(inner))

@@ -29,6 +29,7 @@ use crate::connector::{Connector, Places};
 use crate::daemon::SharedEngine;
 use crate::ingress::{self, Ingress};
 use crate::keeper::Keeper;
+use crate::readiness;
 use crate::session::{Link, NoSession, NodeInfo, Reporter, Upstream};
 use crate::state::Files;
 use crate::templating::Values;
@@ -205,7 +206,8 @@ impl AgentDriver {
                 },
                 () = self.report_lost.notified() => break Ok(()),
                 () = self.ingress.due() => {
-                    self.ingress.publish_waiting(&self.engine).await;
+                    let info = self.info.borrow().clone();
+                    self.ingress.try_again(&self.engine, info.node, &info.address).await;
                     continue;
                 }
                 () = tokio::time::sleep_until(self.settle_at) => {
@@ -316,15 +318,26 @@ impl AgentDriver {
         let is_first_work = matches!(&event, Event::Assigned(set) if set.is_full)
             && !std::mem::replace(&mut self.has_work, true);
         let is_told = matches!(&event, Event::Assigned(_));
-        for action in self.agent.handle(event, now()) {
+        let actions = self.agent.handle(event, now());
+        // Whom connections are led to comes first: before a task is told to stop, or told of as running.
+        let others: Vec<_> =
+            actions.into_iter().filter_map(|action| self.ingress.note(action)).collect();
+        if is_first_work {
+            self.ingress.has_heard_all();
+        }
+        let info = self.info.borrow().clone();
+        self.ingress.settle(&self.engine, info.node, &info.address).await;
+        for action in others {
             self.act(action, reporter).await;
         }
         if is_told {
-            self.keeper.keep(self.agent.holding());
+            let mut held = self.agent.holding();
+            held.networks.extend(self.ingress.told());
+            self.keeper.keep(held);
         }
         if is_first_work {
             self.connector.leave_others(&self.engine.network).await;
-            self.ingress.withdraw_others(&self.engine).await;
+            self.ingress.let_go_of_others(&self.engine).await;
         }
     }
 
@@ -333,13 +346,13 @@ impl AgentDriver {
         match action {
             Action::Connect(change) => {
                 let info = self.info.borrow().clone();
-                self.connector.apply(&engine.network, info.node, &info.address, change).await;
+                self.connector.apply(&engine.network, info.node, &info.address, *change).await;
             }
             Action::Leave(network) => self.connector.leave(&engine.network, network).await,
             Action::Prepare { task, template } => {
                 let info = self.info.borrow().clone();
-                let places = self.connector.places(&task);
-                let ports = self.agent.ports(task.service).to_vec();
+                let places = self.connector.places(&task, |id| self.ingress.is_network(id));
+                let ports = self.ingress.needed_ports(&task, info.node);
                 tokio::spawn(async move {
                     let result = match ingress::check(&engine, task.service, &ports).await {
                         Ok(()) => prepare(&engine, &task, &template, &info, places).await,
@@ -349,13 +362,22 @@ impl AgentDriver {
                 });
             }
             Action::Start { task, container } => {
+                let ports = self.ingress.awaited_ports(task);
                 tokio::spawn(async move {
                     let result = start(&engine, &container).await;
+                    if let Ok(started) = &result
+                        && !started.awaits_health
+                        && !ports.is_empty()
+                    {
+                        readiness::listens(started.pid, &ports).await;
+                    }
                     send(&events, Event::Started { task, result }).await;
                 });
             }
             Action::Stop { task, container, grace } => {
+                let drain = self.ingress.drain_of(task);
                 tokio::spawn(async move {
+                    tokio::time::sleep(drain).await;
                     let exit = stop(&engine, &container, grace).await;
                     send(&events, Event::Stopped { task, exit }).await;
                 });
@@ -377,10 +399,7 @@ impl AgentDriver {
                     }
                 });
             }
-            Action::Publish { service, ports, backends } => {
-                // In the order of the agent's decisions.
-                self.ingress.publish(&self.engine, service, &ports, &backends).await;
-            }
+            Action::Serve { .. } => unreachable!("noted, and not given back"),
         }
     }
 }

@@ -221,9 +221,11 @@ impl Connector {
         }
     }
 
-    /// The task's places in networks of the swarm, as containers are told of them.
-    pub(crate) fn places(&self, task: &Task) -> Places {
-        let mut places = Places::default();
+    /// The task's places in networks of the swarm, as containers are told of them. Published ports are led to the
+    /// container's own link, so that it has one in any case.
+    pub(crate) fn places(&self, task: &Task, is_ingress: impl Fn(NetworkId) -> bool) -> Places {
+        let is_published = task.networks.iter().any(|place| is_ingress(place.network));
+        let mut places = Places { has_way_out: is_published, ..Places::default() };
         for place in &task.networks {
             let view = self.views.get(&place.network);
             let Some(definition) = view.and_then(|view| view.definition.as_ref()) else { continue };

@@ -1,60 +1,169 @@
-//! The ports that services publish on this host.
+//! The ports that services publish on every node: what managers tell of them and what this node sees of its own tasks, made
+//! so in the kernel.
+//!
+//! Of its own tasks a node believes itself: one that is about to stop is out of its tables before it is told, and what
+//! still arrives for it goes on to another. Of others it believes the managers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use agent::{Action, Backend};
 use engine::Engine;
-use network::{Protocol, PublishedPort};
+use ipnet::IpNet;
+use network::{DATA_PORT, Front, Protocol, PublishedPort, Underlay};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use types::endpoint::PortConfig;
-use types::{ServiceId, endpoint};
+use types::network::{NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer};
+use types::{NetworkId, NodeId, ServiceId, Task, TaskId, endpoint};
 
 /// Owners of published ports that are services begin so.
 const OWNER: &str = "service:";
-/// How long until a port that was held is asked for again.
+
+/// How long until what could not be done is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What is published, and what could not be.
+/// Between the moment a task takes no connections any more and the one it is told to stop: requests that are under way
+/// come to their end, and other nodes hear of it.
+pub(crate) const DRAIN: Duration = Duration::from_millis(500);
+
+/// What is known, and what could not be done.
 #[derive(Debug, Default)]
 pub(crate) struct Ingress {
-    /// Which services have ports, to withdraw those an earlier daemon left.
-    owners: BTreeSet<String>,
-    waiting: BTreeMap<String, Vec<PublishedPort>>,
+    network: Option<NetworkId>,
+    definition: Option<NodeNetwork>,
+    nodes: BTreeMap<NodeId, IpAddr>,
+    peers: BTreeMap<TaskId, Peer>,
+    services: BTreeMap<ServiceId, NetworkService>,
+    /// Containers of this node.
+    own: BTreeMap<ServiceId, Vec<Backend>>,
+    /// Ports that no process of this host can take any more, and by whom they are kept.
+    kept: BTreeMap<Front, ServiceId>,
+    /// Ports that were found held, which was told.
+    held: BTreeSet<Front>,
+    is_touched: bool,
+    /// Whether managers, or what was recalled of them, have said what there is: until then, what an earlier daemon left
+    /// goes on working.
+    is_told: bool,
     retry_at: Option<Instant>,
 }
 
 impl Ingress {
-    /// Publishes a service's ports in front of these addresses; no ports withdraw them.
-    pub(crate) async fn publish(
-        &mut self,
-        engine: &Engine,
-        service: ServiceId,
-        ports: &[PortConfig],
-        backends: &[String],
-    ) {
-        let owner = owner(service);
-        let backends: Vec<_> = backends.iter().filter_map(|address| address.parse().ok()).collect();
-        let ports: Vec<_> = ports
-            .iter()
-            .map(|port| PublishedPort { backends: backends.clone(), ..published(port) })
-            .collect();
-        if ports.is_empty() {
-            self.owners.remove(&owner);
-        } else {
-            self.owners.insert(owner.clone());
-        }
-        self.waiting.remove(&owner);
-        if let Err(error) = engine.network.publish(&owner, ports.clone()).await {
-            warn!(service.id = %service, %error, "ports are not published, and will be when they can be");
-            self.waiting.insert(owner, ports);
-            self.retry_at = Some(Instant::now() + RETRY);
+    /// Takes note of an action that is about published ports; gives back any other.
+    pub(crate) fn note(&mut self, action: Action) -> Option<Action> {
+        match action {
+            Action::Serve { service, backends } => {
+                self.is_touched = true;
+                if backends.is_empty() {
+                    self.own.remove(&service);
+                } else {
+                    self.own.insert(service, backends);
+                }
+                None
+            }
+            Action::Connect(change) if self.concerns(&change) => {
+                self.change(*change);
+                None
+            }
+            Action::Leave(network) if self.network == Some(network) => {
+                self.forget();
+                None
+            }
+            other => Some(other),
         }
     }
 
-    /// Ready when something that could not be published is due again.
+    fn concerns(&self, change: &NetworkChange) -> bool {
+        let defined = change.definition.as_ref().is_some_and(|network| network.is_ingress);
+        defined || self.network == Some(change.network)
+    }
+
+    fn forget(&mut self) {
+        (self.network, self.definition) = (None, None);
+        self.nodes.clear();
+        self.peers.clear();
+        self.services.clear();
+        self.is_touched = true;
+    }
+
+    fn change(&mut self, change: NetworkChange) {
+        if change.is_full {
+            self.forget();
+        }
+        self.network = Some(change.network);
+        self.definition = change.definition.or(self.definition.take());
+        for node in change.gone_nodes {
+            self.nodes.remove(&node);
+        }
+        self.nodes.extend(change.nodes.into_iter().map(|place| (place.node, place.data_address)));
+        for task in change.gone {
+            self.peers.remove(&task);
+        }
+        self.peers.extend(change.peers.into_iter().map(|peer| (peer.task, peer)));
+        for service in change.gone_services {
+            self.services.remove(&service);
+        }
+        let services = change.services.into_iter();
+        self.services.extend(services.map(|service| (service.service, service)));
+        (self.is_touched, self.is_told) = (true, true);
+    }
+
+    /// A manager has told all that there is, also where that is nothing.
+    pub(crate) fn has_heard_all(&mut self) {
+        self.is_touched |= !std::mem::replace(&mut self.is_told, true);
+    }
+
+    /// Everything that was told, for the next daemon.
+    pub(crate) fn told(&self) -> Option<NetworkChange> {
+        let place =
+            |(node, address): (&NodeId, &IpAddr)| NodePlace { node: *node, data_address: *address };
+        Some(NetworkChange {
+            network: self.network?,
+            is_full: true,
+            definition: self.definition.clone(),
+            peers: self.peers.values().cloned().collect(),
+            gone: Vec::new(),
+            services: self.services.values().cloned().collect(),
+            gone_services: Vec::new(),
+            nodes: self.nodes.iter().map(place).collect(),
+            gone_nodes: Vec::new(),
+        })
+    }
+
+    /// How long the task is left alone before it is told to stop, as connections may be on their way to it.
+    pub(crate) fn drain_of(&self, task: TaskId) -> Duration {
+        let is_its = |(service, backends): (&ServiceId, &Vec<Backend>)| {
+            self.services.contains_key(service)
+                && backends.iter().any(|backend| backend.task == task)
+        };
+        if self.own.iter().any(is_its) { DRAIN } else { Duration::ZERO }
+    }
+
+    /// On which ports of a task's container connections will arrive, as far as they are seen to be awaited.
+    pub(crate) fn awaited_ports(&self, task: TaskId) -> Vec<u16> {
+        let service = self.peers.get(&task).and_then(|peer| self.services.get(&peer.service));
+        let ports = service.into_iter().flat_map(|service| &service.ports);
+        let of_tcp = ports.filter(|port| port.protocol == endpoint::Protocol::Tcp);
+        of_tcp.map(|port| port.target).collect()
+    }
+
+    /// Whether the network is the one of published ports, in which containers have no part.
+    pub(crate) fn is_network(&self, network: NetworkId) -> bool {
+        self.network == Some(network)
+    }
+
+    /// The ports of the task's service that somebody must be able to reach it by: all of them, where no other node answers.
+    pub(crate) fn needed_ports(&self, task: &Task, own: NodeId) -> Vec<PortConfig> {
+        if self.nodes.keys().any(|node| *node != own) {
+            return Vec::new();
+        }
+        self.services.get(&task.service).map(|service| service.ports.clone()).unwrap_or_default()
+    }
+
+    /// Ready when something that could not be done is due again.
     pub(crate) fn due(&self) -> impl Future<Output = ()> + use<> {
-        let at = self.retry_at.filter(|_| !self.waiting.is_empty());
+        let at = self.retry_at;
         async move {
             match at {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -63,26 +172,164 @@ impl Ingress {
         }
     }
 
-    /// Asks again for what was held.
-    pub(crate) async fn publish_waiting(&mut self, engine: &Engine) {
-        for (owner, ports) in std::mem::take(&mut self.waiting) {
-            match engine.network.publish(&owner, ports.clone()).await {
-                Ok(()) => info!(owner, "ports are published at last"),
-                Err(_) => drop(self.waiting.insert(owner, ports)),
-            }
+    /// Makes it so, where something was noted since the last time.
+    pub(crate) async fn settle(&mut self, engine: &Engine, own: NodeId, address: &str) {
+        if self.is_told && std::mem::take(&mut self.is_touched) {
+            self.try_again(engine, own, address).await;
         }
-        self.retry_at = Some(Instant::now() + RETRY);
     }
 
-    /// Withdraws what an earlier daemon left and nobody asks for any more.
-    pub(crate) async fn withdraw_others(&self, engine: &Engine) {
-        if let Err(error) = engine.network.withdraw_others(OWNER, self.owners.clone()).await {
-            warn!(%error, "ports of an earlier daemon stay published");
+    /// Makes it so.
+    pub(crate) async fn try_again(&mut self, engine: &Engine, own: NodeId, address: &str) {
+        let is_kept = self.keep_ports(engine).await;
+        let set = match self.network {
+            Some(_) => engine.network.set_ingress(self.wanted(own, address.parse().ok())).await,
+            None => engine.network.remove_ingress().await,
+        };
+        if let Err(error) = &set {
+            warn!(%error, "published ports do not lead everywhere they should");
+        }
+        self.retry_at = (!is_kept || set.is_err()).then(|| Instant::now() + RETRY);
+    }
+
+    /// Keeps processes of the host off the ports, and lets go of those that are nobody's any more. One that is held is not
+    /// answered here; other nodes answer on it.
+    async fn keep_ports(&mut self, engine: &Engine) -> bool {
+        let wanted: BTreeMap<Front, ServiceId> = self
+            .services
+            .values()
+            .flat_map(|service| service.ports.iter().map(|port| (front(port), service.service)))
+            .collect();
+        let stale: Vec<_> = self
+            .kept
+            .iter()
+            .filter(|(front, service)| wanted.get(front) != Some(service))
+            .map(|(front, service)| (*front, *service))
+            .collect();
+        for (front, service) in stale {
+            self.kept.remove(&front);
+            if let Err(error) = engine.network.publish(&owner(service, front), Vec::new()).await {
+                warn!(service.id = %service, %error, "a port is still kept");
+            }
+        }
+        self.held.retain(|front| wanted.contains_key(front));
+        for (front, service) in wanted {
+            if !self.kept.contains_key(&front) {
+                self.keep_port(engine, front, service).await;
+            }
+        }
+        self.held.is_empty()
+    }
+
+    async fn keep_port(&mut self, engine: &Engine, front: Front, service: ServiceId) {
+        match engine.network.publish(&owner(service, front), vec![published(front)]).await {
+            Ok(()) => {
+                self.kept.insert(front, service);
+                if self.held.remove(&front) {
+                    info!(service.id = %service, port = front.1, "port is published at last");
+                }
+            }
+            Err(error) => {
+                if self.held.insert(front) {
+                    warn!(service.id = %service, %error, "port is not published here, and will be when it can be");
+                }
+            }
+        }
+    }
+
+    /// What the kernel is to do.
+    fn wanted(&self, own: NodeId, local: Option<IpAddr>) -> network::Ingress {
+        let mut wanted = network::Ingress {
+            underlay: self.underlay(local),
+            nodes: self.elsewhere(own, local).collect(),
+            ..network::Ingress::default()
+        };
+        let mut serving: BTreeMap<ServiceId, Vec<Ipv4Addr>> = BTreeMap::new();
+        for peer in self.peers.values() {
+            let Some(address) = ipv4(peer) else { continue };
+            wanted.held.insert(address);
+            let Some(node) = peer.data_address.filter(|node| wanted.nodes.contains(node)) else {
+                continue;
+            };
+            if peer.node == own {
+                continue;
+            }
+            wanted.routes.insert(address, node);
+            if peer.is_serving {
+                serving.entry(peer.service).or_default().push(address);
+            }
+        }
+        for backend in self.own.values().flatten() {
+            wanted.held.extend(backend.address.parse::<Ipv4Addr>());
+        }
+        for service in self.services.values() {
+            let elsewhere = serving.get(&service.service).map(Vec::as_slice).unwrap_or_default();
+            for port in &service.ports {
+                self.add_port(&mut wanted, service.service, port, elsewhere);
+            }
+        }
+        wanted
+    }
+
+    fn add_port(
+        &self,
+        wanted: &mut network::Ingress,
+        service: ServiceId,
+        port: &PortConfig,
+        elsewhere: &[Ipv4Addr],
+    ) {
+        let front = front(port);
+        let mut sockets: BTreeSet<_> =
+            elsewhere.iter().map(|address| (*address, port.published)).collect();
+        let own = self.own.get(&service).into_iter().flatten();
+        for backend in own.filter(|backend| backend.is_serving) {
+            let Ok(address) = backend.address.parse() else { continue };
+            let socket = (address, port.target);
+            sockets.insert(socket);
+            if let Some(known) = self.peers.get(&backend.task).and_then(ipv4) {
+                wanted.own.insert((known, front), socket);
+            }
+        }
+        if self.kept.contains_key(&front) {
+            wanted.fronts.insert(front, sockets);
+        }
+    }
+
+    fn underlay(&self, local: Option<IpAddr>) -> Option<Underlay> {
+        let definition = self.definition.as_ref()?;
+        let subnets = definition.subnets.iter().filter_map(|subnet| match subnet.subnet {
+            IpNet::V4(subnet) => Some(subnet),
+            IpNet::V6(_) => None,
+        });
+        Some(Underlay {
+            vni: definition.vni,
+            subnets: subnets.collect(),
+            local: local?,
+            port: if definition.data_port == 0 { DATA_PORT } else { definition.data_port },
+            mtu: definition.mtu,
+        })
+    }
+
+    /// Where the other nodes are. Nodes that share this one's address cannot be reached over it.
+    fn elsewhere(
+        &self,
+        own: NodeId,
+        local: Option<IpAddr>,
+    ) -> impl Iterator<Item = IpAddr> + use<'_> {
+        let others = self.nodes.iter().filter(move |(node, _)| **node != own);
+        others.map(|(_, address)| *address).filter(move |address| Some(*address) != local)
+    }
+
+    /// Lets go of what an earlier daemon kept and nobody asks for any more.
+    pub(crate) async fn let_go_of_others(&self, engine: &Engine) {
+        let owners = self.kept.iter().map(|(front, service)| owner(*service, *front)).collect();
+        if let Err(error) = engine.network.withdraw_others(OWNER, owners).await {
+            warn!(%error, "ports of an earlier daemon are still kept");
         }
     }
 }
 
-/// Whether this host has the service's ports to give: a task nobody can reach is not begun.
+/// Whether this host has the ports to give: a task nobody can reach is not begun.
 ///
 /// # Errors
 /// Which port is held, in words for `docker service ps`.
@@ -91,8 +338,9 @@ pub(crate) async fn check(
     service: ServiceId,
     ports: &[PortConfig],
 ) -> Result<(), String> {
-    for port in ports.iter().filter(|port| port.published != 0) {
-        let free = engine.network.check_free(&owner(service), published(port)).await;
+    for port in ports {
+        let front = front(port);
+        let free = engine.network.check_free(&owner(service, front), published(front)).await;
         let holder = match free {
             Ok(()) => continue,
             Err(network::Error::PortHeld { .. }) => "held by another process",
@@ -107,25 +355,40 @@ pub(crate) async fn check(
 
 /// Withdraws all ports of the swarm, which this node has left.
 pub(crate) async fn withdraw_all(engine: &Engine) {
-    if let Err(error) = engine.network.withdraw_others(OWNER, BTreeSet::new()).await {
+    if let Err(error) = engine.network.remove_ingress().await {
         warn!(%error, "ports of the swarm stay published");
     }
-}
-
-fn owner(service: ServiceId) -> String {
-    format!("{OWNER}{service}")
-}
-
-fn published(port: &PortConfig) -> PublishedPort {
-    PublishedPort {
-        protocol: match port.protocol {
-            endpoint::Protocol::Tcp => Protocol::Tcp,
-            endpoint::Protocol::Udp => Protocol::Udp,
-            endpoint::Protocol::Sctp => Protocol::Sctp,
-        },
-        host_ip: None,
-        published: port.published,
-        target: port.target,
-        backends: Vec::new(),
+    if let Err(error) = engine.network.withdraw_others(OWNER, BTreeSet::new()).await {
+        warn!(%error, "ports of the swarm are still kept");
     }
+}
+
+fn owner(service: ServiceId, (protocol, port): Front) -> String {
+    let protocol = match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    };
+    format!("{OWNER}{service}:{port}/{protocol}")
+}
+
+fn front(port: &PortConfig) -> Front {
+    let protocol = match port.protocol {
+        endpoint::Protocol::Tcp => Protocol::Tcp,
+        endpoint::Protocol::Udp => Protocol::Udp,
+        endpoint::Protocol::Sctp => Protocol::Sctp,
+    };
+    (protocol, port.published)
+}
+
+/// A port to be kept: where connections go from there is told by another way.
+fn published((protocol, published): Front) -> PublishedPort {
+    PublishedPort { protocol, host_ip: None, published, target: published, backends: Vec::new() }
+}
+
+fn ipv4(peer: &Peer) -> Option<Ipv4Addr> {
+    peer.addresses.iter().find_map(|address| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    })
 }

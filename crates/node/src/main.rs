@@ -17,6 +17,7 @@ mod lock;
 mod membership;
 mod name_book;
 mod purge;
+mod readiness;
 mod recovery;
 mod session;
 mod state;
@@ -31,6 +32,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Musl's own allocator has one lock for all threads and gives pages back at once: under many writes the daemon spent a
+/// third of its time in it. Settings, and why: `.cargo/config.toml`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Docker Swarm mode, rebuilt: one binary that turns Linux hosts into a swarm.
 #[derive(Debug, Parser)]

@@ -142,7 +142,8 @@ impl Planner {
             Some(service) => {
                 allocator::allocate_ports(draft, &self.ports, &service);
                 if let Some(service) = draft.service(id).cloned() {
-                    allocator::allocate_virtual_ips(draft, &self.addresses, &service);
+                    allocator::allocate_virtual_ips(draft, &mut self.addresses, &service);
+                    allocator::allocate_ingress(draft, &mut self.addresses, &service);
                 }
                 orchestrator::reconcile(draft, id, random)
             }
@@ -186,7 +187,12 @@ impl Planner {
             Key::Cluster => {
                 self.dirty_services.extend(snapshot.services().map(|service| service.id));
             }
-            Key::Template(..) | Key::Network(_) | Key::Secret(_) | Key::Config(_) => {}
+            // Tasks may wait for it; services that publish have an address in the ingress network.
+            Key::Network(_) => {
+                self.placement_changed = true;
+                self.dirty_services.extend(snapshot.services().map(|service| service.id));
+            }
+            Key::Template(..) | Key::Secret(_) | Key::Config(_) => {}
         }
     }
 
@@ -194,6 +200,7 @@ impl Planner {
         self.dirty_services.insert(id);
         self.ports.observe(id, event);
         self.placement_changed |= self.addresses.observe(event);
+        self.placement_changed |= allocator::needs_other_networks(event);
         match &event.after {
             Some(Object::Service(service)) if matches!(service.spec.mode, Mode::Global) => {
                 self.global_services.insert(id);

@@ -4,11 +4,13 @@ mod world;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
 use ipnet::IpNet;
-use types::endpoint::{EndpointSpec, ResolutionMode};
+use store::Key;
+use types::endpoint::{EndpointSpec, PortConfig, ResolutionMode};
 use types::limits::ORPHANED_AFTER;
 use types::network::{Attachment, Network, NetworkSpec, Subnet};
 use types::node::Availability;
@@ -510,4 +512,65 @@ fn a_task_for_which_no_address_is_left_says_so_and_takes_the_next_that_is_free()
     });
     world.settle();
     assert_eq!(world.running(2).len(), 1, "{}", world.show());
+}
+
+fn publish(spec: &mut ServiceSpec) {
+    let port = PortConfig { target: 80, published: 8080, ..PortConfig::default() };
+    spec.endpoint = Some(EndpointSpec { ports: vec![port], ..EndpointSpec::default() });
+}
+
+fn ingress(world: &World) -> Arc<Network> {
+    let found = world.snapshot.networks().find(|network| network.spec.is_ingress);
+    found.expect("every swarm begins with one").clone()
+}
+
+#[test]
+fn tasks_of_a_service_that_publishes_have_addresses_in_the_ingress_network() {
+    let mut world = World::with_nodes(2);
+    world.replicas(1, 3);
+    world.settle();
+    let places = |world: &World| -> BTreeSet<IpAddr> {
+        let tasks = world.running(1);
+        let places = tasks.iter().flat_map(|task| &task.networks);
+        places.flat_map(|place| &place.addresses).map(IpNet::addr).collect()
+    };
+    assert_eq!(places(&world), BTreeSet::new());
+    world.service(1, publish);
+    world.settle();
+    assert_eq!(places(&world).len(), 3);
+    let service = world.snapshot.service(ServiceId::from_random(1)).expect("is there").clone();
+    let [virtual_ip] = &service.endpoint.virtual_ips[..] else { panic!("one: {service:?}") };
+    assert_eq!(virtual_ip.network, ingress(&world).id);
+    assert!(!places(&world).contains(&virtual_ip.address.addr()));
+    // Tasks that run go on as they are; the service lets go at once.
+    world.service(1, |spec| spec.endpoint = None);
+    world.settle();
+    let service = world.snapshot.service(ServiceId::from_random(1)).expect("is there");
+    assert_eq!((service.endpoint.virtual_ips.len(), places(&world).len()), (0, 3));
+}
+
+#[test]
+fn a_task_of_a_service_that_publishes_says_what_it_waits_for_in_the_ingress_network() {
+    let mut world = World::with_nodes(1);
+    let known = ingress(&world);
+    world.write(|draft| draft.delete(Key::Network(known.id)));
+    world.service(1, |spec| {
+        spec.mode = Mode::Replicated { replicas: 2 };
+        publish(spec);
+    });
+    world.plan();
+    let told = |world: &World| -> BTreeSet<String> {
+        let tasks = world.tasks(1).into_iter().filter(|task| task.node.is_none());
+        tasks.map(|task| task.status.err.clone()).collect()
+    };
+    let none = "service needs ingress network, but no ingress network is present".to_owned();
+    assert_eq!(told(&world), [none].into());
+    // Two addresses beside the gateway's, of which the service takes one.
+    let mut small = Network::clone(&known);
+    small.subnets[0].subnet = "10.255.0.0/29".parse().expect("a subnet");
+    small.subnets[0].range = Some("10.255.0.2/31".parse().expect("a range"));
+    world.write(|draft| draft.put(small));
+    world.settle();
+    assert_eq!(world.running(1).len(), 1, "{}", world.show());
+    assert_eq!(told(&world), ["no address is left in network  (10.255.0.0/29)".to_owned()].into());
 }

@@ -95,6 +95,14 @@ pub enum Error {
         /// Where they are looked for.
         root: PathBuf,
     },
+    /// A process that is to be in a container is not.
+    #[error("process {pid} is not in control group {group}")]
+    NotMember {
+        /// The process.
+        pid: i32,
+        /// The container's group.
+        group: PathBuf,
+    },
     /// Version 1 without the controller that keeps containers from the host's devices. Docker's words.
     #[error("Devices cgroup isn't mounted")]
     NoDevices,

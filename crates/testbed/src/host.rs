@@ -13,6 +13,8 @@ pub struct Host {
     pub namespace: String,
     /// What programs on it hear of who they are.
     pub hostname: String,
+    /// Of the mount namespace, where it is not the machine's.
+    pub mounts: Option<PathBuf>,
 }
 
 /// Where a daemon keeps its things.
@@ -55,6 +57,7 @@ impl Host {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.namespace));
+        command.args(self.mounts.iter().map(|path| format!("--mount={}", path.display())));
         command.args(["--", "unshare", "--uts", "--", "sh", "-c"]);
         command.arg("echo \"$0\" > /proc/sys/kernel/hostname && exec \"$@\"");
         command.arg(&self.hostname).arg(program);

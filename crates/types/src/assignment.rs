@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::PortConfig;
 use crate::network::NetworkChange;
 use crate::node::Role;
-use crate::{NetworkId, NodeId, ServiceId, Task, TaskId, TaskStatus, TaskTemplate};
+use crate::{NetworkId, NodeId, Task, TaskId, TaskStatus, TaskTemplate};
 
 /// What a manager says in a node's session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,9 +51,8 @@ pub struct AssignmentSet {
     pub tasks: Vec<Arc<Task>>,
     /// Tasks the cluster has forgotten: the node forgets them too.
     pub removed: Vec<TaskId>,
-    /// Ports the services of these tasks are published on; an empty list withdraws them.
-    pub endpoints: Vec<ServiceEndpoint>,
-    /// What changed in the networks of these tasks. They come before the tasks: a task finds its network made.
+    /// What changed in the networks of these tasks, and in the ingress network. They come before the tasks: a task finds
+    /// its network made.
     #[serde(default)]
     pub networks: Vec<NetworkChange>,
     /// Networks in which the node has no task any more.
@@ -67,17 +65,9 @@ impl AssignmentSet {
         !self.is_full
             && self.tasks.is_empty()
             && self.removed.is_empty()
-            && self.endpoints.is_empty()
             && self.networks.is_empty()
             && self.gone_networks.is_empty()
     }
-}
-
-/// The ingress ports of one service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceEndpoint {
-    pub service: ServiceId,
-    pub ports: Vec<PortConfig>,
 }
 
 /// One task's new status, as its node saw it.

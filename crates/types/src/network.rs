@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::PortConfig;
 use crate::{Annotations, Meta, NetworkId, NodeId, ServiceId, TaskId};
 
 /// Which network a task joins, and under which names.
@@ -108,6 +109,9 @@ pub struct NodeNetwork {
     pub is_encrypted: bool,
     /// UDP port of overlays on every node.
     pub data_port: u16,
+    /// The network of published ports, which every node is told of.
+    #[serde(default)]
+    pub is_ingress: bool,
 }
 
 /// What changed in one network, for the nodes that have tasks in it.
@@ -122,6 +126,19 @@ pub struct NetworkChange {
     pub gone: Vec<TaskId>,
     pub services: Vec<NetworkService>,
     pub gone_services: Vec<ServiceId>,
+    /// Of the ingress network only: the nodes that connections may come by.
+    #[serde(default)]
+    pub nodes: Vec<NodePlace>,
+    #[serde(default)]
+    pub gone_nodes: Vec<NodeId>,
+}
+
+/// Where a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePlace {
+    pub node: NodeId,
+    /// Where it takes the traffic of overlays.
+    pub data_address: IpAddr,
 }
 
 /// A task in a network, wherever it runs.
@@ -160,4 +177,7 @@ pub struct NetworkService {
     pub aliases: Vec<String>,
     /// Empty for a service whose names lead to its tasks (DNSRR).
     pub virtual_ips: Vec<IpAddr>,
+    /// In the ingress network: the ports on which every node answers.
+    #[serde(default)]
+    pub ports: Vec<PortConfig>,
 }

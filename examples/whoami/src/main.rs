@@ -1,10 +1,10 @@
 //! A web server that says which replica answers, and whom it sees asking. One static binary is its whole image.
 //!
-//! `whoami [PORT]` listens on all addresses, on port 80 unless another is named. SIGTERM ends it, as it ends any
+//! `whoami [PORT]` listens on all addresses, on port 80 unless another is named; a datagram there is answered too. SIGTERM ends it, as it ends any
 //! process that is not the first of its namespace; as the first it exits on its own when asked for `/exit`.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// Bytes of a request that are read; more is nobody's honest question.
@@ -14,6 +14,8 @@ fn main() -> std::io::Result<()> {
     let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).unwrap_or(80);
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     eprintln!("listening on port {port}");
+    let socket = UdpSocket::bind(("0.0.0.0", port))?;
+    std::thread::spawn(move || answer_datagrams(&socket));
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || answer(stream));
     }
@@ -24,8 +26,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let client = stream.peer_addr()?;
     let request = request_line(&stream)?;
-    let hostname = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let body = format!("Hostname: {}\nRemoteAddr: {client}\n{request}\n", hostname.trim());
+    let body = format!("{}{request}\n", introduction(client));
     eprintln!("{request} from {client}");
     write!(
         stream,
@@ -36,6 +37,19 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
         std::process::exit(0);
     }
     Ok(())
+}
+
+fn answer_datagrams(socket: &UdpSocket) {
+    let mut bytes = [0; 512];
+    while let Ok((_, client)) = socket.recv_from(&mut bytes) {
+        // Whoever cannot be answered has gone.
+        let _ = socket.send_to(introduction(client).as_bytes(), client);
+    }
+}
+
+fn introduction(client: SocketAddr) -> String {
+    let hostname = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    format!("Hostname: {}\nRemoteAddr: {client}\n", hostname.trim())
 }
 
 /// The first line; the headers are read and left.

@@ -77,6 +77,7 @@ impl Host {
             machine: testbed::Host {
                 namespace: format!("{NAME}-{name}"),
                 hostname: name.to_owned(),
+                mounts: None,
             },
         })
     }

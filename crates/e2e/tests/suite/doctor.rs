@@ -37,6 +37,30 @@ fn a_flushed_ruleset_comes_back_and_tables_of_others_are_left_alone() {
 }
 
 #[test]
+fn the_routing_mesh_comes_back_after_a_flush() {
+    e2e::skep_only!("Docker does not put its rules back");
+    let cluster = Cluster::swarm(1, 1);
+    let first = cluster.host(1);
+    let web = ["service", "create", "--detach", "--no-resolve-image", "--name", "web"];
+    let elsewhere = ["--publish", "8080:80", "--constraint", "node.role==worker", "whoami"];
+    first.ok(&[&web[..], &elsewhere].concat());
+    first.until_running("web", 1);
+    first.until("the other host's task answers", || first.ask("10.99.0.1", 8080).is_some());
+    cluster.audit();
+    for host in cluster.hosts() {
+        nft(host, &["flush", "ruleset"]);
+    }
+    first.until("it answers again", || first.ask("10.99.0.1", 8080).is_some());
+    let link = "ip route show | awk '/ing-/ {print $1}' | xargs -n1 ip route del";
+    assert_eq!(first.exec(&["sh", "-c", link]).code, 0);
+    let named = first.differences().join("\n");
+    assert!(named.contains("no route to task"), "{named}");
+    first.doctor(&["--mend"]);
+    cluster.audit();
+    assert!(first.ask("10.99.0.1", 8080).is_some());
+}
+
+#[test]
 fn what_drops_packets_for_containers_is_told_with_its_remedy() {
     e2e::skep_only!("Docker has no doctor");
     let mut host = Host::without_daemon();

@@ -1,11 +1,13 @@
 //! The end-to-end suite. One binary: what it costs to link is paid once.
 
 mod ca;
+mod cgroup2;
 mod cluster_backup;
 mod cluster_ca;
 mod cluster_disk;
 mod cluster_encrypted;
 mod cluster_failover;
+mod cluster_ingress;
 mod cluster_join;
 mod cluster_networks;
 mod cluster_nodes;

@@ -61,6 +61,9 @@ impl Images {
         let references: Vec<Reference> =
             request.reference.clone().map(Reference::or_latest).into_iter().collect();
         let (image, _) = self.add(new, &references)?;
+        for reference in &references {
+            self.emit(ImageAction::Tag, &image, &reference.familiar());
+        }
         let name = references.first().map_or_else(|| image.id.to_string(), Reference::familiar);
         self.emit(ImageAction::Import, &image, &name);
         Ok(image)

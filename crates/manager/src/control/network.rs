@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use planner::subnets::{Refusal, choose_subnets, choose_vni};
 use store::{Draft, Key, Snapshot};
+use types::endpoint::PublishMode;
 use types::network::{Attachment, Network, NetworkSpec};
 use types::{Meta, NetworkId, ServiceSpec};
 
@@ -47,6 +48,9 @@ pub(super) async fn create(writer: &Writer, spec: NetworkSpec) -> Result<Network
             "driver {} makes no network of a swarm; use overlay",
             spec.driver
         )));
+    }
+    if spec.is_ingress && spec.is_attachable {
+        return Err(Error::invalid("ingress network cannot be attachable"));
     }
     refuse_unfinished(&spec)?;
     let id = NetworkId::from_random(rand::random());
@@ -96,7 +100,15 @@ pub(crate) fn write_ingress(draft: &mut Draft) -> Result<(), Error> {
 pub(super) async fn remove(writer: &Writer, id: NetworkId) -> Result<(), Error> {
     let change = |draft: &mut Draft| {
         let network = draft.network(id).cloned().ok_or_else(|| not_found(&id.to_string()))?;
-        if let Some(user) = user_of(draft, &network) {
+        if network.spec.is_ingress {
+            let publishing = draft.services().find(|service| publishes(&service.spec));
+            if let Some(service) = publishing {
+                let id = service.id;
+                let desc =
+                    format!("ingress network cannot be removed because service {id} depends on it");
+                return Err(Error::new(Code::FailedPrecondition, desc));
+            }
+        } else if let Some(user) = user_of(draft, &network) {
             let desc = format!("network {id} is in use by {user}");
             return Err(Error::new(Code::FailedPrecondition, desc));
         }
@@ -104,6 +116,12 @@ pub(super) async fn remove(writer: &Writer, id: NetworkId) -> Result<(), Error> 
         Ok(())
     };
     writer.write(change).await
+}
+
+/// Whether every node is to answer for the service.
+pub(super) fn publishes(spec: &ServiceSpec) -> bool {
+    let mut ports = spec.endpoint.iter().flat_map(|endpoint| &endpoint.ports);
+    ports.any(|port| port.mode == PublishMode::Ingress)
 }
 
 /// A service or task that a network is kept for.

@@ -177,6 +177,11 @@ fn check_collisions(
         let desc = format!("name conflicts with an existing object: service {name} already exists");
         return Err(Error::new(Code::AlreadyExists, desc));
     }
+    let has_ingress = || draft.networks().any(|network| network.spec.is_ingress);
+    if network::publishes(spec) && !has_ingress() {
+        let desc = "service needs ingress network, but no ingress network is present";
+        return Err(Error::new(Code::FailedPrecondition, desc));
+    }
     let ports = spec.endpoint.iter().flat_map(|endpoint| &endpoint.ports);
     let wanted: Vec<_> = ports.filter(|port| port.published != 0).collect();
     if wanted.is_empty() {

@@ -7,18 +7,38 @@ use super::message::{attribute, nested, number, text};
 /// The first of the 32-bit registers (`NFT_REG32_00`). Neighbours together hold a concatenation.
 pub(super) const FIRST_REGISTER: u32 = 8;
 
+const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
+const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
+const META_IIFTYPE: u32 = 8;
 const META_L4PROTO: u32 = 16;
+const CT_STATE: u32 = 0;
+const CT_DIRECTION: u32 = 1;
 const CT_STATUS: u32 = 2;
+const CT_MARK: u32 = 3;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`.
+const CT_STATE_NEW: u32 = 1 << 3;
+/// `IP_CT_DIR_REPLY`.
+const CT_DIRECTION_REPLY: u8 = 1;
+/// `ARPHRD_ETHER`.
+const LINK_IS_ETHERNET: u16 = 1;
+const TCP: u8 = 6;
+const TCP_SYN: u8 = 2;
+const TCP_RST: u8 = 4;
+const TCP_OPTION_MAXSEG: u8 = 2;
+const RT_TCPMSS: u32 = 3;
 /// `IPS_DST_NAT` of nf_conntrack_common.h.
 const CT_STATUS_DNAT: u32 = 1 << 5;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_F_DADDR: u32 = 2;
 /// `RTN_LOCAL`: the address is one of this host's.
 const ADDRESS_LOCAL: u32 = 2;
+const NAT_SOURCE: u32 = 0;
+const NAT_DESTINATION: u32 = 1;
+const FAMILY_IPV4: u32 = 2;
 const VERDICT_DROP: u32 = 0;
 /// `NFT_GOTO`, a negative number.
 const VERDICT_GOTO: i32 = -4;
@@ -36,7 +56,29 @@ pub(super) enum Expression {
         key: u32,
         register: u32,
     },
-    ConntrackStatus {
+    /// Loads something of the connection.
+    Conntrack {
+        key: u32,
+        register: u32,
+    },
+    /// Gives the connection a mark.
+    SetConntrackMark {
+        register: u32,
+    },
+    /// Gives the packet a mark.
+    SetMark {
+        register: u32,
+    },
+    /// The largest TCP segment that fits the packet's way.
+    PathSegment {
+        register: u32,
+    },
+    /// Turns a number of two bytes into the network's order.
+    ToNetworkOrder {
+        register: u32,
+    },
+    /// Writes the option that names the largest segment, unless a smaller one is there.
+    SetSegment {
         register: u32,
     },
     FibDestinationType {
@@ -45,6 +87,12 @@ pub(super) enum Expression {
     Mask {
         register: u32,
         mask: Vec<u8>,
+    },
+    /// Leaves the bits of `keep`, and sets those of `set`.
+    Bits {
+        register: u32,
+        keep: u32,
+        set: u32,
     },
     Compare {
         register: u32,
@@ -59,6 +107,10 @@ pub(super) enum Expression {
         map: &'static str,
         into: u32,
     },
+    /// The set holds what is in the first registers.
+    IsIn {
+        set: &'static str,
+    },
     Goto {
         chain: &'static str,
     },
@@ -72,12 +124,18 @@ pub(super) enum Expression {
     DestinationNat,
     /// To the address in the first register, the port as it is.
     DestinationNatAddress,
+    /// Under the address in the first register.
+    SourceNatAddress,
     Masquerade,
 }
 
 impl Expression {
     pub(super) fn destination_address(register: u32) -> Self {
         Self::Payload { base: NETWORK_HEADER, offset: 16, bytes: 4, register }
+    }
+
+    pub(super) fn source_address(register: u32) -> Self {
+        Self::Payload { base: NETWORK_HEADER, offset: 12, bytes: 4, register }
     }
 
     pub(super) fn destination_port(register: u32) -> Self {
@@ -134,6 +192,84 @@ fn address_in(offset: u32, network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
     ]
 }
 
+/// Loads the hardware address that a packet came from.
+pub(super) fn source_hardware() -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::Meta { key: META_IIFTYPE, register },
+        equals(&LINK_IS_ETHERNET.to_ne_bytes()),
+        Expression::Payload { base: LINK_HEADER, offset: 6, bytes: 6, register },
+    ]
+}
+
+/// The first packet of a connection.
+pub(super) fn is_new() -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::Conntrack { key: CT_STATE, register },
+        Expression::Mask { register, mask: CT_STATE_NEW.to_ne_bytes().to_vec() },
+        Expression::Compare { register, equal: false, value: vec![0; 4] },
+    ]
+}
+
+/// Goes the other way than the connection's first packet.
+pub(super) fn is_answer() -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![Expression::Conntrack { key: CT_DIRECTION, register }, equals(&[CT_DIRECTION_REPLY])]
+}
+
+/// Loads the connection's mark, as far as `mask` goes.
+pub(super) fn connection_mark(mask: u32) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::Conntrack { key: CT_MARK, register },
+        Expression::Bits { register, keep: mask, set: 0 },
+    ]
+}
+
+/// Marks the connection, and leaves the bits outside of `mask` as they are.
+pub(super) fn mark_connection(mask: u32, mark: u32) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::Conntrack { key: CT_MARK, register },
+        Expression::Bits { register, keep: !mask, set: mark },
+        Expression::SetConntrackMark { register },
+    ]
+}
+
+/// Marks the packet, and leaves the bits outside of `mask` as they are.
+pub(super) fn mark_packet(mask: u32, mark: u32) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::Meta { key: META_MARK, register },
+        Expression::Bits { register, keep: !mask, set: mark },
+        Expression::SetMark { register },
+    ]
+}
+
+/// Tells both ends of a TCP connection that begins here of no larger segments than the way out takes.
+pub(super) fn clamp_segments() -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::protocol(register),
+        equals(&[TCP]),
+        Expression::Payload { base: TRANSPORT_HEADER, offset: 13, bytes: 1, register },
+        Expression::Mask { register, mask: vec![TCP_SYN | TCP_RST] },
+        equals(&[TCP_SYN]),
+        Expression::PathSegment { register },
+        Expression::ToNetworkOrder { register },
+        Expression::SetSegment { register },
+    ]
+}
+
+fn equals(value: &[u8]) -> Expression {
+    Expression::Compare { register: FIRST_REGISTER, equal: true, value: value.to_vec() }
+}
+
+pub(super) fn input_link(name: &str) -> Vec<Expression> {
+    link(META_IIFNAME, name, true)
+}
+
 pub(super) fn output_link(name: &str, equal: bool) -> Vec<Expression> {
     link(META_OIFNAME, name, equal)
 }
@@ -155,7 +291,7 @@ fn link(key: u32, name: &str, equal: bool) -> Vec<Expression> {
 pub(super) fn is_destination_nat() -> Vec<Expression> {
     let register = FIRST_REGISTER;
     vec![
-        Expression::ConntrackStatus { register },
+        Expression::Conntrack { key: CT_STATUS, register },
         Expression::Mask { register, mask: CT_STATUS_DNAT.to_ne_bytes().to_vec() },
         Expression::Compare { register, equal: false, value: vec![0; 4] },
     ]
@@ -187,15 +323,20 @@ pub(super) fn encode(bytes: &mut Vec<u8>, expression: &Expression) {
 fn name(expression: &Expression) -> &'static str {
     match expression {
         Expression::Payload { .. } => "payload",
-        Expression::Meta { .. } => "meta",
-        Expression::ConntrackStatus { .. } => "ct",
+        Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
+        Expression::Conntrack { .. } | Expression::SetConntrackMark { .. } => "ct",
+        Expression::PathSegment { .. } => "rt",
+        Expression::ToNetworkOrder { .. } => "byteorder",
+        Expression::SetSegment { .. } => "exthdr",
         Expression::FibDestinationType { .. } => "fib",
-        Expression::Mask { .. } => "bitwise",
+        Expression::Mask { .. } | Expression::Bits { .. } => "bitwise",
         Expression::Compare { .. } => "cmp",
         Expression::Random { .. } => "numgen",
-        Expression::LookUp { .. } => "lookup",
+        Expression::LookUp { .. } | Expression::IsIn { .. } => "lookup",
         Expression::Goto { .. } | Expression::Drop | Expression::Load { .. } => "immediate",
-        Expression::DestinationNat | Expression::DestinationNatAddress => "nat",
+        Expression::DestinationNat
+        | Expression::DestinationNatAddress
+        | Expression::SourceNatAddress => "nat",
         Expression::Masquerade => "masq",
     }
 }
@@ -212,9 +353,22 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             numbers(bytes, &[(1, *register), (2, *base), (3, *offset), (4, *length)]);
         }
         Expression::Meta { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
-        Expression::ConntrackStatus { register } => {
-            number(bytes, 1, *register);
-            number(bytes, 2, CT_STATUS);
+        Expression::Conntrack { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
+        Expression::SetConntrackMark { register } => {
+            numbers(bytes, &[(2, CT_MARK), (4, *register)]);
+        }
+        Expression::SetMark { register } => numbers(bytes, &[(2, META_MARK), (3, *register)]),
+        Expression::PathSegment { register } => {
+            numbers(bytes, &[(1, *register), (2, RT_TCPMSS)]);
+        }
+        Expression::ToNetworkOrder { register } => {
+            // Operation 1 is to the network's order; two bytes, in units of two.
+            numbers(bytes, &[(1, *register), (2, *register), (3, 1), (4, 2), (5, 2)]);
+        }
+        Expression::SetSegment { register } => {
+            attribute(bytes, 2, &[TCP_OPTION_MAXSEG]);
+            // Two bytes behind kind and length; operation 1 is TCP's options.
+            numbers(bytes, &[(3, 2), (4, 2), (6, 1), (7, *register)]);
         }
         Expression::FibDestinationType { register } => {
             numbers(bytes, &[(1, *register), (2, FIB_RESULT_ADDRTYPE), (3, FIB_F_DADDR)]);
@@ -224,6 +378,11 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             numbers(bytes, &[(1, *register), (2, *register), (3, length)]);
             value(bytes, 4, mask);
             value(bytes, 5, &vec![0; mask.len()]);
+        }
+        Expression::Bits { register, keep, set } => {
+            numbers(bytes, &[(1, *register), (2, *register), (3, 4)]);
+            value(bytes, 4, &keep.to_ne_bytes());
+            value(bytes, 5, &set.to_ne_bytes());
         }
         Expression::Compare { register, equal, value: expected } => {
             numbers(bytes, &[(1, *register), (2, u32::from(!equal))]);
@@ -237,6 +396,10 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             text(bytes, 1, map);
             numbers(bytes, &[(2, FIRST_REGISTER), (3, *into)]);
         }
+        Expression::IsIn { set } => {
+            text(bytes, 1, set);
+            number(bytes, 2, FIRST_REGISTER);
+        }
         Expression::Goto { chain } => {
             number(bytes, 1, 0);
             nested(bytes, 2, |bytes| encode_goto(bytes, chain));
@@ -245,17 +408,22 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             number(bytes, 1, 0);
             nested(bytes, 2, |bytes| verdict(bytes, &VERDICT_DROP.to_be_bytes(), None));
         }
-        Expression::DestinationNat => {
-            // Kind 1 is destination, family 2 is IPv4; address and port stand in neighbouring registers.
-            numbers(bytes, &[(1, 1), (2, 2), (3, FIRST_REGISTER), (5, FIRST_REGISTER + 1)]);
-        }
-        Expression::DestinationNatAddress => {
-            numbers(bytes, &[(1, 1), (2, 2), (3, FIRST_REGISTER)]);
-        }
+        // Address and port stand in neighbouring registers.
+        Expression::DestinationNat => nat(bytes, NAT_DESTINATION, Some(FIRST_REGISTER + 1)),
+        Expression::DestinationNatAddress => nat(bytes, NAT_DESTINATION, None),
+        Expression::SourceNatAddress => nat(bytes, NAT_SOURCE, None),
         Expression::Load { register, value: loaded } => {
             number(bytes, 1, *register);
             value(bytes, 2, loaded);
         }
         Expression::Masquerade => {}
+    }
+}
+
+/// To the address in the first register.
+fn nat(bytes: &mut Vec<u8>, kind: u32, port: Option<u32>) {
+    numbers(bytes, &[(1, kind), (2, FAMILY_IPV4), (3, FIRST_REGISTER)]);
+    if let Some(register) = port {
+        number(bytes, 5, register);
     }
 }

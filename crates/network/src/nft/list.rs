@@ -114,7 +114,9 @@ fn family_name(family: u8) -> &'static str {
 fn element_of(element: &[u8]) -> Option<(Vec<u8>, Target)> {
     let part = |wanted| attributes(element).find(|(kind, _)| *kind == wanted).map(|it| it.1);
     let key = attributes(part(1)?).find(|(kind, _)| *kind == 1)?.1.to_vec();
-    let (kind, value) = attributes(part(2)?).next()?;
+    // A set's elements lead nowhere.
+    let Some(data) = part(2) else { return Some((key, Target::Data(Vec::new()))) };
+    let (kind, value) = attributes(data).next()?;
     let target = match kind {
         1 => Target::Data(value.to_vec()),
         _ => Target::Chain(word(attributes(value).find(|(kind, _)| *kind == 2)?.1)),

@@ -32,6 +32,7 @@ pub(super) struct Hook {
 
 impl Hook {
     pub(super) const PREROUTING: u32 = 0;
+    pub(super) const FORWARD: u32 = 2;
     pub(super) const OUTPUT: u32 = 3;
     pub(super) const POSTROUTING: u32 = 4;
 }
@@ -150,6 +151,25 @@ impl Batch {
                 number(bytes, 7, length(map.data_bytes));
             }
             number(bytes, 10, id);
+        });
+    }
+
+    pub(super) fn add_set(&mut self, table: &str, name: &str, key_type: u32, key_bytes: usize) {
+        self.maps += 1;
+        let id = self.maps;
+        self.nftables(NEWSET, NLM_F_CREATE, |bytes| {
+            text(bytes, 1, table);
+            text(bytes, 2, name);
+            number(bytes, 3, 0);
+            number(bytes, 4, key_type);
+            number(bytes, 5, u32::try_from(key_bytes).expect("keys are short"));
+            number(bytes, 10, id);
+        });
+    }
+
+    pub(super) fn add_member(&mut self, table: &str, set: &str, key: &[u8]) {
+        self.element(NEWSETELEM, NLM_F_CREATE, table, set, |bytes| {
+            nested(bytes, 1, |bytes| attribute(bytes, 1, key));
         });
     }
 

@@ -11,7 +11,9 @@
 //! A port costs map elements only, and a change of backends is one transaction.
 
 mod balance;
+mod conntrack;
 mod expression;
+mod ingress;
 pub(crate) mod list;
 mod message;
 mod socket;
@@ -25,7 +27,9 @@ use ipnet::Ipv4Net;
 use crate::Error;
 use crate::ports::{Front, Protocol, Rule};
 pub(crate) use balance::{Balancer, NAMES_ADDRESS, NamePorts};
+pub(crate) use conntrack::forget as forget_connections;
 use expression::{Expression, accept_goto, mask_of};
+pub(crate) use ingress::{Base as MeshBase, MeshRules, MeshTable};
 pub use list::BaseChain;
 use message::{Batch, Hook, MapSpec};
 use socket::Socket;

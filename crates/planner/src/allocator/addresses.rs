@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use store::{Draft, Event, Object, Snapshot};
-use types::endpoint::{ResolutionMode, VirtualIp};
+use types::endpoint::{PublishMode, ResolutionMode, VirtualIp};
 use types::network::{Attachment, Network, Subnet, TaskNetwork};
 use types::{NetworkId, Service, Task, TaskTemplate};
 
@@ -124,6 +124,48 @@ fn joined<'a>(
     })
 }
 
+/// The network of published ports, for a service that has some.
+fn ingress<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<Option<&'a Arc<Network>>> {
+    publishes(service).then(|| snapshot.networks().find(|network| network.spec.is_ingress))
+}
+
+fn publishes(service: &Service) -> bool {
+    let mut ports = service.spec.endpoint.iter().flat_map(|endpoint| &endpoint.ports);
+    ports.any(|port| port.mode == PublishMode::Ingress)
+}
+
+/// Whether tasks of a service that wait for an address may wait for nothing now, or have to wait.
+pub(crate) fn needs_other_networks(event: &Event) -> bool {
+    let publishes = |object: &Option<Object>| matches!(object, Some(Object::Service(service)) if publishes(service));
+    publishes(&event.before) != publishes(&event.after)
+}
+
+/// Gives tasks that have a node, and whose service publishes ports only since then, addresses for them.
+pub(crate) fn allocate_ingress(
+    draft: &mut Draft,
+    used: &mut AddressesInUse,
+    service: &Arc<Service>,
+) {
+    let Some(Some(network)) = ingress(draft, service).map(|network| network.cloned()) else {
+        return;
+    };
+    let lacks = |task: &&Arc<Task>| {
+        task.node.is_some()
+            && task.is_wanted()
+            && task.networks.iter().all(|place| place.network != network.id)
+    };
+    let tasks: Vec<_> = draft.tasks_of(service.id).filter(lacks).cloned().collect();
+    for task in tasks {
+        let Some(addresses) = used.choose(&network, task.id.bits()) else { return };
+        used.take(network.id, &addresses);
+        draft.update_task(&task, |task| task.networks.push(place(&network, addresses)));
+    }
+}
+
+fn place(network: &Network, addresses: Vec<IpNet>) -> TaskNetwork {
+    TaskNetwork { network: network.id, addresses, aliases: Vec::new() }
+}
+
 /// The places of a new task in its networks.
 ///
 /// # Errors
@@ -141,6 +183,12 @@ pub(crate) fn attach(
         let aliases = attachment.aliases.clone();
         places.push(TaskNetwork { network: network.id, addresses, aliases });
     }
+    if let Some(network) = draft.service(task.service).and_then(|it| ingress(draft, it)) {
+        let network =
+            network.ok_or("service needs ingress network, but no ingress network is present")?;
+        let addresses = used.choose(network, task.id.bits()).ok_or_else(|| used_up(network))?;
+        places.push(place(network, addresses));
+    }
     for place in &places {
         used.take(place.network, &place.addresses);
     }
@@ -155,14 +203,14 @@ fn used_up(network: &Network) -> String {
 /// Brings the service's virtual addresses in line with its networks. An address once given stays.
 pub(crate) fn allocate_virtual_ips(
     draft: &mut Draft,
-    used: &AddressesInUse,
+    used: &mut AddressesInUse,
     service: &Arc<Service>,
 ) {
     let mode = service.spec.endpoint.as_ref().map(|endpoint| endpoint.mode).unwrap_or_default();
     let mut given = Vec::new();
     if mode == ResolutionMode::Vip {
-        for (_, network) in joined(draft, &service.spec.task.networks) {
-            let Some(network) = network else { continue };
+        let joined = joined(draft, &service.spec.task.networks).filter_map(|(_, network)| network);
+        for network in ingress(draft, service).flatten().into_iter().chain(joined) {
             let is_here = |it: &&VirtualIp| it.network == network.id;
             let kept: Vec<_> = service.endpoint.virtual_ips.iter().filter(is_here).collect();
             if !kept.is_empty() {
@@ -170,6 +218,7 @@ pub(crate) fn allocate_virtual_ips(
                 continue;
             }
             let addresses = used.choose(network, service.id.bits()).unwrap_or_default();
+            used.take(network.id, &addresses);
             let network = network.id;
             given.extend(addresses.into_iter().map(|address| VirtualIp { network, address }));
         }

@@ -4,5 +4,7 @@ mod addresses;
 mod ports;
 pub mod subnets;
 
-pub(crate) use addresses::{AddressesInUse, allocate_virtual_ips, attach};
+pub(crate) use addresses::{
+    AddressesInUse, allocate_ingress, allocate_virtual_ips, attach, needs_other_networks,
+};
 pub(crate) use ports::{PortsInUse, allocate_ports};

@@ -12,6 +12,12 @@ const VNI_FIRST: u32 = 4_096;
 /// Numbers have 24 bits.
 const VNI_LAST: u32 = (1 << 24) - 1;
 
+/// What networks are cut from where nothing else was said at `swarm init`.
+const DEFAULT_POOL: &str = "10.0.0.0/8";
+const DEFAULT_SIZE: u8 = 24;
+/// The ingress network's size then; it is the last of the pool.
+const INGRESS_PREFIX: u8 = 16;
+
 /// Unique local prefix that IPv6 subnets are cut from where none is named.
 const IPV6_POOL: &str = "fd5a:6b65:7000::/48";
 const IPV6_SUBNET_PREFIX: u8 = 64;
@@ -64,7 +70,8 @@ pub fn choose_subnets(snapshot: &Snapshot, spec: &NetworkSpec) -> Result<Vec<Sub
     }
     let has = |is_ipv4: bool| move |subnet: &Subnet| subnet.subnet.addr().is_ipv4() == is_ipv4;
     if !chosen.iter().any(has(true)) {
-        let subnet = free_ipv4(snapshot, &chosen).ok_or(Refusal::PoolsUsedUp { family: 4 })?;
+        let subnet = free_ipv4(snapshot, &chosen, spec.is_ingress);
+        let subnet = subnet.ok_or(Refusal::PoolsUsedUp { family: 4 })?;
         let named = spec.subnets.iter().find(|named| named.subnet.is_none());
         chosen.push(complete(subnet, &named.cloned().unwrap_or_default())?);
     }
@@ -103,12 +110,19 @@ fn overlapping(
     others.chain(own).find(|(other, _)| overlaps(*other))
 }
 
-fn free_ipv4(snapshot: &Snapshot, chosen: &[Subnet]) -> Option<IpNet> {
+fn free_ipv4(snapshot: &Snapshot, chosen: &[Subnet], is_ingress: bool) -> Option<IpNet> {
     let cluster = snapshot.cluster()?;
     let pools = cluster.default_address_pools.iter().filter_map(|pool| pool.parse::<IpNet>().ok());
-    let defaults = ["10.0.0.0/8".parse().expect("a subnet")];
+    let defaults = [DEFAULT_POOL.parse().expect("a subnet")];
     let named: Vec<_> = pools.collect();
     let pools = if named.is_empty() { &defaults[..] } else { &named[..] };
+    // Every task of a service that publishes ports has an address there: 254 would be few. Whoever names pools has said
+    // how large networks are to be.
+    if is_ingress && pools == defaults && cluster.subnet_size == DEFAULT_SIZE {
+        let of_ingress: Vec<_> = defaults[0].subnets(INGRESS_PREFIX).ok()?.collect();
+        let is_free = |subnet: &&IpNet| overlapping(snapshot, chosen, "", **subnet).is_none();
+        return of_ingress.iter().rev().find(is_free).copied();
+    }
     pools.iter().find_map(|pool| free_in(snapshot, chosen, *pool, cluster.subnet_size))
 }
 

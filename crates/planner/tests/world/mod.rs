@@ -14,10 +14,11 @@ use planner::Planner;
 use planner::check::check;
 use planner::services;
 use store::{ChangeSet, Draft, Key, Snapshot, apply};
+use types::network::{Network, NetworkSpec, Subnet};
 use types::node::{Availability, Description, NodeSpec, NodeState, NodeStatus};
 use types::resources::{Requirements, Resources};
 use types::service::Mode;
-use types::{Meta, Node, NodeId, ServiceId, ServiceSpec, Task, TaskState, Timestamp};
+use types::{Meta, NetworkId, Node, NodeId, ServiceId, ServiceSpec, Task, TaskState, Timestamp};
 
 pub struct World {
     pub snapshot: Snapshot,
@@ -25,6 +26,19 @@ pub struct World {
     pub now: Timestamp,
     pub wake_at: Option<Timestamp>,
     ids: u128,
+}
+
+/// The network that every swarm begins with.
+fn ingress() -> Network {
+    let subnet = "10.255.0.0/16".parse().expect("a subnet");
+    let gateway = "10.255.0.1".parse().expect("an address");
+    Network {
+        id: NetworkId::from_random(u128::MAX),
+        meta: Meta::default(),
+        spec: NetworkSpec { is_ingress: true, ..NetworkSpec::default() },
+        vni: 4_096,
+        subnets: vec![Subnet { subnet, range: None, gateway }],
+    }
 }
 
 impl Default for World {
@@ -38,6 +52,7 @@ impl Default for World {
 impl World {
     pub fn with_nodes(count: u128) -> Self {
         let mut world = Self::default();
+        world.write(|draft| draft.put(ingress()));
         for number in 1..=count {
             world.add_node(number);
         }

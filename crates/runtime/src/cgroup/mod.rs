@@ -106,6 +106,20 @@ impl Cgroup {
         }
     }
 
+    /// The group that process `pid` is in, which is this one or one beneath it. Version 2 only.
+    ///
+    /// # Errors
+    /// [`Error::NotMember`] when the process is elsewhere or gone.
+    pub fn of_member(&self, pid: i32) -> Result<Self, Error> {
+        let file = PathBuf::from(format!("/proc/{pid}/cgroup"));
+        let listed = files::read(&file)?;
+        let path = listed.lines().find_map(|line| line.strip_prefix("0::/")).map(PathBuf::from);
+        match path.filter(|path| path.starts_with(&self.path)) {
+            Some(path) => Ok(Self { layout: self.layout.clone(), path }),
+            None => Err(Error::NotMember { pid, group: self.path.clone() }),
+        }
+    }
+
     /// The layout this group lives in.
     pub fn layout(&self) -> &Layout {
         &self.layout

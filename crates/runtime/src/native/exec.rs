@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, setsid};
 use rustix::thread::set_thread_res_uid;
 
@@ -47,7 +48,13 @@ pub fn exec(exec: &Exec<'_>, stdio: Stdio) -> Result<Started, Error> {
     let (own, other) = channel::pair()?;
     let has_pids = exec.spec.linux.namespace(NamespaceKind::Pid).is_some();
     let joined = if has_pids { Joined::enter_pids_of(&init)? } else { Joined::nothing() };
-    let side = sys::fork(0, directory.as_ref()).step(|| "make process".to_owned());
+    let mut side = sys::fork(0, directory.as_ref());
+    if side.as_ref().is_err_and(|errno| *errno == Errno::BUSY) && directory.is_some() {
+        // The container has groups of its own; on version 2 the one above them takes no processes any more.
+        let directory = super::open_group(&group.of_member(exec.init_pid)?)?;
+        side = sys::fork(0, Some(&directory));
+    }
+    let side = side.step(|| "make process".to_owned());
     if matches!(side, Ok(Side::Child)) {
         drop(own);
         let child = Child { exec, process: &process, group: &group, init: &init, stdio: &stdio };

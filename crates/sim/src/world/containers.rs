@@ -23,7 +23,7 @@ impl World {
                     self.report(host, reports.clone());
                     continue;
                 }
-                Deed::Publish { .. } | Deed::Connect(_) | Deed::Leave(_) => continue,
+                Deed::Serve { .. } | Deed::Connect(_) | Deed::Leave(_) => continue,
             };
             self.after(pause, Happening::Deed { host, run, deed });
         }
@@ -60,7 +60,7 @@ impl World {
                 containers.remove(&task);
                 AgentEvent::Removed { task }
             }
-            Deed::Report(_) | Deed::Publish { .. } | Deed::Connect(_) | Deed::Leave(_) => return,
+            Deed::Report(_) | Deed::Serve { .. } | Deed::Connect(_) | Deed::Leave(_) => return,
         };
         self.tell_agent(host, event);
     }

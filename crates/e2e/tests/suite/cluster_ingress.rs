@@ -1,0 +1,313 @@
+//! The routing mesh: every node answers on a published port, and tasks see who asks.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use e2e::{Client, Cluster, Host, skep_only};
+
+const CREATE: [&str; 5] = ["service", "create", "--detach", "--no-resolve-image", "--name"];
+
+fn create(host: &Host, name: &str, more: &[&str]) {
+    host.ok(&[&CREATE[..], &[name], more].concat());
+}
+
+/// What whoami says in a line that begins so.
+fn said<'a>(answer: &'a str, what: &str) -> Option<&'a str> {
+    answer.lines().find_map(|line| line.strip_prefix(what))
+}
+
+/// The address, without its port, that the task saw.
+fn seen(answer: &str) -> Option<String> {
+    let caller = said(answer, "RemoteAddr: ")?;
+    Some(caller.rsplit_once(':')?.0.to_owned())
+}
+
+/// Which replicas answer a client in so many tries; every try must be answered.
+fn replicas(client: &Client, address: &str, tries: usize) -> BTreeSet<String> {
+    let ask = |_| client.ask(address, 8080).unwrap_or_else(|| panic!("{address} does not answer"));
+    let answers = (0..tries).map(ask);
+    answers.filter_map(|answer| said(&answer, "Hostname: ").map(str::to_owned)).collect()
+}
+
+fn addresses(cluster: &Cluster) -> Vec<String> {
+    cluster.hosts().iter().map(|host| host.address.clone()).collect()
+}
+
+#[test]
+fn every_node_answers_and_the_task_sees_the_client() {
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    create(first, "web", &["--publish", "8080:80", "whoami"]);
+    first.until_running("web", 1);
+    for host in cluster.hosts() {
+        host.until("it answers", || client.ask(&host.address, 8080).is_some());
+        let answer = client.ask(&host.address, 8080).expect("it answers");
+        if e2e::is_skep() {
+            assert_eq!(seen(&answer).as_deref(), Some(&client.address[..]), "{answer}");
+        }
+        for address in ["127.0.0.1", "localhost", &host.address] {
+            assert!(host.ask(address, 8080).is_some(), "{} asks {address}", host.hostname());
+        }
+        let bridge = host.exec(&["ip", "-4", "-o", "addr", "show"]).stdout;
+        for address in bridge.split_whitespace().filter_map(|word| word.split_once('/')) {
+            assert!(host.ask(address.0, 8080).is_some(), "{} asks {address:?}", host.hostname());
+        }
+        for other in cluster.hosts() {
+            assert!(host.ask(&other.address, 8080).is_some(), "nodes ask each other");
+        }
+    }
+    let ports = first.ok(&["service", "ls", "--format", "{{.Ports}}"]);
+    assert_eq!(ports, "*:8080->80/tcp");
+    cluster.audit();
+}
+
+#[test]
+fn datagrams_reach_tasks_by_every_node() {
+    let cluster = Cluster::swarm(1, 1);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let place = ["--constraint", "node.role==worker"];
+    let publish = ["--publish", "published=5353,target=80,protocol=udp"];
+    create(first, "web", &[&publish[..], &place, &["whoami"]].concat());
+    first.until_running("web", 1);
+    for address in addresses(&cluster) {
+        let ask = || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+            socket.connect((&address[..], 5353))?;
+            socket.send(b"who?")?;
+            let mut bytes = [0; 512];
+            let length = socket.recv(&mut bytes)?;
+            std::io::Result::Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+        };
+        first.until("a datagram is answered", || client.within(ask).is_ok());
+        let answer = client.within(ask).expect("just seen");
+        if e2e::is_skep() {
+            assert_eq!(seen(&answer).as_deref(), Some(&client.address[..]), "{answer}");
+        }
+    }
+    cluster.audit();
+}
+
+#[test]
+fn all_replicas_answer_by_every_node_and_those_that_leave_do_not() {
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    create(first, "web", &["--publish", "8080:80", "--replicas", "4", "whoami"]);
+    first.until_running("web", 4);
+    for address in addresses(&cluster) {
+        first.until("all answer", || {
+            client.ask(&address, 8080).is_some() && replicas(&client, &address, 40).len() == 4
+        });
+    }
+    first.ok(&["service", "scale", "--detach", "web=1"]);
+    for address in addresses(&cluster) {
+        first.until("one is left", || replicas(&client, &address, 10).len() == 1);
+    }
+    first.ok(&["service", "scale", "--detach", "web=3"]);
+    first.until_running("web", 3);
+    for address in addresses(&cluster) {
+        first.until("all answer", || replicas(&client, &address, 40).len() == 3);
+    }
+    first.ok(&["service", "rm", "web"]);
+    for address in addresses(&cluster) {
+        first.until("nobody answers", || client.ask(&address, 8080).is_none());
+    }
+    cluster.audit();
+}
+
+#[test]
+fn containers_reach_published_ports_of_every_node() {
+    let cluster = Cluster::swarm(1, 1);
+    let first = cluster.host(1);
+    let place = ["--constraint", "node.role==worker"];
+    create(first, "web", &[&place[..], &["--publish", "8080:80", "whoami"]].concat());
+    create(first, "client", &["--mode", "global", "busybox", "sleep", "100000"]);
+    first.until_running("web", 1);
+    first.until_running("client", 2);
+    for host in cluster.hosts() {
+        let container = host.containers("client").remove(0);
+        for address in addresses(&cluster) {
+            let url = format!("http://{address}:8080/");
+            let ask = ["exec", &container, "timeout", "3", "wget", "-q", "-O", "-", &url];
+            host.until("it is answered", || host.docker(&ask).code == 0);
+        }
+    }
+    cluster.audit();
+}
+
+#[test]
+fn an_entry_node_answers_while_its_daemon_is_gone_and_follows_changes_once_it_is_back() {
+    skep_only!("stock Docker's own process has part in every connection");
+    let mut cluster = Cluster::swarm(1, 2);
+    let client = cluster.client();
+    let first = cluster.host(1);
+    let place = ["--constraint", "node.hostname==host3"];
+    create(first, "web", &[&place[..], &["--publish", "8080:80", "whoami"]].concat());
+    first.until_running("web", 1);
+    let entry = cluster.host(2).address.clone();
+    first.until("it answers", || client.ask(&entry, 8080).is_some());
+    let before = replicas(&client, &entry, 1);
+    cluster.host_mut(2).kill();
+    assert_eq!(replicas(&client, &entry, 5), before);
+    cluster.host(1).ok(&["service", "update", "--detach", "--force", "web"]);
+    cluster.host_mut(2).start();
+    cluster.host(1).until("the new task answers", || {
+        client.ask(&entry, 8080).is_some_and(|answer| {
+            said(&answer, "Hostname: ").is_some_and(|name| !before.contains(name))
+        })
+    });
+    cluster.audit();
+}
+
+#[test]
+fn a_port_that_one_node_cannot_give_is_answered_by_the_others() {
+    skep_only!("stock Docker does not notice");
+    let cluster = Cluster::swarm(1, 1);
+    let (first, second, client) = (cluster.host(1), cluster.host(2), cluster.client());
+    let namespace = format!("--net=/run/netns/{}", second.name);
+    let mut holder = std::process::Command::new("nsenter");
+    holder.args([&namespace, "--", "/bin/busybox", "nc", "-ll", "-p", "8080", "-e", "/bin/true"]);
+    let mut holder = holder.stdin(Stdio::null()).spawn().expect("nsenter runs");
+    second.until("the port is held", || second.exec(&["ss", "-Htln"]).stdout.contains(":8080"));
+    let place = ["--constraint", "node.role==worker"];
+    create(first, "web", &[&place[..], &["--publish", "8080:80", "whoami"]].concat());
+    first.until_running("web", 1);
+    first.until("the other answers", || client.ask(&first.address, 8080).is_some());
+    let answer = client.ask(&first.address, 8080).expect("just seen");
+    assert_eq!(seen(&answer).as_deref(), Some(&client.address[..]));
+    holder.kill().expect("it runs");
+    holder.wait().expect("it ends");
+    first.until("it answers itself", || client.ask(&second.address, 8080).is_some());
+}
+
+#[test]
+fn nothing_is_left_of_the_mesh_when_a_node_leaves() {
+    skep_only!("stock Docker keeps its own names");
+    let cluster = Cluster::swarm(1, 1);
+    let (first, second, client) = (cluster.host(1), cluster.host(2), cluster.client());
+    create(first, "web", &["--publish", "8080:80", "--replicas", "2", "whoami"]);
+    first.until_running("web", 2);
+    second.until("it answers", || client.ask(&second.address, 8080).is_some());
+    second.ok(&["swarm", "leave"]);
+    let state = || {
+        let commands = ["ip rule", "ip route show table all", "ip -o link", "nft list tables"];
+        let printed = commands.map(|command| second.exec(&["sh", "-c", command]).stdout);
+        printed.concat()
+    };
+    second.until("nothing is left", || {
+        let left = state();
+        ["ing-", "ingress", "169.254.", "fwmark", "vxlan"].iter().all(|word| !left.contains(word))
+    });
+    assert!(client.ask(&second.address, 8080).is_none());
+    let taken = second.exec(&["timeout", "1", "/bin/busybox", "nc", "-l", "-p", "8080"]);
+    assert!(!taken.stderr.contains("in use"), "the port is free: {taken:?}");
+}
+
+#[test]
+fn the_ingress_network_can_be_replaced_while_nobody_publishes() {
+    let cluster = Cluster::swarm(1, 1);
+    let (first, client) = (cluster.host(1), cluster.client());
+    create(first, "web", &["--publish", "8080:80", "whoami"]);
+    let used = first.docker(&["network", "rm", "--force", "ingress"]);
+    let used = if used.stderr.is_empty() {
+        first.on_stdin(&["network", "rm", "ingress"], "y\n")
+    } else {
+        used
+    };
+    assert!(used.stderr.contains("because service"), "{used:?}");
+    first.ok(&["service", "rm", "web"]);
+    first.until("it can be removed", || {
+        first.on_stdin(&["network", "rm", "ingress"], "y\n").code == 0
+    });
+    let refused =
+        first.refused(&[&CREATE[..], &["web", "--publish", "8080:80", "whoami"]].concat());
+    let text = "service needs ingress network, but no ingress network is present";
+    assert!(refused.contains(text), "{refused}");
+    let network = ["network", "create", "--driver", "overlay", "--ingress"];
+    first.ok(&[&network[..], &["--subnet", "10.11.0.0/16", "mesh"]].concat());
+    create(first, "web", &["--publish", "8080:80", "whoami"]);
+    first.until_running("web", 1);
+    for address in addresses(&cluster) {
+        first.until("it answers", || client.ask(&address, 8080).is_some());
+    }
+}
+
+fn request(address: &str) -> std::io::Result<()> {
+    let address = format!("{address}:8080").parse().expect("an address");
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.contains("RemoteAddr: ") {
+        true => Ok(()),
+        false => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Asks by every node, again and again, while `change` runs; answers with how many were asked and not answered.
+fn under_load(cluster: &Cluster, client: &Client, change: impl FnOnce()) -> (usize, Vec<String>) {
+    let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let askers: Vec<_> = addresses(cluster)
+            .into_iter()
+            .map(|address| {
+                let (is_over, asked) = (&is_over, &asked);
+                scope.spawn(move || {
+                    client.within(|| {
+                        let mut failures = Vec::new();
+                        while !is_over.load(Ordering::Relaxed) {
+                            asked.fetch_add(1, Ordering::Relaxed);
+                            if let Err(error) = request(&address) {
+                                failures.push(format!("{address}: {error}"));
+                            }
+                        }
+                        failures
+                    })
+                })
+            })
+            .collect();
+        change();
+        is_over.store(true, Ordering::Relaxed);
+        let failures = askers.into_iter().flat_map(|asker| asker.join().expect("asks"));
+        let failures = failures.collect();
+        (asked.load(Ordering::Relaxed), failures)
+    })
+}
+
+#[test]
+fn an_update_under_load_loses_no_request() {
+    skep_only!("stock Docker loses some");
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    for order in ["stop-first", "start-first"] {
+        // A container that is told to stop is dead at once, with whatever it was about to answer.
+        let update = ["--update-order", order, "--stop-signal", "SIGKILL"];
+        let publish = ["--publish", "8080:80", "--replicas", "3", "whoami"];
+        create(first, "web", &[&update[..], &publish].concat());
+        first.until_running("web", 3);
+        for address in addresses(&cluster) {
+            first.until("all answer", || {
+                client.ask(&address, 8080).is_some() && replicas(&client, &address, 30).len() == 3
+            });
+        }
+        let before: BTreeSet<_> = first.running("web").into_iter().collect();
+        let (asked, failures) = under_load(&cluster, &client, || {
+            first.ok(&["service", "update", "--detach", "--force", "web"]);
+            first.until("all are new", || {
+                let hosts = cluster.hosts().iter();
+                let now: Vec<_> = hosts.flat_map(|host| host.containers("web")).collect();
+                now.len() == 3 && now.iter().all(|container| !before.contains(container))
+            });
+        });
+        eprintln!("{order}: {asked} asked, {} not answered", failures.len());
+        assert!(asked > 50, "{asked} asked");
+        assert_eq!(failures, Vec::<String>::new(), "{order}: of {asked}");
+        first.ok(&["service", "rm", "web"]);
+        first.until("nobody answers", || client.ask(&first.address, 8080).is_none());
+    }
+}

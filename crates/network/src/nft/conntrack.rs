@@ -1,0 +1,122 @@
+//! Forgets connections that were led to addresses nobody has any more (linux/netfilter/nfnetlink_conntrack.h).
+//!
+//! Those of TCP end by themselves; a client that goes on sending datagrams from one port would be led to a dead address
+//! for ever.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv4Addr;
+
+use super::message::attribute;
+use super::socket::Socket;
+use crate::Error;
+
+const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+const CT_GET: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 1;
+const CT_DELETE: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 2;
+const NFPROTO_IPV4: u8 = 2;
+
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_REPLY: u16 = 2;
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_IP_V4_SRC: u16 = 1;
+const ATTRIBUTE_MASK: u16 = 0x3fff;
+
+/// Forgets every connection whose answers would come from one of these addresses.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub(crate) fn forget(addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    forget_now(addresses).map_err(Error::kernel("forget connections to tasks that are gone"))
+}
+
+fn forget_now(addresses: &BTreeSet<Ipv4Addr>) -> io::Result<()> {
+    let mut socket = Socket::open()?;
+    let listed = socket.request(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, &header())?;
+    let found = listed.iter().filter_map(|message| body_for(message, addresses));
+    for body in found.collect::<Vec<_>>() {
+        match socket.request(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, &body) {
+            // It has ended meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            answer => drop(answer?),
+        }
+    }
+    Ok(())
+}
+
+/// `nfgenmsg`: family, version, resource.
+fn header() -> Vec<u8> {
+    vec![NFPROTO_IPV4, 0, 0, 0]
+}
+
+/// What names the connection that a message tells of, if it leads to one of the addresses.
+fn body_for(message: &[u8], addresses: &BTreeSet<Ipv4Addr>) -> Option<Vec<u8>> {
+    let attributes: Vec<_> = Attributes(message.get(4..)?).collect();
+    let of = |kind| attributes.iter().find(|(it, _)| *it == kind).map(|(_, data)| *data);
+    let inner = |data, kind| Attributes(data).find(|(it, _)| *it == kind).map(|(_, data)| data);
+    let answering = inner(inner(of(CTA_TUPLE_REPLY)?, CTA_TUPLE_IP)?, CTA_IP_V4_SRC)?;
+    let answering = Ipv4Addr::from(<[u8; 4]>::try_from(answering).ok()?);
+    if !addresses.contains(&answering) {
+        return None;
+    }
+    let mut body = header();
+    for kind in [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE] {
+        if let Some(data) = of(kind) {
+            let nested = if kind == CTA_TUPLE_ORIG { 0x8000 } else { 0 };
+            attribute(&mut body, kind | nested, data);
+        }
+    }
+    Some(body)
+}
+
+/// Kinds and data of attributes that follow each other. Ends where they are not whole.
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let head = self.0.first_chunk::<4>()?;
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let kind = u16::from_ne_bytes([head[2], head[3]]) & ATTRIBUTE_MASK;
+        let data = self.0.get(4..length)?;
+        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, data))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(source: [u8; 4]) -> Vec<u8> {
+        let (mut address, mut ip) = (Vec::new(), Vec::new());
+        attribute(&mut address, CTA_IP_V4_SRC, &source);
+        attribute(&mut ip, CTA_TUPLE_IP | 0x8000, &address);
+        ip
+    }
+
+    #[test]
+    fn a_connection_is_named_by_where_it_came_from_and_found_by_who_answers() {
+        let mut message = header();
+        attribute(&mut message, CTA_TUPLE_ORIG | 0x8000, &tuple([10, 99, 0, 9]));
+        attribute(&mut message, CTA_TUPLE_REPLY | 0x8000, &tuple([10, 255, 0, 7]));
+        attribute(&mut message, CTA_ID, &[1, 2, 3, 4]);
+        let mut named = header();
+        attribute(&mut named, CTA_TUPLE_ORIG | 0x8000, &tuple([10, 99, 0, 9]));
+        attribute(&mut named, CTA_ID, &[1, 2, 3, 4]);
+        for (address, expected) in [([10, 255, 0, 7], Some(named)), ([10, 99, 0, 9], None)] {
+            assert_eq!(body_for(&message, &[Ipv4Addr::from(address)].into()), expected);
+        }
+        assert_eq!(body_for(&message[..30], &[Ipv4Addr::new(10, 255, 0, 7)].into()), None);
+    }
+}

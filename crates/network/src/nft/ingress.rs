@@ -1,0 +1,558 @@
+//! The table of the routing mesh, in the host's namespace.
+//!
+//! ```text
+//! table ip skep-<instance>-ingress {
+//!   map fronts   { type inet_proto . inet_service : verdict }                      # tcp . 8080 : goto b3
+//!   map backends { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
+//!   map own      { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
+//!   map came_by  { type ether_addr : verdict }                                     # a node : goto from7
+//!   map go_by    { type mark : verdict }                                           # its mark : goto to7
+//!   set homes    { type ipv4_addr . ipv4_addr }                                    # a node . a task on it
+//!   chain b3         { dnat to l4proto . dport . numgen random mod 3 map @backends }
+//!   chain published  { l4proto . dport vmap @fronts }
+//!   chain incoming   { dnat to daddr . l4proto . dport map @own; goto published }
+//!   chain prerouting { iifname LINK goto incoming; fib daddr type local goto published }
+//!   chain output     { fib daddr type local goto published }
+//!   chain marks      { iifname LINK ct state new ether saddr vmap @came_by; ct direction reply ct mark vmap @go_by }
+//!   chain from7, to7 { set the mark's bits }
+//!   chain clamp      { oifname LINK tcp option maxseg size set rt mtu }
+//!   chain leaving    { oifname LINK, from this host's inside: snat to this node }
+//!   chain stray      { iifname LINK oifname != LINK daddr in the network: drop }
+//! }
+//! ```
+//! A node that gets a connection for a task that serves no more passes it on by `published`: whoever has not heard yet
+//! loses nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::expression::{self, Expression, mask_of};
+use super::list::{self, Elements, Target};
+use super::message::{Batch, Hook, MapSpec};
+use super::socket::Socket as Netfilter;
+use super::{ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, IPV4, MARK, VERDICT, concatenation};
+use crate::Error;
+use crate::ingress::{Front, MARK_MASK, Socket, mark};
+use crate::ports::Protocol;
+
+/// The kernel's number for a hardware address (nft userspace, datatype.h).
+const ETHER: u32 = 9;
+
+/// A table is made anew in one transaction up to that many elements: of some hundred bytes each, they fit the socket.
+const ELEMENTS_AT_ONCE_MAX: usize = 20_000;
+
+/// What the table is to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MeshRules {
+    pub(crate) base: Base,
+    pub(crate) fronts: BTreeMap<Front, BTreeSet<Socket>>,
+    pub(crate) own: BTreeMap<(Ipv4Addr, Front), Socket>,
+    /// Numbers of other nodes, by hardware address on the device.
+    pub(crate) nodes: BTreeMap<[u8; 6], u16>,
+    /// Addresses of nodes, each with the tasks that are on it.
+    pub(crate) homes: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+}
+
+/// What rarely changes; the table is made anew then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub(crate) link: String,
+    pub(crate) bridge: String,
+    pub(crate) bridge_subnet: Ipv4Net,
+    pub(crate) subnets: Vec<Ipv4Net>,
+    /// Under which address the host and its containers ask tasks of other nodes.
+    pub(crate) local: Option<Ipv4Addr>,
+}
+
+/// The table of one daemon.
+#[derive(Debug)]
+pub(crate) struct MeshTable {
+    name: String,
+    socket: Netfilter,
+    /// What it holds; unknown before the first change, as an earlier daemon may have left one.
+    known: Option<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    base: Base,
+    /// Each backend in its slot.
+    fronts: BTreeMap<Front, Vec<Socket>>,
+    own: BTreeMap<(Ipv4Addr, Front), Socket>,
+    nodes: BTreeMap<[u8; 6], u16>,
+    homes: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+    /// For which numbers of backends, and of nodes, there are chains.
+    balancing: BTreeSet<usize>,
+    marking: BTreeSet<u16>,
+}
+
+impl MeshTable {
+    /// A table that is there stays as it is for now.
+    pub(crate) fn open(instance: &str) -> Result<Self, Error> {
+        let socket = Netfilter::open().map_err(Error::kernel("open an nftables socket"))?;
+        Ok(Self { name: format!("skep-{instance}-ingress"), socket, known: None })
+    }
+
+    /// Brings the table in line. Connections that are under way keep their task.
+    pub(crate) fn set(&mut self, rules: MeshRules) -> Result<(), Error> {
+        let mut work =
+            Work { table: self, size: 0, batch: None, elements_max: ELEMENTS_PER_BATCH_MAX };
+        let mut known = match work.table.known.take() {
+            Some(known) if known.base == rules.base => known,
+            _ => {
+                work.elements_max = ELEMENTS_AT_ONCE_MAX;
+                work.begin(rules.base.clone())
+            }
+        };
+        work.set_nodes(&mut known, rules.nodes)?;
+        work.set_homes(&mut known, rules.homes)?;
+        work.set_own(&mut known, rules.own)?;
+        work.set_fronts(&mut known, rules.fronts)?;
+        work.commit()?;
+        self.known = Some(known);
+        Ok(())
+    }
+
+    /// How the kernel's table differs from what was last asked for.
+    pub(crate) fn faults(&mut self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if let Err(error) = self.compare(&mut faults) {
+            faults.push(error.to_string());
+        }
+        faults.iter().map(|fault| format!("nftables table {}: {fault}", self.name)).collect()
+    }
+
+    /// Begins anew with the next change.
+    pub(crate) fn distrust(&mut self) {
+        self.known = None;
+    }
+
+    fn compare(&mut self, faults: &mut Vec<String>) -> std::io::Result<()> {
+        let Some(known) = &self.known else { return Ok(()) };
+        let mut maps: BTreeMap<&str, Elements> = BTreeMap::new();
+        let mut put = |map, key: Vec<u8>, target| maps.entry(map).or_default().insert(key, target);
+        for (front, sockets) in &known.fronts {
+            let key = front_bytes(*front);
+            for (slot, socket) in (0u32..).zip(sockets) {
+                let slot = [&key[..], &slot.to_ne_bytes()].concat();
+                put("backends", slot, Target::Data(socket_bytes(*socket).to_vec()));
+            }
+            put("fronts", key.to_vec(), Target::Chain(format!("b{}", sockets.len())));
+        }
+        for ((address, front), socket) in &known.own {
+            let key = [&address.octets()[..], &front_bytes(*front)].concat();
+            put("own", key, Target::Data(socket_bytes(*socket).to_vec()));
+        }
+        for (mac, number) in &known.nodes {
+            put("came_by", mac.to_vec(), Target::Chain(format!("from{number}")));
+            let mark = mark(*number).to_ne_bytes().to_vec();
+            put("go_by", mark, Target::Chain(format!("to{number}")));
+        }
+        for (node, task) in &known.homes {
+            put("homes", [node.octets(), task.octets()].concat(), Target::Data(Vec::new()));
+        }
+        let found = list::rules(&mut self.socket, &self.name)?;
+        let balancing = known.balancing.iter().map(|count| format!("b{count}"));
+        for chain in balancing.chain(["published", "prerouting", "output"].map(str::to_owned)) {
+            if !found.contains_key(&chain) {
+                faults.push(format!("chain {chain} has no rules"));
+            }
+        }
+        for map in ["fronts", "backends", "own", "came_by", "go_by", "homes"] {
+            let found = list::elements(&mut self.socket, &self.name, map)?;
+            let wanted = maps.remove(map).unwrap_or_default();
+            list::compare(map, &wanted, &found, faults);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self) -> Result<(), Error> {
+        self.known = None;
+        let mut batch = self.socket.batch();
+        // Added first, so that it is there to be deleted in any case.
+        batch.add_table(&self.name);
+        batch.delete_table(&self.name);
+        let removed = self.socket.commit(batch);
+        removed.map_err(Error::kernel(format!("remove nftables table {}", self.name)))
+    }
+}
+
+/// Changes of the table on their way.
+struct Work<'a> {
+    table: &'a mut MeshTable,
+    batch: Option<Batch>,
+    /// Elements in the batch.
+    size: usize,
+    elements_max: usize,
+}
+
+impl Work<'_> {
+    fn batch(&mut self, elements: usize) -> &mut Batch {
+        self.size += elements;
+        self.batch.get_or_insert_with(|| self.table.socket.batch())
+    }
+
+    fn name(&self) -> String {
+        self.table.name.clone()
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        self.size = 0;
+        let Some(batch) = self.batch.take() else { return Ok(()) };
+        let what = format!("change nftables table {}", self.table.name);
+        self.table.socket.commit(batch).map_err(Error::kernel(what))
+    }
+
+    /// Between parts that need not be in one transaction.
+    fn commit_when_full(&mut self) -> Result<(), Error> {
+        if self.size > self.elements_max { self.commit() } else { Ok(()) }
+    }
+
+    /// Takes away what there is and makes the frame.
+    fn begin(&mut self, base: Base) -> Known {
+        let name = self.name();
+        let batch = self.batch(0);
+        batch.add_table(&name);
+        batch.delete_table(&name);
+        batch.add_table(&name);
+        add_maps(batch, &name);
+        add_leading(batch, &name, &base);
+        add_marking(batch, &name, &base);
+        add_leaving(batch, &name, &base);
+        Known { base, ..Known::default() }
+    }
+
+    fn set_nodes(&mut self, known: &mut Known, nodes: BTreeMap<[u8; 6], u16>) -> Result<(), Error> {
+        let name = self.name();
+        for (mac, number) in &known.nodes {
+            if nodes.get(mac) != Some(number) {
+                let batch = self.batch(2);
+                batch.delete_element(&name, "came_by", mac);
+                batch.delete_element(&name, "go_by", &mark(*number).to_ne_bytes());
+            }
+        }
+        for (mac, number) in &nodes {
+            if known.nodes.get(mac) == Some(number) {
+                continue;
+            }
+            let batch = self.batch(2);
+            let (from, to) = (format!("from{number}"), format!("to{number}"));
+            if known.marking.insert(*number) {
+                batch.add_chain(&name, &from, None);
+                let marks = expression::mark_connection(MARK_MASK, mark(*number));
+                batch.add_rule(&name, &from, &marks);
+                batch.add_chain(&name, &to, None);
+                batch.add_rule(&name, &to, &expression::mark_packet(MARK_MASK, mark(*number)));
+            }
+            batch.add_goto(&name, "came_by", mac, &from);
+            batch.add_goto(&name, "go_by", &mark(*number).to_ne_bytes(), &to);
+        }
+        known.nodes = nodes;
+        self.commit_when_full()
+    }
+
+    fn set_homes(
+        &mut self,
+        known: &mut Known,
+        homes: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+    ) -> Result<(), Error> {
+        let name = self.name();
+        let key = |(node, task): &(Ipv4Addr, Ipv4Addr)| [node.octets(), task.octets()].concat();
+        for home in known.homes.difference(&homes) {
+            self.batch(1).delete_element(&name, "homes", &key(home));
+            self.commit_when_full()?;
+        }
+        for home in homes.difference(&known.homes) {
+            self.batch(1).add_member(&name, "homes", &key(home));
+            self.commit_when_full()?;
+        }
+        known.homes = homes;
+        Ok(())
+    }
+
+    fn set_own(
+        &mut self,
+        known: &mut Known,
+        own: BTreeMap<(Ipv4Addr, Front), Socket>,
+    ) -> Result<(), Error> {
+        let name = self.name();
+        let key = |(address, front): &(Ipv4Addr, Front)| {
+            [&address.octets()[..], &front_bytes(*front)].concat()
+        };
+        for (place, socket) in &known.own {
+            if own.get(place) != Some(socket) {
+                self.batch(1).delete_element(&name, "own", &key(place));
+            }
+        }
+        for (place, socket) in &own {
+            if known.own.get(place) != Some(socket) {
+                self.batch(1).add_element(&name, "own", &key(place), &socket_bytes(*socket));
+            }
+        }
+        known.own = own;
+        self.commit_when_full()
+    }
+
+    fn set_fronts(
+        &mut self,
+        known: &mut Known,
+        fronts: BTreeMap<Front, BTreeSet<Socket>>,
+    ) -> Result<(), Error> {
+        let touched: BTreeSet<_> = known.fronts.keys().chain(fronts.keys()).copied().collect();
+        let nobody = BTreeSet::new();
+        for front in touched {
+            let old = known.fronts.remove(&front).unwrap_or_default();
+            let next = slots(&old, fronts.get(&front).unwrap_or(&nobody));
+            self.set_front(front, &old, &next, &mut known.balancing);
+            if !next.is_empty() {
+                known.fronts.insert(front, next);
+            }
+            self.commit_when_full()?;
+        }
+        Ok(())
+    }
+
+    fn set_front(
+        &mut self,
+        front: Front,
+        old: &[Socket],
+        next: &[Socket],
+        balancing: &mut BTreeSet<usize>,
+    ) {
+        if old == next {
+            return;
+        }
+        let name = self.name();
+        let key = front_bytes(front);
+        let slot_key = |slot: usize| {
+            let slot = u32::try_from(slot).expect("far fewer backends than 2^32");
+            [&key[..], &slot.to_ne_bytes()].concat()
+        };
+        let batch = self.batch(old.len().max(next.len()) + 2);
+        let is_same_count = old.len() == next.len();
+        if !old.is_empty() && !is_same_count {
+            batch.delete_element(&name, "fronts", &key);
+        }
+        for (slot, socket) in old.iter().enumerate() {
+            if next.get(slot) != Some(socket) {
+                batch.delete_element(&name, "backends", &slot_key(slot));
+            }
+        }
+        for (slot, socket) in next.iter().enumerate() {
+            if old.get(slot) != Some(socket) {
+                batch.add_element(&name, "backends", &slot_key(slot), &socket_bytes(*socket));
+            }
+        }
+        if !next.is_empty() && !is_same_count {
+            let chain = format!("b{}", next.len());
+            if balancing.insert(next.len()) {
+                add_balancing(batch, &name, &chain, next.len());
+            }
+            batch.add_goto(&name, "fronts", &key, &chain);
+        }
+    }
+}
+
+/// Gives each backend a slot. Those that stay keep theirs where that is possible, so that little has to be written.
+fn slots(old: &[Socket], wanted: &BTreeSet<Socket>) -> Vec<Socket> {
+    let mut new = wanted.iter().filter(|socket| !old.contains(socket)).copied();
+    let mut slots: Vec<Option<Socket>> =
+        old.iter().map(|socket| wanted.contains(socket).then_some(*socket)).collect();
+    for slot in slots.iter_mut().filter(|slot| slot.is_none()) {
+        *slot = new.next();
+    }
+    slots.extend(new.map(Some));
+    // Holes that are left are filled from behind.
+    let mut filled: Vec<Socket> = Vec::with_capacity(wanted.len());
+    let mut front = 0;
+    while front < slots.len() {
+        match slots[front] {
+            Some(socket) => {
+                filled.push(socket);
+                front += 1;
+            }
+            None => {
+                let last = slots.pop().flatten();
+                if front < slots.len() {
+                    slots[front] = last;
+                }
+            }
+        }
+    }
+    filled
+}
+
+fn add_maps(batch: &mut Batch, table: &str) {
+    let front = [INET_PROTO, INET_SERVICE];
+    let own = [IPV4, INET_PROTO, INET_SERVICE];
+    let slot = [INET_PROTO, INET_SERVICE, MARK];
+    let socket = concatenation(&[IPV4, INET_SERVICE]);
+    let maps: [(&str, &[u32], usize, u32, usize); 5] = [
+        ("fronts", &front, 8, VERDICT, 0),
+        ("backends", &slot, 12, socket, 8),
+        ("own", &own, 12, socket, 8),
+        ("came_by", &[ETHER], 6, VERDICT, 0),
+        ("go_by", &[MARK], 4, VERDICT, 0),
+    ];
+    for (name, key, key_bytes, data_type, data_bytes) in maps {
+        let key_type = concatenation(key);
+        batch.add_map(table, &MapSpec { name, key_type, key_bytes, data_type, data_bytes });
+    }
+    batch.add_set(table, "homes", concatenation(&[IPV4, IPV4]), 8);
+}
+
+/// Chains that lead connections to tasks.
+fn add_leading(batch: &mut Batch, table: &str, base: &Base) {
+    let first = expression::FIRST_REGISTER;
+    let nat = |hook| Some(Hook { kind: "nat", hook, priority: -100 });
+    batch.add_chain(table, "published", None);
+    batch.add_chain(table, "incoming", None);
+    batch.add_chain(table, "prerouting", nat(Hook::PREROUTING));
+    batch.add_chain(table, "output", nat(Hook::OUTPUT));
+    let look_up = [front_key(first), vec![Expression::look_up_verdict("fronts")]];
+    batch.add_rule(table, "published", &look_up.concat());
+    let own = [
+        vec![Expression::destination_address(first)],
+        front_key(first + 1),
+        vec![Expression::look_up("own"), Expression::DestinationNat],
+    ];
+    batch.add_rule(table, "incoming", &own.concat());
+    batch.add_rule(table, "incoming", &expression::accept_goto("published"));
+    let from_others = [expression::input_link(&base.link), expression::accept_goto("incoming")];
+    batch.add_rule(table, "prerouting", &from_others.concat());
+    let to_this_host = [expression::destination_is_local(), expression::accept_goto("published")];
+    batch.add_rule(table, "prerouting", &to_this_host.concat());
+    batch.add_rule(table, "output", &to_this_host.concat());
+}
+
+/// Chains that remember by which node a connection came, and send its answers back there.
+fn add_marking(batch: &mut Batch, table: &str, base: &Base) {
+    // After connections are known (-200), before routes are looked up.
+    let hook = Hook { kind: "filter", hook: Hook::PREROUTING, priority: -150 };
+    batch.add_chain(table, "marks", Some(hook));
+    let came_by = [
+        expression::input_link(&base.link),
+        expression::is_new(),
+        expression::source_hardware(),
+        vec![Expression::look_up_verdict("came_by")],
+    ];
+    batch.add_rule(table, "marks", &came_by.concat());
+    for link in [&base.bridge, &base.link] {
+        let go_by = [
+            expression::input_link(link),
+            expression::is_answer(),
+            expression::connection_mark(MARK_MASK),
+            vec![Expression::look_up_verdict("go_by")],
+        ];
+        batch.add_rule(table, "marks", &go_by.concat());
+    }
+}
+
+/// Chains for what leaves by the device, or must not leave.
+fn add_leaving(batch: &mut Batch, table: &str, base: &Base) {
+    let hook = Hook { kind: "filter", hook: Hook::POSTROUTING, priority: -150 };
+    batch.add_chain(table, "clamp", Some(hook));
+    let by_link = expression::output_link(&base.link, true);
+    let clamp = [by_link.clone(), expression::clamp_segments()];
+    batch.add_rule(table, "clamp", &clamp.concat());
+    // Before the bridge's table (100), whose masquerade would take an address of the device, which has none.
+    let hook = Hook { kind: "nat", hook: Hook::POSTROUTING, priority: 99 };
+    batch.add_chain(table, "leaving", Some(hook));
+    let as_this_node = match base.local {
+        Some(local) => vec![
+            Expression::Load {
+                register: expression::FIRST_REGISTER,
+                value: local.octets().to_vec(),
+            },
+            Expression::SourceNatAddress,
+        ],
+        None => vec![Expression::Masquerade],
+    };
+    let (network, mask) = (base.bridge_subnet.network().octets(), mask_of(base.bridge_subnet));
+    // Addresses that mean somebody else on the other node.
+    for (network, mask) in [(network, mask), ([127, 0, 0, 0], [255, 0, 0, 0])] {
+        let inside = expression::source_in(network, mask);
+        batch.add_rule(table, "leaving", &[by_link.clone(), inside, as_this_node.clone()].concat());
+    }
+    // A node that asks another one for what itself serves: it would not take its own address from outside.
+    let first = expression::FIRST_REGISTER;
+    let at_home = vec![
+        Expression::source_address(first),
+        Expression::destination_address(first + 1),
+        Expression::IsIn { set: "homes" },
+    ];
+    batch.add_rule(table, "leaving", &[by_link, at_home, as_this_node].concat());
+    let hook = Hook { kind: "filter", hook: Hook::FORWARD, priority: 0 };
+    batch.add_chain(table, "stray", Some(hook));
+    for subnet in &base.subnets {
+        let stray = [
+            expression::input_link(&base.link),
+            expression::output_link(&base.link, false),
+            expression::destination_in(subnet.network().octets(), mask_of(*subnet)),
+            vec![Expression::Drop],
+        ];
+        batch.add_rule(table, "stray", &stray.concat());
+    }
+}
+
+fn add_balancing(batch: &mut Batch, table: &str, chain: &str, backends: usize) {
+    let first = expression::FIRST_REGISTER;
+    let modulus = u32::try_from(backends).expect("far fewer backends than 2^32");
+    batch.add_chain(table, chain, None);
+    let choose = [
+        front_key(first),
+        vec![
+            Expression::Random { modulus, register: first + 2 },
+            Expression::look_up("backends"),
+            Expression::DestinationNat,
+        ],
+    ];
+    batch.add_rule(table, chain, &choose.concat());
+}
+
+/// Loads protocol and port, in the order of [`front_bytes`].
+fn front_key(register: u32) -> Vec<Expression> {
+    vec![Expression::protocol(register), Expression::destination_port(register + 1)]
+}
+
+fn front_bytes((protocol, port): Front) -> [u8; 8] {
+    let protocol = match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    };
+    let [high, low] = port.to_be_bytes();
+    [protocol, 0, 0, 0, high, low, 0, 0]
+}
+
+fn socket_bytes((address, port): Socket) -> [u8; 8] {
+    let ([a, b, c, d], [high, low]) = (address.octets(), port.to_be_bytes());
+    [a, b, c, d, high, low, 0, 0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sockets(numbers: &[u8]) -> Vec<Socket> {
+        numbers.iter().map(|number| (Ipv4Addr::new(10, 255, 0, *number), 80)).collect()
+    }
+
+    #[test]
+    fn backends_that_stay_keep_their_slots_where_they_can() {
+        for (old, wanted, expected) in [
+            (&[][..], &[1, 2][..], &[1, 2][..]),
+            (&[1, 2, 3], &[1, 3, 4], &[1, 4, 3]),
+            (&[1, 2, 3], &[1, 3], &[1, 3]),
+            (&[1, 2, 3], &[3], &[3]),
+            (&[1, 2, 3], &[], &[]),
+            (&[3, 1], &[1, 2, 3], &[3, 1, 2]),
+            (&[1, 2, 3, 4], &[4, 5], &[5, 4]),
+        ] {
+            let given = slots(&sockets(old), &sockets(wanted).into_iter().collect());
+            assert_eq!(given, sockets(expected), "{old:?} {wanted:?}");
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! Sentences about the routing mesh, on hosts joined by a switch. Needs root, iproute2 and nft.
+#![allow(
+    unsafe_code,
+    reason = "each host is a thread of its own in a network namespace of its own"
+)]
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use network::{Config, DATA_PORT, Ingress, Network, Protocol, Underlay};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+/// The port that every node answers on, and the one that tasks listen on.
+const PUBLISHED: u16 = 8080;
+const TARGET: u16 = 80;
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
+fn run(program: &str, arguments: &str) -> String {
+    let output = Command::new(program).args(arguments.split(' ')).output().expect("installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments}: {said}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn ip(arguments: &str) -> String {
+    run("ip", arguments)
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace of its own, and the thread that works in it.
+struct Machine {
+    thread: i32,
+    jobs: mpsc::SyncSender<Job>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let (jobs, inbox) = mpsc::sync_channel::<Job>(1);
+        let (ready, is_ready) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            // SAFETY: the thread is our own; its namespace ends with it.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("needs root");
+            ip("link set lo up");
+            ready.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("awaited");
+            for job in inbox {
+                job();
+            }
+        });
+        Self { thread: is_ready.recv().expect("it is up"), jobs }
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::sync_channel(1);
+        let job = move || drop(done.send(job()));
+        self.jobs.send(Box::new(job)).expect("it is up");
+        result.recv().expect("the job is done")
+    }
+}
+
+/// Hosts 1 and 2 are nodes; a client has 9.
+struct Wire {
+    switch: Machine,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let switch = Machine::new();
+        switch.run(|| {
+            ip("link add sw type bridge forward_delay 0");
+            ip("link set sw up");
+        });
+        Self { switch }
+    }
+
+    /// A machine with a cable to the switch.
+    fn machine(&self, number: u8) -> Machine {
+        let machine = Machine::new();
+        let thread = machine.thread;
+        self.switch.run(move || {
+            ip(&format!("link add p{number} type veth peer name eth0 netns {thread}"));
+            ip(&format!("link set p{number} master sw"));
+            ip(&format!("link set p{number} up"));
+        });
+        machine.run(move || {
+            ip(&format!("addr add 10.99.0.{number}/24 dev eth0"));
+            ip("link set eth0 up");
+        });
+        machine
+    }
+
+    fn node(&self, number: u8) -> Node {
+        let directory = tempfile::tempdir().expect("directory");
+        let machine = self.machine(number);
+        let config = Config {
+            instance: format!("in{number}"),
+            bridge: "skep0".into(),
+            subnet: None,
+            run_dir: directory.path().join("run"),
+            state_dir: directory.path().join("state"),
+        };
+        let mut node = Node { number, machine, config, network: None, _directory: directory };
+        node.start();
+        node
+    }
+}
+
+struct Node {
+    number: u8,
+    machine: Machine,
+    config: Config,
+    network: Option<Network>,
+    _directory: tempfile::TempDir,
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("runtime").block_on(work)
+}
+
+fn address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 99, 0, number)
+}
+
+/// A task: its address in the ingress network, its node, and its socket on the node's bridge.
+#[derive(Clone, Copy)]
+struct Task {
+    address: Ipv4Addr,
+    node: u8,
+    inside: Ipv4Addr,
+}
+
+impl Node {
+    /// Begins as a new daemon does.
+    fn start(&mut self) {
+        let config = self.config.clone();
+        let opened = self.machine.run(move || block_on(Network::open(config)));
+        self.network = Some(opened.expect("opens"));
+    }
+
+    fn network(&self) -> Network {
+        self.network.clone().expect("started")
+    }
+
+    /// A container with an address on the bridge.
+    fn container(&self, name: &'static str, last: u8) -> (PathBuf, Task) {
+        let network = self.network();
+        let endpoint = self.machine.run(move || block_on(network.connect(name)).expect("connects"));
+        let address = Ipv4Addr::new(10, 255, 0, last);
+        (endpoint.netns, Task { address, node: self.number, inside: endpoint.address })
+    }
+
+    /// Tells the node of its part: who serves, and who is there besides.
+    fn set(&self, serving: &[Task], there: &[Task]) {
+        let ingress = ingress_of(self.number, serving, there);
+        let network = self.network();
+        self.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+    }
+
+    fn ask(&self, to: Ipv4Addr) -> Option<String> {
+        self.machine.run(move || ask(to))
+    }
+}
+
+fn ingress_of(own: u8, serving: &[Task], there: &[Task]) -> Ingress {
+    let mut ingress = Ingress {
+        underlay: Some(Underlay {
+            vni: 4_096,
+            subnets: vec!["10.255.0.0/16".parse().expect("a subnet")],
+            local: address(own).into(),
+            port: DATA_PORT,
+            mtu: None,
+        }),
+        nodes: [1, 2].into_iter().filter(|it| *it != own).map(|it| address(it).into()).collect(),
+        ..Ingress::default()
+    };
+    for task in serving.iter().chain(there) {
+        ingress.held.insert(task.address);
+        if task.node == own {
+            ingress.held.insert(task.inside);
+        } else {
+            ingress.routes.insert(task.address, IpAddr::from(address(task.node)));
+        }
+    }
+    for task in serving {
+        for protocol in PROTOCOLS {
+            let front = (protocol, PUBLISHED);
+            let inside = (task.inside, TARGET);
+            let socket = if task.node == own { inside } else { (task.address, PUBLISHED) };
+            ingress.fronts.entry(front).or_default().insert(socket);
+            if task.node == own {
+                ingress.own.insert((task.address, front), inside);
+            }
+        }
+    }
+    ingress
+}
+
+fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
+    let file = std::fs::File::open(netns).expect("the namespace is there");
+    std::thread::scope(|scope| {
+        let entered = scope.spawn(|| {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("enters");
+            work()
+        });
+        entered.join().expect("the work is done")
+    })
+}
+
+/// Answers each line and each datagram with `word` and the caller's address, for as long as the test runs.
+fn serve(netns: &Path, word: &'static str) {
+    let (listener, socket) = inside(netns, || {
+        let any = ("0.0.0.0", TARGET);
+        (TcpListener::bind(any).expect("binds"), UdpSocket::bind(any).expect("binds"))
+    });
+    std::thread::spawn(move || {
+        while let Ok((mut stream, caller)) = listener.accept() {
+            std::thread::spawn(move || {
+                let mut bytes = [0; 64 << 10];
+                while stream.read(&mut bytes).is_ok_and(|length| length > 0) {
+                    if bytes.contains(&b'\n') {
+                        let _ = stream.write_all(format!("{word} {caller}").as_bytes());
+                        bytes.fill(0);
+                    }
+                }
+            });
+        }
+    });
+    std::thread::spawn(move || {
+        let mut bytes = [0; 2048];
+        while let Ok((_, caller)) = socket.recv_from(&mut bytes) {
+            let _ = socket.send_to(format!("{word} {caller}").as_bytes(), caller);
+        }
+    });
+}
+
+fn connect(to: Ipv4Addr) -> Option<TcpStream> {
+    let stream =
+        TcpStream::connect_timeout(&(to, PUBLISHED).into(), Duration::from_secs(3)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("sets");
+    Some(stream)
+}
+
+fn say(stream: &mut TcpStream, what: &[u8]) -> Option<String> {
+    stream.write_all(what).ok()?;
+    let mut answer = [0; 256];
+    let length = stream.read(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+/// The word of the task that answers, and whether it saw the caller as the caller sees itself.
+fn ask(to: Ipv4Addr) -> Option<String> {
+    let mut stream = connect(to)?;
+    let answer = say(&mut stream, b"\n")?;
+    let own = stream.local_addr().ok()?;
+    Some(judged(&answer, own))
+}
+
+fn ask_by_datagram(socket: &UdpSocket, to: Ipv4Addr) -> Option<String> {
+    socket.connect((to, PUBLISHED)).ok()?;
+    socket.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
+    socket.send(b"\n").ok()?;
+    let mut answer = [0; 256];
+    let length = socket.recv(&mut answer).ok()?;
+    let own = socket.local_addr().ok()?;
+    Some(judged(&String::from_utf8_lossy(&answer[..length]), own))
+}
+
+fn judged(answer: &str, own: SocketAddr) -> String {
+    match answer.split_once(' ') {
+        Some((word, seen)) if seen == own.to_string() => format!("{word} saw me"),
+        Some((word, seen)) => {
+            let seen = seen.rsplit_once(':').map_or(seen, |(address, _)| address);
+            format!("{word} saw {seen}")
+        }
+        None => answer.to_owned(),
+    }
+}
+
+fn seen(tries: usize, ask: impl Fn() -> Option<String>) -> BTreeSet<String> {
+    (0..tries).map(|_| ask().unwrap_or_else(|| "nothing".into())).collect()
+}
+
+fn set(words: &[&str]) -> BTreeSet<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Two nodes, a task on the second, a client.
+fn one_task() -> (Wire, Node, Node, Machine, Task, PathBuf) {
+    let wire = Wire::new();
+    let (one, two, client) = (wire.node(1), wire.node(2), wire.machine(9));
+    let (netns, task) = two.container("bbbbbbbbbbbb", 7);
+    serve(&netns, "b");
+    one.set(&[task], &[]);
+    two.set(&[task], &[]);
+    (wire, one, two, client, task, netns)
+}
+
+#[test]
+fn every_node_answers_and_the_task_sees_who_asks() {
+    let (_wire, one, two, client, ..) = one_task();
+    for node in [1, 2] {
+        assert_eq!(client.run(move || ask(address(node))).as_deref(), Some("b saw me"), "{node}");
+        let by_datagram = client.run(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+            ask_by_datagram(&socket, address(node))
+        });
+        assert_eq!(by_datagram.as_deref(), Some("b saw me"), "{node}");
+    }
+    let localhost = Ipv4Addr::LOCALHOST;
+    assert_eq!(one.ask(localhost).as_deref(), Some("b saw 10.99.0.1"));
+    assert_eq!(one.ask(address(1)).as_deref(), Some("b saw me"));
+    assert_eq!(one.ask(address(2)).as_deref(), Some("b saw me"));
+    assert!(two.ask(localhost).is_some_and(|answer| answer.starts_with("b saw 172.")));
+    assert_eq!(two.ask(address(1)).as_deref(), Some("b saw 10.99.0.1"), "home by another node");
+}
+
+#[test]
+fn containers_reach_every_nodes_ports() {
+    let (_wire, one, _two, _client, _task, netns) = one_task();
+    let (other, _) = one.container("aaaaaaaaaaaa", 6);
+    for node in [1, 2] {
+        let answer = inside(&other, || ask(address(node)));
+        assert_eq!(answer.as_deref(), Some("b saw 10.99.0.1"), "from beside, to {node}");
+        let answer = inside(&netns, || ask(address(node)));
+        assert!(
+            answer.is_some_and(|answer| answer.starts_with("b saw ")),
+            "from itself, to {node}"
+        );
+    }
+}
+
+#[test]
+fn much_passes_both_ways_though_the_way_is_narrower_inside() {
+    let (_wire, _one, _two, client, ..) = one_task();
+    let answer = client.run(|| {
+        let mut stream = connect(address(1))?;
+        let mut much = vec![b'x'; 4 << 20];
+        much.push(b'\n');
+        say(&mut stream, &much)
+    });
+    assert!(answer.is_some_and(|answer| answer.starts_with("b 10.99.0.9:")));
+}
+
+#[test]
+fn connections_are_spread_over_the_tasks_of_all_nodes() {
+    let (_wire, one, two, client, task, _) = one_task();
+    let (netns, other) = one.container("aaaaaaaaaaaa", 6);
+    serve(&netns, "a");
+    one.set(&[task, other], &[]);
+    two.set(&[task, other], &[]);
+    for node in [1, 2] {
+        let answers = client.run(move || seen(40, || ask(address(node))));
+        assert_eq!(answers, set(&["a saw me", "b saw me"]), "{node}");
+    }
+}
+
+#[test]
+fn a_node_that_has_not_heard_of_a_tasks_end_loses_nothing() {
+    let (_wire, one, two, client, task, _) = one_task();
+    let (netns, other) = one.container("aaaaaaaaaaaa", 6);
+    serve(&netns, "a");
+    // The first has not heard of its own task, and not that the second's is to stop.
+    let mut under_way = client.run(|| connect(address(1)).expect("connects"));
+    let ingress = {
+        let mut ingress = ingress_of(1, &[task], &[other]);
+        ingress.own.extend(ingress_of(1, &[other], &[]).own);
+        ingress
+    };
+    let network = one.network();
+    one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+    two.set(&[other], &[task]);
+    let answers = client.run(|| seen(20, || ask(address(1))));
+    assert_eq!(answers, set(&["a saw me"]), "passed on by the second");
+    assert!(say(&mut under_way, b"\n").is_some_and(|answer| answer.starts_with("b 10.99.0.9:")));
+}
+
+#[test]
+fn datagrams_do_not_stick_to_a_task_that_is_gone() {
+    let (_wire, one, two, client, task, _) = one_task();
+    let (netns, other) = one.container("aaaaaaaaaaaa", 6);
+    serve(&netns, "a");
+    let socket = client.run(|| UdpSocket::bind("0.0.0.0:0").expect("binds"));
+    for via in [1, 2] {
+        assert_eq!(ask_by_datagram(&socket, address(via)).as_deref(), Some("b saw me"), "{via}");
+        one.set(&[other], &[task]);
+        two.set(&[other], &[task]);
+        assert_eq!(ask_by_datagram(&socket, address(via)).as_deref(), Some("b saw me"), "drains");
+        one.set(&[other], &[]);
+        two.set(&[other], &[]);
+        assert_eq!(ask_by_datagram(&socket, address(via)).as_deref(), Some("a saw me"), "{via}");
+        one.set(&[task], &[other]);
+        two.set(&[task], &[other]);
+        one.set(&[task], &[]);
+        two.set(&[task], &[]);
+    }
+}
+
+#[test]
+fn another_daemon_takes_over_and_cleans_what_is_stale() {
+    let (_wire, mut one, two, client, task, _) = one_task();
+    let mut under_way = client.run(|| connect(address(1)).expect("connects"));
+    let (before, hops) = one.machine.run(|| (ip("rule"), ip("neigh show dev ing-in1")));
+    one.machine.run(|| {
+        ip("route add 10.255.0.99/32 via 169.254.0.1 dev ing-in1 onlink proto static");
+    });
+    one.network = None;
+    assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("b saw me"), "without a daemon");
+    one.start();
+    assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("b saw me"), "not yet told");
+    one.set(&[task], &[]);
+    assert!(say(&mut under_way, b"\n").is_some_and(|answer| answer.starts_with("b 10.99.0.9:")));
+    let after = one.machine.run(|| (ip("rule"), ip("neigh show dev ing-in1")));
+    assert_eq!(after, (before, hops), "nothing is made twice");
+    assert!(!one.machine.run(|| ip("route")).contains("10.255.0.99"), "what is stale is gone");
+    drop(two);
+}
+
+#[test]
+fn nothing_is_left_when_the_node_leaves() {
+    let (_wire, one, ..) = one_task();
+    let state = || {
+        let tables = run("nft", "list tables");
+        ip("rule") + &ip("route show table all") + &ip("-o link show type vxlan") + &tables
+    };
+    let made = one.machine.run(state);
+    assert!(made.contains("ing-in1") && made.contains("skep-in1-ingress"), "{made}");
+    let network = one.network();
+    one.machine.run(move || block_on(network.remove_ingress()).expect("removes"));
+    let left = one.machine.run(state);
+    for ours in ["ing-in1", "ingress", "169.254", "fwmark"] {
+        assert!(!left.contains(ours), "{ours}: {left}");
+    }
+}
+
+#[test]
+fn a_node_without_others_makes_no_device() {
+    let wire = Wire::new();
+    let (node, client) = (wire.node(1), wire.machine(9));
+    let (netns, task) = node.container("aaaaaaaaaaaa", 6);
+    serve(&netns, "a");
+    let mut ingress = ingress_of(1, &[task], &[]);
+    ingress.nodes.clear();
+    let network = node.network();
+    node.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+    assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("a saw me"));
+    assert_eq!(node.machine.run(|| ip("-o link show type vxlan")), "");
+}

@@ -1,0 +1,64 @@
+//! When a container that has no health check counts as ready: once it listens.
+//!
+//! A process runs some time before it listens, and whoever is led to it meanwhile is refused. A task is told of as running
+//! only after that, so that an update does not go on, and connections do not come, too early.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a container may take that never listens on the port, before it counts as running all the same.
+const LISTENS_WITHIN_MAX: Duration = Duration::from_secs(5);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(10);
+
+/// `TCP_LISTEN` of net/tcp_states.h, as procfs writes it.
+const LISTENS: &str = "0A";
+
+/// Waits until something listens on each of these TCP ports in the process's network, but not for long.
+pub(crate) async fn listens(pid: i32, ports: &[u16]) {
+    let end = Instant::now() + LISTENS_WITHIN_MAX;
+    let process = Path::new("/proc").join(pid.to_string());
+    while !listens_now(&process, ports) && Instant::now() < end && process.exists() {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn listens_now(process: &Path, ports: &[u16]) -> bool {
+    let table = |name| std::fs::read_to_string(process.join("net").join(name)).unwrap_or_default();
+    let known = table("tcp") + &table("tcp6");
+    let listening: Vec<_> = known.lines().filter_map(listening_port).collect();
+    ports.iter().all(|port| listening.contains(port))
+}
+
+/// The port of a line of `/proc/net/tcp`, if somebody listens there.
+fn listening_port(line: &str) -> Option<u16> {
+    let mut words = line.split_whitespace();
+    let (local, state) = (words.nth(1)?, words.nth(1)?);
+    let (_, port) = local.rsplit_once(':')?;
+    u16::from_str_radix(port, 16).ok().filter(|_| state == LISTENS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_listening_sockets_count() {
+        for (line, port) in [
+            ("  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt", None),
+            (
+                "   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000",
+                Some(80),
+            ),
+            ("   1: 020011AC:0050 01006363:A3B2 01 00000000:00000000 00:00000000 00000000", None),
+            (
+                "   0: 00000000000000000000000000000000:1F90 00000000000000000000000000000000:0000 0A 0",
+                Some(8080),
+            ),
+        ] {
+            assert_eq!(listening_port(line), port, "{line}");
+        }
+    }
+}
