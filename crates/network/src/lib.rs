@@ -4,9 +4,11 @@
 //! run directory. Published ports are elements of maps in an nftables table of our own; nobody else's rules are touched.
 
 mod address;
+mod audit;
 mod bridge;
 mod endpoint;
 mod error;
+mod features;
 mod ingress;
 mod namespace;
 mod netlink;
@@ -25,9 +27,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ipnet::Ipv4Net;
 
 use address::Pool;
+pub use audit::walls;
 pub use endpoint::Endpoint;
 pub use error::Error;
+pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
+pub use nft::BaseChain;
 pub use overlay::link::hardware_address;
 pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services};
 pub use ports::{Protocol, PublishedPort};
@@ -298,7 +303,9 @@ fn open(config: Config) -> Result<Network, Error> {
     });
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
     let state = State { pool, endpoints, isolated, ports, table, overlays, mesh, tunnel };
-    Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
+    let inner = Arc::new(Inner { config, bridge, state: Mutex::new(state) });
+    inner.watch()?;
+    Ok(Network(inner))
 }
 
 fn namespaces(run_dir: &Path) -> PathBuf {

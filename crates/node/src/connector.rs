@@ -169,6 +169,19 @@ impl Connector {
         view.change(change);
         let is_internal = view.definition.as_ref().is_some_and(|network| network.is_internal);
         self.names.set(&id.to_string(), view.zone(), is_internal);
+        self.settle(id, network, own, local).await;
+    }
+
+    /// Says once more what every network is to be: what could not be made so may be possible now.
+    pub(crate) async fn settle_all(&mut self, network: &Network, own: NodeId, local: &str) {
+        let networks: Vec<_> = self.views.keys().copied().collect();
+        for id in networks {
+            self.settle(id, network, own, local).await;
+        }
+    }
+
+    async fn settle(&mut self, id: NetworkId, network: &Network, own: NodeId, local: &str) {
+        let Some(view) = self.views.get(&id) else { return };
         let (is_encrypted, local) = (view.is_encrypted(), local.parse().ok());
         if is_encrypted {
             // A way to the others comes before what leads there.

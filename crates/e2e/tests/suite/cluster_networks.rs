@@ -67,6 +67,12 @@ fn services_find_each_other_by_name_across_hosts() {
     let virtual_ip = first.ok(&virtual_ip);
     let shown = virtual_ip.split('/').next().unwrap_or_default().to_owned();
     assert_eq!(addresses(first, "client", "WEB"), [shown].into());
+    cluster.audit();
+    first.ok(&["service", "rm", "web", "client"]);
+    for host in cluster.hosts() {
+        host.until("nothing of them is left", || host.docker(&["ps", "-aq"]).stdout.is_empty());
+    }
+    cluster.audit();
 }
 
 #[test]
@@ -120,6 +126,7 @@ fn a_replica_that_leaves_is_not_asked_any_more() {
     for _ in 0..20 {
         first.ok(&["exec", &container, "timeout", "3", "wget", "-q", "-O", "-", "http://web/"]);
     }
+    cluster.audit();
 }
 
 #[test]
@@ -175,4 +182,5 @@ fn names_and_virtual_addresses_outlive_the_daemon() {
     let worker = cluster.host(2);
     worker.until("names are answered again", || address(worker) == Some(virtual_ip.clone()));
     worker.until("both answer", || answers(worker, "client", "http://web/", 20).len() == 2);
+    cluster.audit();
 }

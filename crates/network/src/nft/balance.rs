@@ -18,7 +18,7 @@ use std::path::Path;
 use super::expression::{self, Expression};
 use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket;
-use super::{ELEMENTS_PER_BATCH_MAX, IPV4, IPV6, MARK, VERDICT, concatenation};
+use super::{ELEMENTS_PER_BATCH_MAX, IPV4, IPV6, MARK, VERDICT, concatenation, list};
 use crate::{Error, namespace};
 
 const TABLE: &str = "skep";
@@ -93,6 +93,23 @@ impl Balancer {
         self.ipv4.add_output_rules(&mut batch);
         self.ipv4.commit(&mut self.socket, batch)
     }
+
+    /// How the kernel's tables differ from what was last asked for.
+    pub(crate) fn faults(&mut self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for table in [&self.ipv4, &self.ipv6] {
+            if let Err(error) = table.compare(&mut self.socket, &mut faults) {
+                faults.push(error.to_string());
+            }
+        }
+        faults
+    }
+
+    /// Makes the tables anew.
+    pub(crate) fn renew(&mut self) -> Result<(), Error> {
+        self.ipv4.renew(&mut self.socket)?;
+        self.ipv6.renew(&mut self.socket)
+    }
 }
 
 impl Table {
@@ -108,6 +125,42 @@ impl Table {
             batch.delete_table(TABLE);
             let _ = socket.commit(batch);
             self.holds = Holds::NoTable;
+        }
+    }
+
+    fn compare(&self, socket: &mut Socket, faults: &mut Vec<String>) -> std::io::Result<()> {
+        // Before the first change the table is an earlier daemon's.
+        let Holds::Services(known) = &self.holds else { return Ok(()) };
+        let (mut vips, mut backends) = (list::Elements::new(), list::Elements::new());
+        for (address, tasks) in known.iter().filter(|(_, tasks)| !tasks.is_empty()) {
+            let chain = list::Target::Chain(format!("n{}", tasks.len()));
+            vips.insert(octets(*address), chain);
+            for (slot, task) in (0u32..).zip(tasks) {
+                backends.insert(slot_key(*address, slot), list::Target::Data(octets(*task)));
+            }
+        }
+        let found = list::rules(socket, self.family, TABLE)?;
+        let chains = self.chains.iter().map(|count| format!("n{count}"));
+        for chain in chains.chain([OUTPUT.to_owned()]) {
+            if !found.contains_key(&chain) {
+                faults.push(format!("chain {chain} has no rules"));
+            }
+        }
+        for (map, wanted) in [("vips", vips), ("backends", backends)] {
+            let found = list::elements(socket, self.family, TABLE, map)?;
+            list::compare(map, &wanted, &found, faults);
+        }
+        Ok(())
+    }
+
+    /// Makes the table anew, if there is to be one.
+    fn renew(&mut self, socket: &mut Socket) -> Result<(), Error> {
+        match std::mem::take(&mut self.holds) {
+            Holds::Services(services) => self.rebuild(socket, services),
+            other => {
+                self.holds = other;
+                Ok(())
+            }
         }
     }
 

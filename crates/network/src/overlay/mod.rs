@@ -232,6 +232,66 @@ impl Overlays {
         }
     }
 
+    /// The networks that are made here.
+    pub(crate) fn made(&self) -> Vec<String> {
+        self.made.keys().cloned().collect()
+    }
+
+    /// How the kernel's part of a network differs from what it should be; with `mends`, it is put right.
+    pub(crate) fn audit_network(
+        &mut self,
+        run_dir: &Path,
+        id: &str,
+        mends: bool,
+    ) -> Result<Vec<String>, Error> {
+        let Some(made) = self.made.get(id) else { return Ok(Vec::new()) };
+        let joined = self.members.iter().filter(|(_, member)| member.is_in(id));
+        let links = joined.map(|(container, _)| link::link_name(container)).collect();
+        let faults = made.fabric.faults(&made.peers, &links)?;
+        if mends && !faults.is_empty() {
+            self.mend_network(run_dir, id)?;
+        }
+        Ok(faults.iter().map(|fault| format!("network {id}: {fault}")).collect())
+    }
+
+    /// Makes what is gone, reads what the kernel has, and brings it in line.
+    fn mend_network(&mut self, run_dir: &Path, id: &str) -> Result<(), Error> {
+        let Some(made) = self.made.get_mut(id) else { return Ok(()) };
+        let joined = || self.members.iter().filter(|(_, member)| member.is_in(id));
+        let links = joined().map(|(container, _)| link::link_name(container)).collect();
+        let way = made.overlay.is_encrypted.then(|| tunnel::netns(run_dir)).transpose()?;
+        let path = fabrics(run_dir).join(id);
+        made.fabric.mend(&path, &made.overlay, way.as_deref(), &links)?;
+        for (container, member) in joined() {
+            let joins = member.joins.iter().enumerate();
+            for (number, join) in joins.filter(|(_, join)| join.overlay == id) {
+                if namespace::exists(&member.netns) && !made.fabric.has_port(container)? {
+                    made.fabric.plug(container, &member.netns, number + 1, &join.addresses)?;
+                }
+            }
+        }
+        made.fabric.forget_strangers(&made.peers)?;
+        let wanted = std::mem::replace(&mut made.peers, made.fabric.known_peers()?);
+        self.set_peers(id, &wanted)
+    }
+
+    /// How a container's table differs from what it should be; with `mends`, it is made anew.
+    pub(crate) fn audit_member(
+        &mut self,
+        container: &str,
+        mends: bool,
+    ) -> Result<Vec<String>, Error> {
+        let Some(member) = self.members.get_mut(container) else { return Ok(Vec::new()) };
+        if !namespace::exists(&member.netns) {
+            return Ok(vec![format!("container {container}: its network namespace is gone")]);
+        }
+        let faults = member.balancer.faults();
+        if mends && !faults.is_empty() {
+            member.balancer.renew()?;
+        }
+        Ok(faults.iter().map(|fault| format!("container {container}: {fault}")).collect())
+    }
+
     /// Has names answered from now on, also those of containers that are here already.
     pub(crate) fn set_namer(&mut self, namer: Arc<dyn Namer>) -> Result<(), Error> {
         for (container, member) in &mut self.members {
@@ -256,6 +316,10 @@ impl Overlays {
 }
 
 impl Member {
+    fn is_in(&self, overlay: &str) -> bool {
+        self.joins.iter().any(|join| join.overlay == overlay)
+    }
+
     fn answer_names(&mut self, container: &str, namer: &dyn Namer) -> Result<(), Error> {
         let bound = || -> io::Result<NameSockets> {
             let any_port = (NAMES_ADDRESS, 0);
