@@ -19,7 +19,7 @@ pub struct Client {
 impl Client {
     pub(crate) fn on(switch: &Switch, number: u8) -> Self {
         let namespace = next_name();
-        let machine = testbed::Host { namespace, hostname: "client".into() };
+        let machine = testbed::Host { namespace, hostname: "client".into(), mounts: None };
         machine.create().expect("the namespace is made");
         let address = format!("10.99.0.{number}");
         let port = format!("client{number}");
