@@ -28,61 +28,7 @@ object! {
         #[serde(skip_serializing_if = "is_zero")]
         pub desired_state: String,
         #[serde(skip_serializing_if = "is_zero")]
-        pub networks_attachments: Vec<NetworkAttachment>,
-        #[serde(skip_serializing_if = "is_zero")]
         pub generic_resources: Vec<GenericResource>,
-    }
-
-    pub struct NetworkAttachment {
-        pub network: AttachedNetwork,
-        pub addresses: Vec<String>,
-    }
-
-    pub struct AttachedNetwork {
-        #[serde(rename = "ID")]
-        pub id: String,
-        pub version: ObjectVersion,
-        pub created_at: Time,
-        pub updated_at: Time,
-        pub spec: AttachedNetworkSpec,
-        pub driver_state: NetworkDriver,
-        #[serde(rename = "IPAMOptions")]
-        pub ipam_options: NetworkIpam,
-    }
-
-    pub struct AttachedNetworkSpec {
-        pub name: String,
-        pub labels: BTreeMap<String, String>,
-        pub driver_configuration: NetworkDriver,
-        #[serde(skip_serializing_if = "is_zero")]
-        pub internal: bool,
-        #[serde(skip_serializing_if = "is_zero")]
-        pub attachable: bool,
-        #[serde(skip_serializing_if = "is_zero")]
-        pub ingress: bool,
-        pub scope: String,
-    }
-
-    pub struct NetworkDriver {
-        #[serde(skip_serializing_if = "is_zero")]
-        pub name: String,
-        #[serde(skip_serializing_if = "is_zero")]
-        pub options: BTreeMap<String, String>,
-    }
-
-    pub struct NetworkIpam {
-        pub driver: NetworkDriver,
-        #[serde(skip_serializing_if = "is_zero")]
-        pub configs: Vec<NetworkIpamConfig>,
-    }
-
-    pub struct NetworkIpamConfig {
-        #[serde(skip_serializing_if = "is_zero")]
-        pub subnet: String,
-        #[serde(skip_serializing_if = "is_zero")]
-        pub range: String,
-        #[serde(skip_serializing_if = "is_zero")]
-        pub gateway: String,
     }
 
     pub struct TaskStatus {

@@ -1,16 +1,12 @@
 //! Networks of the cluster.
 
 use ipnet::IpNet;
-use types::network::{Network, NetworkSpec, Subnet, SubnetSpec, TaskNetwork};
+use types::network::{Network, NetworkSpec, Subnet, SubnetSpec};
 use types::{Annotations, endpoint};
 
-use super::{Error, time, version};
+use super::{Error, time};
 use crate::network::{Ipam, IpamConfig, NetworkCreateRequest, NetworkResource};
 use crate::service::VirtualIp;
-use crate::task::{
-    AttachedNetwork, AttachedNetworkSpec, NetworkAttachment, NetworkDriver, NetworkIpam,
-    NetworkIpamConfig,
-};
 
 /// Docker's word for the numbers of an overlay on the wire.
 const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
@@ -93,38 +89,4 @@ fn subnet_to_api(subnet: &Subnet) -> IpamConfig {
 
 pub(super) fn virtual_ip_to_api(given: &endpoint::VirtualIp) -> VirtualIp {
     VirtualIp { network_id: given.network.to_string(), addr: given.address.to_string() }
-}
-
-/// A task's place in a network, with the network.
-pub(super) fn attachment(network: &Network, place: &TaskNetwork) -> NetworkAttachment {
-    let driver = |name: &str, options| NetworkDriver { name: name.to_owned(), options };
-    let vni = (VNI_OPTION.to_owned(), network.vni.to_string());
-    let configs = network.subnets.iter().map(|subnet| NetworkIpamConfig {
-        subnet: subnet.subnet.to_string(),
-        range: subnet.range.map(|range| range.to_string()).unwrap_or_default(),
-        gateway: subnet.gateway.to_string(),
-    });
-    NetworkAttachment {
-        network: AttachedNetwork {
-            id: network.id.to_string(),
-            version: version(&network.meta),
-            created_at: time(network.meta.created_at),
-            updated_at: time(network.meta.updated_at),
-            spec: AttachedNetworkSpec {
-                name: network.name().to_owned(),
-                labels: network.spec.annotations.labels.clone(),
-                driver_configuration: driver("overlay", network.spec.driver_options.clone()),
-                internal: network.spec.is_internal,
-                attachable: network.spec.is_attachable,
-                ingress: network.spec.is_ingress,
-                scope: "swarm".to_owned(),
-            },
-            driver_state: driver("overlay", [vni].into()),
-            ipam_options: NetworkIpam {
-                driver: driver("default", Default::default()),
-                configs: configs.collect(),
-            },
-        },
-        addresses: place.addresses.iter().map(ToString::to_string).collect(),
-    }
 }

@@ -4,7 +4,7 @@ use store::Snapshot;
 use types::{NodeId, Task, TaskTemplate};
 
 use super::service::{port_to_api, task_to_api};
-use super::{container, network::attachment, time, version};
+use super::{container, time, version};
 use crate::container::{ContainerConfig, HostConfig, LogConfig, PortBinding, PortMap, Ulimit};
 use crate::task as api;
 
@@ -39,11 +39,6 @@ pub fn task_to_api_with(snapshot: &Snapshot, task: &Task) -> api::Task {
             },
         },
         desired_state: task.desired_state.as_str().to_owned(),
-        networks_attachments: task
-            .networks
-            .iter()
-            .filter_map(|place| Some(attachment(snapshot.network(place.network)?, place)))
-            .collect(),
         generic_resources: Vec::new(),
     }
 }

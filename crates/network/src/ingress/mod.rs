@@ -84,17 +84,14 @@ impl Mesh {
     }
 
     /// Makes this node's part what `wanted` says. Where other nodes cannot be reached, its own tasks are served still.
-    ///
-    /// # Errors
-    /// The first step that the kernel refuses.
-    pub(crate) fn set(&mut self, wanted: Ingress) -> Result<(), Error> {
+    /// Answers with the first step that the kernel refuses, and with the addresses that are nobody's any more.
+    pub(crate) fn set(&mut self, wanted: Ingress) -> (Result<(), Error>, BTreeSet<Ipv4Addr>) {
         let linked = self.link(&wanted);
         let reaches_others = linked.is_ok() && self.fabric.is_some();
         let served = self.serve(&wanted, reaches_others);
-        let gone: BTreeSet<_> = self.held.difference(&wanted.held).copied().collect();
+        let gone = self.held.difference(&wanted.held).copied().collect();
         self.held = wanted.held;
-        let forgotten = forget_connections(&gone);
-        linked.and(served).and(forgotten)
+        (linked.and(served), gone)
     }
 
     /// Takes everything away, also what an earlier daemon left.
