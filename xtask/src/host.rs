@@ -25,7 +25,7 @@ const fn package(program: &'static str, package: &'static str) -> Package {
 
 /// What a build needs.
 pub(crate) const BUILD_PACKAGES: &[Package] =
-    &[package("gcc", "gcc"), package("musl-gcc", "musl-tools")];
+    &[package("gcc", "gcc"), package("make", "make"), package("musl-gcc", "musl-tools")];
 
 /// What the example needs beside the build.
 pub(crate) const DEMO_PACKAGES: &[Package] =

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use store::{Event, Key, Object, Snapshot};
 use types::endpoint::{PortConfig, PublishMode, ResolutionMode};
 use types::network::{
-    Network, NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer, TaskNetwork,
+    Network, NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer, TaskNetwork, TunnelKey,
 };
 use types::{NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState};
 
@@ -134,7 +134,7 @@ impl Touched {
                 }
             }
             // It, and its tasks, are reached by another way.
-            (Key::Node(id), before, after) if address_in(before) != address_in(after) => {
+            (Key::Node(id), before, after) if whereabouts(before) != whereabouts(after) => {
                 self.nodes.extend(self.ingress.map(|ingress| (ingress, id)));
                 for task in snapshot.tasks_on(id) {
                     self.tasks.extend(task.networks.iter().map(|place| (place.network, task.id)));
@@ -172,14 +172,17 @@ fn is_serving(task: &Task) -> bool {
 fn peer(snapshot: &Snapshot, task: &Task, network: NetworkId) -> Option<Peer> {
     let place = task.networks.iter().find(|place| place.network == network)?;
     let node = task.node.filter(|_| is_there(task))?;
-    let data_address = snapshot.node(node).and_then(|node| data_address(node));
+    let host = snapshot.node(node);
+    let is_encrypted = snapshot.network(network).is_some_and(|it| it.spec.is_encrypted());
+    let tunnel_keys = host.filter(|_| is_encrypted).map(|host| &host.description.tunnel_keys);
     let template = snapshot.template_of(task)?;
     Some(Peer {
         task: task.id,
         service: task.service,
         name: task.container_name(&template.service_name),
         node,
-        data_address,
+        data_address: host.and_then(|host| data_address(host)),
+        tunnel_keys: tunnel_keys.cloned().unwrap_or_default(),
         addresses: place.addresses.iter().map(ipnet::IpNet::addr).collect(),
         is_serving: is_serving(task),
     })
@@ -189,10 +192,11 @@ fn data_address(node: &Node) -> Option<IpAddr> {
     node.status.address.parse().ok()
 }
 
-fn address_in(object: &Option<Object>) -> Option<IpAddr> {
+/// By what others reach a node, in the open and sealed.
+fn whereabouts(object: &Option<Object>) -> (Option<IpAddr>, &[TunnelKey]) {
     match object {
-        Some(Object::Node(node)) => data_address(node),
-        _ => None,
+        Some(Object::Node(node)) => (data_address(node), &node.description.tunnel_keys),
+        _ => (None, &[]),
     }
 }
 

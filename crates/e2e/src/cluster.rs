@@ -5,7 +5,7 @@ use std::process::Stdio;
 use testbed::Switch;
 
 use crate::host::next_name;
-use crate::{Client, Host, Printed, images, printed};
+use crate::{Client, Host, Printed, Wire, images, printed};
 
 /// Hosts with a cable to one switch. Dropping them removes all.
 #[derive(Debug)]
@@ -39,6 +39,18 @@ impl Cluster {
         switch.create().expect("the switch is made");
         let hosts = (1..=count).map(|number| Host::on(&switch, number)).collect();
         Self { hosts, switch: Some(switch) }
+    }
+
+    /// A swarm with one manager. Each host has its own flags for its daemon, and the images `busybox` and `whoami`.
+    pub fn swarm_with_flags(flags: &[&[&str]]) -> Self {
+        let mut cluster = Self::without_daemons(u8::try_from(flags.len()).expect("few"));
+        for (host, flags) in cluster.hosts.iter_mut().zip(flags) {
+            host.start_with(flags);
+        }
+        in_parallel(&mut cluster.hosts, |host| images::load(host));
+        cluster.host(1).init();
+        cluster.join_all(1);
+        cluster
     }
 
     /// A swarm: the first hosts are managers, the others workers. All have the images `busybox` and `whoami`.
@@ -113,6 +125,11 @@ impl Cluster {
         let hostname = leader().expect("leads").hostname;
         let found = self.hosts.iter().position(|host| host.hostname() == hostname);
         found.expect("it is one of the hosts") + 1
+    }
+
+    /// Looks at what passes between the hosts: frames in which one of the words is readable, datagrams of the UDP ports.
+    pub fn wire(&self, words: &[&str], ports: &[u16]) -> Wire {
+        Wire::look(self.switch().namespace(), words, ports)
     }
 
     /// Cuts a host off from the others.

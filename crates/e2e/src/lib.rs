@@ -15,6 +15,7 @@ mod host;
 mod images;
 mod registry;
 mod terminal;
+mod wire;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use follow::Follow;
 pub use host::{Host, Printed};
 pub use registry::Registry;
 pub use terminal::Terminal;
+pub use wire::Wire;
 
 /// Ends the test here where the daemon is not ours, and writes down why.
 ///

@@ -29,6 +29,12 @@ pub enum Error {
     TooManyNodes { most: u16 },
     #[error("network {id} is not on this node")]
     NoOverlay { id: String },
+    #[error("this node has no tunnel for encrypted networks")]
+    NoTunnel,
+    #[error("encrypted networks are turned off on this node")]
+    NoSealer,
+    #[error(transparent)]
+    Tunnel(#[from] ::tunnel::Error),
     #[error("container {container} was given no address")]
     NoAddressGiven { container: String },
     /// Docker's words.

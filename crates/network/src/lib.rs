@@ -15,6 +15,7 @@ mod overlay;
 mod ports;
 mod reserve;
 mod state_file;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -29,6 +30,7 @@ pub use error::Error;
 pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
 pub use ports::{Protocol, PublishedPort};
+pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
 /// Where this node's network lives.
 #[derive(Clone, Debug)]
@@ -66,6 +68,7 @@ struct State {
     table: nft::Table,
     overlays: overlay::Overlays,
     mesh: ingress::Mesh,
+    tunnel: tunnel::Tunnel,
 }
 
 impl Network {
@@ -254,6 +257,7 @@ impl Network {
                 inner.lock().overlays.remove(&inner.config.run_dir, &overlay)?;
             }
             inner.lock().mesh.remove()?;
+            inner.lock().tunnel.close_all()?;
             inner.lock().table.remove()?;
             inner.bridge.remove()
         })
@@ -298,7 +302,8 @@ fn open(config: Config) -> Result<Network, Error> {
         bridge: config.bridge.clone(),
         subnet: bridge.subnet,
     });
-    let state = State { pool, endpoints, isolated, ports, table, overlays, mesh };
+    let tunnel = tunnel::Tunnel::load(&config.run_dir);
+    let state = State { pool, endpoints, isolated, ports, table, overlays, mesh, tunnel };
     Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
 }
 

@@ -88,6 +88,7 @@ impl Host {
             local: Some(self.address()),
             port: DATA_PORT,
             mtu: None,
+            is_encrypted: false,
         }
     }
 

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use types::assignment::{AssignmentSet, News, SessionMessage};
 use types::endpoint::{PortConfig, PublishMode};
+use types::network::TunnelKey;
 use types::{Task, TaskId, TaskTemplate, Timestamp};
 
 use crate::connector::{Connector, Places};
@@ -32,6 +33,7 @@ use crate::readiness;
 use crate::session::{Link, NoSession, NodeInfo, Reporter, Upstream};
 use crate::state::Files;
 use crate::templating::Values;
+use crate::tunnel::Settings;
 
 const TASK_LABEL: &str = "com.docker.swarm.task.id";
 
@@ -73,7 +75,9 @@ impl AgentDriver {
         info: watch::Receiver<NodeInfo>,
         news: watch::Sender<Option<News>>,
         files: Files,
+        tunnel: Settings,
     ) -> Self {
+        let connector = Connector::new(tunnel, &engine.network);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         Self {
             engine,
@@ -86,7 +90,7 @@ impl AgentDriver {
             report_lost: Arc::default(),
             ingress: Ingress::default(),
             has_work: false,
-            connector: Connector::default(),
+            connector,
             keeper: Keeper::start(files.clone()),
             files,
         }
@@ -106,7 +110,8 @@ impl AgentDriver {
         let mut alone_since = None;
         let mut removed_since = None;
         loop {
-            let info = self.info.borrow_and_update().clone();
+            let mut info = self.info.borrow_and_update().clone();
+            info.description.tunnel_keys = self.connector.tunnel.told_keys();
             let link = tokio::select! {
                 () = stop.cancelled() => return,
                 link = self.upstream.open(&info) => link,
@@ -114,8 +119,13 @@ impl AgentDriver {
             match link {
                 Ok(link) => {
                     (alone_since, removed_since) = (None, None);
-                    if self.serve(link, &mut changes, stop).await.is_err() {
+                    let told = info.description.tunnel_keys;
+                    self.connector.tunnel.told(&told);
+                    if self.serve(link, &mut changes, stop, &told).await.is_err() {
                         return;
+                    }
+                    if self.connector.tunnel.told_keys() != told {
+                        continue;
                     }
                 }
                 Err(refusal) => {
@@ -148,12 +158,13 @@ impl AgentDriver {
         }
     }
 
-    /// Works within one session; an error means that it is time to stop.
+    /// Works within one session, which ends when there are other keys to tell; an error means that it is time to stop.
     async fn serve(
         &mut self,
         mut link: Link,
         changes: &mut broadcast::Receiver<Change>,
         stop: &CancellationToken,
+        told: &[TunnelKey],
     ) -> Result<(), Stopped> {
         let reporter = link.reporter();
         self.handle(Event::Connected, Some(&reporter)).await;
@@ -161,6 +172,9 @@ impl AgentDriver {
         // On a task of its own: nothing that is done here may hold up a heartbeat.
         let mut heart = tokio::spawn(async move { speaker.keep_alive().await });
         let ended = loop {
+            if self.connector.tunnel.told_keys() != told {
+                break Ok(());
+            }
             let event = tokio::select! {
                 () = stop.cancelled() => {
                     reporter.goodbye().await;
@@ -188,6 +202,11 @@ impl AgentDriver {
                 () = self.ingress.due() => {
                     let info = self.info.borrow().clone();
                     self.ingress.try_again(&self.engine, info.node, &info.address).await;
+                    continue;
+                }
+                () = self.connector.tunnel.due(&self.engine.network) => {
+                    let local = self.info.borrow().address.clone();
+                    self.connector.proceed_with_tunnel(&self.engine.network, &local).await;
                     continue;
                 }
                 changed = self.info.changed() => match changed {
@@ -444,6 +463,9 @@ async fn prepare(
     identity: &NodeInfo,
     places: Places,
 ) -> Result<String, Refusal> {
+    if let Some(obstacle) = &places.obstacle {
+        return Err(refusal(obstacle));
+    }
     let template = expanded(task, template, identity).map_err(refusal)?;
     fetch_image(engine, &template).await?;
     let (config, host) = container_config(task, &template, identity.node);
@@ -541,4 +563,12 @@ pub(crate) async fn clear(engine: &SharedEngine) {
     }
     while removals.join_next().await.is_some() {}
     ingress::withdraw_all(engine).await;
+    for overlay in engine.network.overlays().await.unwrap_or_default() {
+        if let Err(error) = engine.network.remove_overlay(&overlay).await {
+            warn!(network.id = overlay, %error, "network is not removed");
+        }
+    }
+    if let Err(error) = engine.network.close_tunnel().await {
+        warn!(%error, "the tunnel of encrypted networks is not removed");
+    }
 }

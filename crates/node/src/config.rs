@@ -5,15 +5,18 @@ use std::ffi::OsString;
 use std::net::ToSocketAddrs;
 use std::os::fd::FromRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use apiserver::{Listen, TlsFiles};
 use clap::Parser;
 use docker_types::container::{LogConfig, Ulimit};
 use engine::registry::proxy::{Proxies, Proxy};
+use network::Sealer;
 use types::resources::Generic;
 
 use crate::flags::Daemon;
+use crate::tunnel;
 
 /// Settings file that is read when there and no other is named.
 const DEFAULT_CONFIG_FILE: &str = "/etc/skep/daemon.json";
@@ -30,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) data_root: PathBuf,
     pub(crate) engine: engine::Config,
     pub(crate) generic_resources: BTreeMap<String, Generic>,
+    pub(crate) tunnel: tunnel::Settings,
     /// Flags that were given and mean nothing here.
     pub(crate) ignored: Vec<String>,
 }
@@ -84,9 +88,22 @@ impl Config {
             data_root,
             engine,
             generic_resources: generic_resources(&flags.node_generic_resources)?,
+            tunnel: tunnel_settings(flags)?,
             ignored: ignored(flags),
         })
     }
+}
+
+fn tunnel_settings(flags: &Daemon) -> anyhow::Result<tunnel::Settings> {
+    let sealer = match flags.tunnel.as_str() {
+        "auto" => Sealer::Best,
+        "kernel" => Sealer::Kernel,
+        "process" => Sealer::Process,
+        "off" => Sealer::Nobody,
+        other => bail!("invalid --tunnel {other}: auto, kernel, process or off"),
+    };
+    let key_lifetime = flags.tunnel_key_lifetime.map_or(tunnel::KEY_LIFETIME, Duration::from_secs);
+    Ok(tunnel::Settings { sealer, key_lifetime })
 }
 
 /// What becomes of a setting that both a flag and the file name.

@@ -1,24 +1,26 @@
 //! Networks of the swarm on this node: what managers tell, made so in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use docker_types::network::EndpointSettings;
 use engine::containers::NewContainer;
 use names::Zone;
-use network::{DATA_PORT, Network, Overlay, Services};
+use network::{DATA_PORT, Key, Network, Overlay, Services, address_of};
 use tracing::warn;
 use types::network::{NetworkChange, NetworkService, NodeNetwork, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId};
 
 use crate::name_book::NameBook;
+use crate::tunnel::{Settings, Tunnel};
 
 /// Everything this node was told of networks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Connector {
     views: BTreeMap<NetworkId, View>,
     names: Arc<NameBook>,
+    pub(crate) tunnel: Tunnel,
 }
 
 /// One network, as far as this node knows.
@@ -27,6 +29,8 @@ struct View {
     definition: Option<NodeNetwork>,
     peers: BTreeMap<TaskId, Peer>,
     services: BTreeMap<ServiceId, NetworkService>,
+    /// Why the network is not as it should be on this node.
+    trouble: Option<String>,
 }
 
 impl View {
@@ -52,16 +56,38 @@ impl View {
         let definition = self.definition.as_ref()?;
         let port = if definition.data_port == 0 { DATA_PORT } else { definition.data_port };
         let (id, vni, mtu) = (definition.id.to_string(), definition.vni, definition.mtu);
-        Some(Overlay { id, vni, local, port, mtu })
+        let is_encrypted = definition.is_encrypted;
+        Some(Overlay { id, vni, local, port, mtu, is_encrypted })
     }
 
-    /// Addresses on other nodes, and those nodes.
+    fn is_encrypted(&self) -> bool {
+        self.definition.as_ref().is_some_and(|definition| definition.is_encrypted)
+    }
+
+    /// Addresses on other nodes, and where those nodes are: in an encrypted network, inside of the tunnel. A node without
+    /// a key is nowhere then.
     fn elsewhere(&self, own: NodeId) -> BTreeMap<IpAddr, IpAddr> {
+        let is_encrypted = self.is_encrypted();
         let others = self.peers.values().filter(|peer| peer.node != own);
-        let places = others.filter_map(|peer| Some((peer, peer.data_address?)));
+        let place = |peer: &Peer| match is_encrypted {
+            true => peer.tunnel_keys.first().map(|key| IpAddr::V6(address_of(&Key(key.key)))),
+            false => peer.data_address,
+        };
+        let places = others.filter_map(|peer| Some((peer, place(peer)?)));
         places
             .flat_map(|(peer, node)| peer.addresses.iter().map(move |address| (*address, node)))
             .collect()
+    }
+
+    /// The keys of other nodes in an encrypted network, and where their packets go.
+    fn keys(&self, own: NodeId) -> BTreeMap<Key, SocketAddr> {
+        let others = self.peers.values().filter(|peer| self.is_encrypted() && peer.node != own);
+        let places = others.filter_map(|peer| Some((peer, peer.data_address?)));
+        let keys = places.flat_map(|(peer, address)| {
+            let keys = peer.tunnel_keys.iter();
+            keys.map(move |key| (Key(key.key), SocketAddr::new(address, key.port)))
+        });
+        keys.collect()
     }
 
     /// The names of services, tasks and containers, as they are asked for.
@@ -116,6 +142,16 @@ impl View {
 }
 
 impl Connector {
+    pub(crate) fn new(tunnel: Settings, network: &Network) -> Self {
+        Self { views: BTreeMap::new(), names: Arc::default(), tunnel: Tunnel::new(tunnel, network) }
+    }
+
+    /// Goes on with the tunnel of encrypted networks, when something is due.
+    pub(crate) async fn proceed_with_tunnel(&mut self, network: &Network, local: &str) {
+        let in_use = self.views.values().any(View::is_encrypted);
+        self.tunnel.proceed(network, local.parse().ok(), in_use).await;
+    }
+
     /// Takes note of a change and makes it so.
     pub(crate) async fn apply(
         &mut self,
@@ -129,9 +165,20 @@ impl Connector {
         view.change(change);
         let is_internal = view.definition.as_ref().is_some_and(|network| network.is_internal);
         self.names.set(&id.to_string(), view.zone(), is_internal);
-        if let Err(error) = make(network, view, own, local.parse().ok()).await {
+        let (is_encrypted, local) = (view.is_encrypted(), local.parse().ok());
+        if is_encrypted {
+            // A way to the others comes before what leads there.
+            let keys = self.views.values().flat_map(|view| view.keys(own)).collect();
+            self.tunnel.make(network, local, keys).await;
+        }
+        let view = self.views.get_mut(&id).expect("it was there a moment ago");
+        let made = make(network, view, own, local).await;
+        if let Err(error) = &made {
             warn!(network.id = %id, %error, "network is not as it should be");
         }
+        let trouble = made.err().map(|error| format!("{:#}", anyhow::Error::from(error)));
+        let tunnel = self.tunnel.trouble().filter(|_| is_encrypted).map(str::to_owned);
+        view.trouble = tunnel.or(trouble);
     }
 
     /// Removes what no task of this node is in any more.
@@ -169,6 +216,10 @@ impl Connector {
         for place in &task.networks {
             let view = self.views.get(&place.network);
             let Some(definition) = view.and_then(|view| view.definition.as_ref()) else { continue };
+            if let Some(trouble) = view.and_then(|view| view.trouble.as_ref()) {
+                let kind = if definition.is_encrypted { "encrypted network" } else { "network" };
+                places.obstacle = Some(format!("{kind} {}: {trouble}", definition.name));
+            }
             let mut settings = EndpointSettings {
                 network_id: place.network.to_string(),
                 aliases: Some(place.aliases.clone()).filter(|aliases| !aliases.is_empty()),
@@ -197,6 +248,8 @@ pub(crate) struct Places {
     endpoints: BTreeMap<String, Option<EndpointSettings>>,
     /// Whether anything outside those networks is reached.
     has_way_out: bool,
+    /// Why the task cannot be there.
+    pub(crate) obstacle: Option<String>,
 }
 
 impl Places {

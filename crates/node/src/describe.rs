@@ -38,6 +38,7 @@ pub(crate) fn describe(
         engine_labels: pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         plugins: plugins.map(|(kind, name)| (kind.to_owned(), name.to_owned())).to_vec(),
         tls,
+        tunnel_keys: Vec::new(),
     }
 }
 

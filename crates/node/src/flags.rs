@@ -92,6 +92,12 @@ pub(crate) struct Daemon {
     /// The API's private key
     #[arg(long, default_value = "/etc/skep/server-key.pem")]
     pub(crate) tlskey: PathBuf,
+    /// Who seals what encrypted networks send: auto, kernel, process or off
+    #[arg(long, hide = true, default_value = "auto")]
+    pub(crate) tunnel: String,
+    /// Seconds after which the key of encrypted networks is replaced
+    #[arg(long, hide = true)]
+    pub(crate) tunnel_key_lifetime: Option<u64>,
     #[command(flatten)]
     pub(crate) unused: Unused,
 }

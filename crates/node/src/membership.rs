@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::daemon::SharedEngine;
 use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
-use crate::{describe, join, lock, steward, swarm_events};
+use crate::{describe, join, lock, steward, swarm_events, tunnel};
 
 pub(crate) const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
 pub(crate) const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
@@ -70,6 +70,7 @@ pub(crate) struct Membership {
     pub(crate) files: Files,
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
+    tunnel: tunnel::Settings,
     active: Mutex<Option<Active>>,
     /// The place that the node cannot take before it is unlocked.
     pub(crate) locked: Mutex<Option<State>>,
@@ -90,6 +91,7 @@ impl Membership {
             files: Files::new(&config.data_root),
             labels: config.engine.labels.clone(),
             generic: config.generic_resources.clone(),
+            tunnel: config.tunnel,
             active: Mutex::new(None),
             locked: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
@@ -140,6 +142,7 @@ impl Membership {
             described,
             news,
             self.files.clone(),
+            self.tunnel,
         );
         let raft_id = state.raft_id;
         *self.lock() = Some(Active {

@@ -19,6 +19,11 @@ impl Switch {
         Self { namespace: namespace.to_owned() }
     }
 
+    /// Its network namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Makes the switch.
     ///
     /// # Errors

@@ -151,9 +151,22 @@ pub struct Peer {
     pub node: NodeId,
     /// Where its node takes the traffic of overlays.
     pub data_address: Option<IpAddr>,
+    /// Its node's keys, the newest first; told for encrypted networks alone.
+    #[serde(default)]
+    pub tunnel_keys: Vec<TunnelKey>,
     pub addresses: Vec<IpAddr>,
     /// Whether it takes connections: it runs, is healthy, and is not about to stop.
     pub is_serving: bool,
+}
+
+/// A key of WireGuard with which a node takes what encrypted networks send it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelKey {
+    /// The public half.
+    #[serde(with = "serde_bytes")]
+    pub key: [u8; 32],
+    /// UDP port on the node.
+    pub port: u16,
 }
 
 /// A service in a network.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::TunnelKey;
 use crate::resources::Resources;
 use crate::{Annotations, Meta, NodeId};
 
@@ -75,6 +76,8 @@ pub struct Description {
     pub plugins: Vec<(String, String)>,
     /// PEM of the trusted root and the issuer of the node's certificate.
     pub tls: TlsInfo,
+    /// The newest first; none before the node's first task in an encrypted network.
+    pub tunnel_keys: Vec<TunnelKey>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -113,8 +113,8 @@ fn a_leader_whose_disk_fills_up_is_followed_by_another_and_comes_back() {
     assert_eq!(names(first), all);
 }
 
-/// The files that hold a manager's log.
-fn log_files(host: &Host) -> Vec<PathBuf> {
+/// The files that hold a manager's state, log segments or snapshots.
+fn state_files(host: &Host, kind: &str) -> Vec<PathBuf> {
     fn files(folder: &Path) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         entries
@@ -125,16 +125,13 @@ fn log_files(host: &Host) -> Vec<PathBuf> {
             )
             .collect()
     }
-    let mut logs = files(&host.path("data/swarm/raft"));
-    logs.retain(|path| {
-        path.to_string_lossy().contains("wal")
-            || path.extension().is_some_and(|extension| extension == "log")
-    });
-    logs
+    let mut found = files(&host.path("data/swarm/raft"));
+    found.retain(|path| path.extension().is_some_and(|extension| extension == kind));
+    found
 }
 
 #[test]
-fn a_manager_with_a_damaged_log_does_not_start_and_says_where_it_is_and_what_helps() {
+fn a_manager_with_a_damaged_log_or_snapshot_does_not_start_and_says_where_it_is_and_what_helps() {
     e2e::skep_only!("Docker's log is another");
     let mut cluster = Cluster::swarm(3, 0);
     for number in 0..3 {
@@ -142,20 +139,24 @@ fn a_manager_with_a_damaged_log_does_not_start_and_says_where_it_is_and_what_hel
     }
     cluster.host_mut(3).stop();
     let host = cluster.host(3);
-    let log = log_files(host).pop().expect("a log is there");
-    let mut bytes = std::fs::read(&log).expect("reads");
-    let written = bytes.iter().rposition(|byte| *byte != 0).expect("something is written");
-    bytes[written / 2] ^= 1;
-    std::fs::write(&log, &bytes).expect("writes");
-    let failed = host.daemon_fails(&[]);
-    assert_ne!(failed.code, 0, "{failed:?}");
-    let place = format!("log segment {} is damaged at byte ", log.display());
-    assert!(failed.stderr.contains(&place), "{failed:?}");
-    let advice = "restore this manager from another one or from a backup";
-    assert!(failed.stderr.contains(advice), "{failed:?}");
+    for (kind, told) in
+        [("log", "log segment PATH is damaged at byte "), ("snap", "snapshot PATH is damaged: ")]
+    {
+        let file = state_files(host, kind).pop().expect("one is there");
+        let mut bytes = std::fs::read(&file).expect("reads");
+        let written = bytes.iter().rposition(|byte| *byte != 0).expect("something is written");
+        bytes[written / 2] ^= 1;
+        std::fs::write(&file, &bytes).expect("writes");
+        let failed = host.daemon_fails(&[]);
+        assert_ne!(failed.code, 0, "{failed:?}");
+        let told = told.replace("PATH", &file.display().to_string());
+        assert!(failed.stderr.contains(&told), "{failed:?}");
+        let advice = "restore this manager from another one or from a backup";
+        assert!(failed.stderr.contains(advice), "{failed:?}");
+        bytes[written / 2] ^= 1;
+        std::fs::write(&file, &bytes).expect("writes");
+    }
     assert_eq!(create(cluster.host(1), "meanwhile").code, 0, "the others go on");
-    bytes[written / 2] ^= 1;
-    std::fs::write(&log, &bytes).expect("writes");
     cluster.host_mut(3).start();
     let host = cluster.host(3);
     host.until("it has caught up", || host.docker(&["service", "inspect", "meanwhile"]).code == 0);

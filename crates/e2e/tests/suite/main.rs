@@ -5,6 +5,7 @@ mod cgroup2;
 mod cluster_backup;
 mod cluster_ca;
 mod cluster_disk;
+mod cluster_encrypted;
 mod cluster_failover;
 mod cluster_ingress;
 mod cluster_join;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::Overlay;
 use crate::bridge::{add_address, link_index, set_up, up};
 use crate::netlink::Netlink;
-use crate::{Error, address, namespace};
+use crate::{Error, address, namespace, tunnel};
 
 const BRIDGE: &str = "br0";
 const VXLAN: &str = "vx0";
@@ -31,6 +31,8 @@ const VXLAN_INDEX: u32 = 3;
 const UNDERLAY_MTU: u32 = 1_500;
 /// What IPv4, UDP, VXLAN and the inner Ethernet header take.
 const OVERHEAD: u32 = 50;
+/// The same over IPv6, as within tunnels.
+const OVERHEAD_V6: u32 = 70;
 
 /// The overlay's namespace, ready for requests.
 pub(super) struct Fabric {
@@ -46,13 +48,16 @@ impl std::fmt::Debug for Fabric {
 
 impl Fabric {
     /// Makes the namespace at `path`, or takes over the one that is there; answers with the peers it knows.
+    ///
+    /// What its vxlan device sends leaves from the namespace `way` names, or from the host's.
     pub(super) fn open(
         path: &Path,
         overlay: &Overlay,
+        way: Option<&Path>,
     ) -> Result<(Self, BTreeMap<IpAddr, IpAddr>), Error> {
         if !namespace::exists(path) {
             namespace::create(path, || Ok(()))?;
-            if let Err(error) = Self::fill(path, overlay) {
+            if let Err(error) = Self::fill(path, overlay, way) {
                 let _ = namespace::remove(path);
                 return Err(error);
             }
@@ -63,14 +68,17 @@ impl Fabric {
         Ok((fabric, peers))
     }
 
-    fn fill(path: &Path, overlay: &Overlay) -> Result<(), Error> {
+    fn fill(path: &Path, overlay: &Overlay, way: Option<&Path>) -> Result<(), Error> {
         let netns = File::open(path).map_err(Error::file("open", path))?;
         let within = inside(path)?;
         within
             .create(bridge(mtu(overlay)))
             .map_err(Error::kernel(format!("make the bridge of network {}", overlay.id)))?;
         // From here: the device's socket belongs to the namespace that asks for it.
-        let outside = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
+        let outside = match way {
+            Some(way) => inside(way)?,
+            None => Netlink::open().map_err(Error::kernel("open a netlink socket"))?,
+        };
         outside
             .create(vxlan(overlay, netns.as_raw_fd()))
             .map_err(Error::kernel(format!("make the vxlan device of network {}", overlay.id)))?;
@@ -181,7 +189,16 @@ fn inside(path: &Path) -> Result<Netlink, Error> {
 }
 
 fn mtu(overlay: &Overlay) -> u32 {
-    overlay.mtu.unwrap_or(UNDERLAY_MTU - OVERHEAD)
+    let way = match overlay.is_encrypted {
+        true => tunnel_mtu(overlay.local) - OVERHEAD_V6,
+        false => UNDERLAY_MTU - OVERHEAD,
+    };
+    overlay.mtu.unwrap_or(way)
+}
+
+/// What fits into the tunnel of a node with this address.
+pub(crate) fn tunnel_mtu(local: Option<IpAddr>) -> u32 {
+    UNDERLAY_MTU - tunnel::overhead(local)
 }
 
 /// Containers' hardware addresses follow from their addresses, so nobody needs to be told of them.
@@ -210,10 +227,19 @@ fn vxlan(overlay: &Overlay, netns: i32) -> RouteNetlinkMessage {
         InfoVxlan::Learning(false),
         InfoVxlan::Proxy(true),
     ];
-    options.extend(overlay.local.map(|local| match local {
-        IpAddr::V4(local) => InfoVxlan::Local(local),
-        IpAddr::V6(local) => InfoVxlan::Local6(local),
-    }));
+    if overlay.is_encrypted {
+        // The way out says which of the tunnel's addresses is meant; what is sealed needs no sum.
+        options.extend([
+            InfoVxlan::Local6(Ipv6Addr::UNSPECIFIED),
+            InfoVxlan::UDPZeroCsumTX(true),
+            InfoVxlan::UDPZeroCsumRX(true),
+        ]);
+    } else {
+        options.extend(overlay.local.map(|local| match local {
+            IpAddr::V4(local) => InfoVxlan::Local(local),
+            IpAddr::V6(local) => InfoVxlan::Local6(local),
+        }));
+    }
     let mut message = LinkMessage::default();
     message.header.index = VXLAN_INDEX;
     message.attributes = vec![
@@ -277,8 +303,9 @@ fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, Vec<u8>)> {
             }
             // The forwarding table's entries come without a family to read them by.
             NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-                let octets: Option<[u8; 4]> = bytes[..].try_into().ok();
-                to = octets.map(|octets| IpAddr::V4(Ipv4Addr::from(octets))).or(to);
+                let four: Option<[u8; 4]> = bytes[..].try_into().ok();
+                let sixteen: Option<[u8; 16]> = bytes[..].try_into().ok();
+                to = four.map(IpAddr::from).or(sixteen.map(IpAddr::from)).or(to);
             }
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = Some(bytes.clone()),
             _ => {}

@@ -7,7 +7,7 @@
 //! ```
 //! Who is where is written into forwarding and neighbour entries: nothing is flooded, nothing is learnt.
 
-mod link;
+pub(crate) mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::nft::{Balancer, NAMES_ADDRESS, NamePorts};
-use crate::{Error, namespace, state_file};
+use crate::{Error, namespace, state_file, tunnel};
 use link::Fabric;
 
 /// UDP port of overlays where none is named; IANA's for VXLAN.
@@ -38,6 +38,8 @@ pub struct Overlay {
     pub port: u16,
     /// Bytes of a packet inside; without it, what fits the way out.
     pub mtu: Option<u32>,
+    /// Whether other nodes are reached through the tunnel alone. Peers' nodes are tunnel addresses then.
+    pub is_encrypted: bool,
 }
 
 /// A container's place in an overlay.
@@ -124,7 +126,9 @@ impl Overlays {
         if known.is_some_and(|known| known.overlay == overlay) {
             return Ok(());
         }
-        let (fabric, peers) = Fabric::open(&fabrics(run_dir).join(&overlay.id), &overlay)?;
+        let way = overlay.is_encrypted.then(|| tunnel::netns(run_dir)).transpose()?;
+        let path = fabrics(run_dir).join(&overlay.id);
+        let (fabric, peers) = Fabric::open(&path, &overlay, way.as_deref())?;
         let services = self.made.remove(&overlay.id).map(|made| made.services);
         let made = Made { fabric, peers, services: services.unwrap_or_default(), overlay };
         self.made.insert(made.overlay.id.clone(), made);

@@ -34,6 +34,7 @@ use crate::spec::{IdMapping, NamespaceKind, Spec};
 use channel::{Channel, Message};
 use init::Init;
 use sys::Side;
+pub(crate) use sys::load_filter;
 
 /// Standard streams of a new process.
 #[derive(Debug)]

@@ -129,7 +129,7 @@ pub(super) fn mount_setattr(
 }
 
 /// Loads a system call filter for the calling thread.
-pub(super) fn load_filter(filter: &Filter) -> rustix::io::Result<()> {
+pub(crate) fn load_filter(filter: &Filter) -> rustix::io::Result<()> {
     #[repr(C)]
     struct Program {
         length: u16,

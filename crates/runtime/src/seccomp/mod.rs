@@ -73,6 +73,14 @@ pub fn compile(profile: &Seccomp) -> Result<Filter, Error> {
     Ok(Filter { instructions, flags: flags(&profile.flags)? })
 }
 
+/// Loads the filter for the calling thread, for good. The thread has `CAP_SYS_ADMIN` or has given up new privileges.
+///
+/// # Errors
+/// That of the kernel.
+pub fn load(filter: &Filter) -> rustix::io::Result<()> {
+    crate::native::load_filter(filter)
+}
+
 type Rules<'a> = BTreeMap<&'a str, Vec<&'a SyscallRule>>;
 
 fn index_rules(profile: &Seccomp, default: u32) -> Result<Rules<'_>, Error> {
