@@ -332,7 +332,6 @@ fn an_update_under_load_loses_no_request() {
                 now.len() == 3 && now.iter().all(|container| !before.contains(container))
             });
         });
-        eprintln!("{order}: {asked} asked, {} not answered", failures.len());
         assert!(asked > 50, "{asked} asked");
         assert_eq!(failures, Vec::<String>::new(), "{order}: of {asked}");
         first.ok(&["service", "rm", "web"]);

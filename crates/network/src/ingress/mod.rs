@@ -150,7 +150,7 @@ impl Mesh {
         let base = MeshBase {
             link: link::name(&self.place),
             bridge: self.place.bridge.clone(),
-            bridge_subnet: self.place.subnet,
+            inside: vec![self.place.subnet],
             subnets: wanted.underlay.iter().flat_map(|it| it.subnets.clone()).collect(),
             local: wanted.underlay.as_ref().and_then(|underlay| match underlay.local {
                 IpAddr::V4(local) => Some(local),
