@@ -4,10 +4,12 @@
 //! run directory. Published ports are elements of maps in an nftables table of our own; nobody else's rules are touched.
 
 mod address;
+mod audit;
 mod bridge;
 mod bridges;
 mod endpoint;
 mod error;
+mod features;
 mod ingress;
 mod namespace;
 mod netlink;
@@ -27,11 +29,15 @@ use ipnet::Ipv4Net;
 
 use address::Pool;
 pub use address::parse_mac;
+pub use audit::walls;
 pub use bridges::{LocalNames, LocalNetwork, Plug, PlugRequest};
 pub use endpoint::Endpoint;
 pub use error::Error;
+pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
-pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
+pub use nft::BaseChain;
+pub use overlay::link::hardware_address;
+pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services};
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
@@ -78,6 +84,8 @@ struct State {
     overlays: overlay::Overlays,
     mesh: ingress::Mesh,
     tunnel: tunnel::Tunnel,
+    /// Everything was taken down, and nothing of it is to be put back.
+    is_closed: bool,
 }
 
 impl Network {
@@ -147,6 +155,26 @@ impl Network {
         blocking(move || inner.publish(&owner, ports)).await
     }
 
+    /// Keeps processes of the host off those of these ports that are free, and off no other ports any more; answers with
+    /// those that are not. Where they lead is told by another way: [`Network::set_ingress`].
+    ///
+    /// # Errors
+    /// When it cannot be written down for the next daemon.
+    pub async fn keep_ports(
+        &self,
+        owner: &str,
+        ports: Vec<PublishedPort>,
+    ) -> Result<Vec<(PublishedPort, Error)>, Error> {
+        let (inner, owner) = (self.0.clone(), owner.to_owned());
+        blocking(move || {
+            let mut state = inner.lock();
+            let refused = state.ports.keep(&owner, ports);
+            state.ports.save(&inner.config.run_dir)?;
+            Ok(refused)
+        })
+        .await
+    }
+
     /// Whether `owner` could publish this port now. It is not kept for it.
     ///
     /// # Errors
@@ -156,24 +184,6 @@ impl Network {
         blocking(move || inner.lock().ports.check_free(&owner, &port)).await
     }
 
-    /// Withdraws the ports of every owner whose name begins with `prefix` and that is not among `kept`: what was left by
-    /// an earlier daemon.
-    pub async fn withdraw_others(&self, prefix: &str, kept: BTreeSet<String>) -> Result<(), Error> {
-        let (inner, prefix) = (self.0.clone(), prefix.to_owned());
-        blocking(move || {
-            let stale: Vec<_> = {
-                let state = inner.lock();
-                let owners = state.ports.owners();
-                owners
-                    .filter(|owner| owner.starts_with(&prefix) && !kept.contains(*owner))
-                    .cloned()
-                    .collect()
-            };
-            stale.iter().try_for_each(|owner| inner.publish(owner, Vec::new()))
-        })
-        .await
-    }
-
     /// Makes this node's part in the routing mesh what `ingress` says; connections under way keep their task. Nobody
     /// need have published the ports: whoever does keeps processes of the host off them.
     ///
@@ -181,7 +191,12 @@ impl Network {
     /// What the kernel refuses. Whatever could be done is done then: tasks of this node are served, if possible.
     pub async fn set_ingress(&self, ingress: Ingress) -> Result<(), Error> {
         let inner = self.0.clone();
-        blocking(move || inner.lock().mesh.set(ingress)).await
+        blocking(move || {
+            let (set, gone) = inner.lock().mesh.set(ingress);
+            // There may be many connections to look through: nobody else has to wait for that.
+            set.and(nft::forget_connections(&gone))
+        })
+        .await
     }
 
     /// Removes this node's part in the routing mesh, also one that an earlier daemon left. Idempotent.
@@ -211,7 +226,7 @@ impl Network {
     }
 
     /// Which addresses of a network are on which other nodes; what is not named is forgotten.
-    pub async fn set_peers(&self, id: &str, peers: BTreeMap<IpAddr, IpAddr>) -> Result<(), Error> {
+    pub async fn set_peers(&self, id: &str, peers: BTreeMap<IpAddr, Peer>) -> Result<(), Error> {
         let id = id.to_owned();
         self.with_overlays(move |overlays, _| overlays.set_peers(&id, &peers)).await
     }
@@ -365,6 +380,7 @@ impl Network {
                 inner.lock().overlays.remove(&inner.config.run_dir, &overlay)?;
             }
             let mut state = inner.lock();
+            state.is_closed = true;
             state.bridges.close(&inner.config.run_dir)?;
             state.guard.remove()?;
             state.mesh.remove()?;
@@ -432,9 +448,23 @@ fn open(config: Config) -> Result<Network, Error> {
         subnet: bridge.subnet,
     });
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
-    let state =
-        State { pool, endpoints, isolated, ports, table, bridges, guard, overlays, mesh, tunnel };
-    Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
+    let is_closed = false;
+    let state = State {
+        pool,
+        endpoints,
+        isolated,
+        ports,
+        table,
+        bridges,
+        guard,
+        overlays,
+        mesh,
+        tunnel,
+        is_closed,
+    };
+    let inner = Arc::new(Inner { config, bridge, state: Mutex::new(state) });
+    inner.watch()?;
+    Ok(Network(inner))
 }
 
 fn namespaces(run_dir: &Path) -> PathBuf {

@@ -49,6 +49,9 @@ const ALONE_TOLD_AFTER: Duration = Duration::from_secs(5);
 /// elected is not to be taken at its first word.
 const REMOVED_AFTER: Duration = Duration::from_secs(1);
 
+/// How often networks are said once more to the kernel: what could not be made so is not given up.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Between two attempts to reach the manager.
 const RECONNECT: Duration = Duration::from_millis(200);
 
@@ -66,6 +69,8 @@ pub(crate) struct AgentDriver {
     has_work: bool,
     connector: Connector,
     attachments: Arc<Attachments>,
+    /// When networks are said once more to the kernel.
+    settle_at: Instant,
     files: Files,
     keeper: Keeper,
 }
@@ -97,6 +102,7 @@ impl AgentDriver {
             has_work: false,
             connector,
             attachments,
+            settle_at: Instant::now() + SETTLE_INTERVAL,
             keeper: Keeper::start(files.clone()),
             files,
         }
@@ -209,6 +215,14 @@ impl AgentDriver {
                 () = self.ingress.due() => {
                     let info = self.info.borrow().clone();
                     self.ingress.try_again(&self.engine, info.node, &info.address).await;
+                    continue;
+                }
+                () = tokio::time::sleep_until(self.settle_at) => {
+                    self.settle_at = Instant::now() + SETTLE_INTERVAL;
+                    let info = self.info.borrow().clone();
+                    self.connector
+                        .settle_all(&self.engine.network, info.node, &info.address)
+                        .await;
                     continue;
                 }
                 () = self.connector.tunnel.due(&self.engine.network) => {
@@ -333,7 +347,6 @@ impl AgentDriver {
         }
         if is_first_work {
             self.connector.leave_others(&self.engine.network).await;
-            self.ingress.let_go_of_others(&self.engine).await;
         }
     }
 
@@ -350,7 +363,7 @@ impl AgentDriver {
                 let places = self.connector.places(&task, |id| self.ingress.is_network(id));
                 let ports = self.ingress.needed_ports(&task, info.node);
                 tokio::spawn(async move {
-                    let result = match ingress::check(&engine, task.service, &ports).await {
+                    let result = match ingress::check(&engine, &ports).await {
                         Ok(()) => prepare(&engine, &task, &template, &info, places).await,
                         Err(held) => Err(refusal(held)),
                     };

@@ -72,6 +72,11 @@ impl Board {
         Some(View { definition: definition.clone(), trouble: trouble.clone(), ..View::default() })
     }
 
+    /// Reads something of a view.
+    pub(crate) fn look<T>(&self, id: NetworkId, look: impl FnOnce(&View) -> T) -> Option<T> {
+        Some(look(&self.lock().get(&id)?.view))
+    }
+
     /// Whether any view fits.
     pub(crate) fn any(&self, fits: impl Fn(&View) -> bool) -> bool {
         self.lock().values().any(|posted| fits(&posted.view))

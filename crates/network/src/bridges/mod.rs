@@ -301,6 +301,11 @@ impl Bridges {
         plugs.filter_map(|plug| Some((plug.link.clone(), tenant(plug)?)))
     }
 
+    /// The table that keeps the networks apart.
+    pub(crate) fn table(&self) -> &str {
+        self.fences.table()
+    }
+
     /// Keeps the networks apart, as they are now.
     pub(crate) fn fence(&mut self) -> Result<(), Error> {
         let fences: Vec<_> = self

@@ -55,6 +55,11 @@ impl Fences {
         Ok(Self { name, socket, default_link: default_link.to_owned() })
     }
 
+    /// The table's name, of family `ip`.
+    pub(crate) fn table(&self) -> &str {
+        &self.name
+    }
+
     /// Makes the table what these bridges need.
     pub(crate) fn set(&mut self, fences: &[Fence]) -> Result<(), Error> {
         let mut batch = self.empty();

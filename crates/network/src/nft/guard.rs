@@ -75,6 +75,11 @@ impl Guard {
         namespace::within(path, || Self::open("guard"))
     }
 
+    /// The table's name, of family `bridge`.
+    pub(crate) fn table(&self) -> &str {
+        &self.name
+    }
+
     /// Watches these ports and no others.
     pub(crate) fn set(&mut self, tenants: BTreeMap<String, Tenant>) -> Result<(), Error> {
         self.tenants = tenants;
@@ -118,7 +123,8 @@ impl Guard {
         self.commit(batch)
     }
 
-    fn rebuild(&mut self) -> Result<(), Error> {
+    /// Makes the table anew.
+    pub(crate) fn rebuild(&mut self) -> Result<(), Error> {
         let mut batch = self.empty();
         batch.add_table(&self.name);
         for (set, key_type, key_bytes) in [

@@ -5,9 +5,6 @@ use super::expression::{self, Expression};
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
-/// Families of tables (linux/netfilter.h).
-const NFPROTO_IPV4: u8 = 2;
-pub(super) const NFPROTO_BRIDGE: u8 = 7;
 
 const NEWTABLE: u8 = 0;
 const DELTABLE: u8 = 2;
@@ -32,6 +29,25 @@ pub(super) const LINK_NAME: u32 = 41;
 const KEYS_IN_HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
 #[cfg(target_endian = "big")]
 const KEYS_IN_HOST_ORDER: [u8; 6] = [0, 4, 0, 0, 0, 1];
+
+/// The family of tables of bridges (`NFPROTO_BRIDGE`).
+pub(super) const NFPROTO_BRIDGE: u8 = 7;
+
+/// Which packets a table sees (`NFPROTO_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Ipv4 => 2,
+            Self::Ipv6 => 10,
+        }
+    }
+}
 
 /// Where a base chain hangs.
 #[derive(Clone, Copy, Debug)]
@@ -96,14 +112,10 @@ pub(super) fn nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<
 }
 
 impl Batch {
-    pub(super) fn new(sequence: u32) -> Self {
-        let mut batch = Self {
-            bytes: Vec::with_capacity(4096),
-            sequence,
-            first: sequence,
-            maps: 0,
-            family: NFPROTO_IPV4,
-        };
+    pub(super) fn new(sequence: u32, family: Family) -> Self {
+        let bytes = Vec::with_capacity(4096);
+        let family = family.number();
+        let mut batch = Self { bytes, family, sequence, first: sequence, maps: 0 };
         batch.message(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, |_| {});
         batch
     }
