@@ -30,6 +30,11 @@ pub trait Swarm: Debug + Send + Sync {
     /// `active/manager`.
     fn status(&self) -> &'static str;
 
+    /// What on this host is in the node's way.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The `Swarm` part of `/info`.
     fn info(&self) -> SwarmInfo;
 

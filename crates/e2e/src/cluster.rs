@@ -132,6 +132,14 @@ impl Cluster {
         Wire::look(self.switch().namespace(), words, ports)
     }
 
+    /// Asks every host whether its kernel has what its daemon was told, and nothing else. Ours only.
+    pub fn audit(&self) {
+        for host in self.hosts.iter().filter(|_| crate::is_skep()) {
+            let differences = host.differences();
+            assert!(differences.is_empty(), "{}: {differences:#?}", host.hostname());
+        }
+    }
+
     /// Cuts a host off from the others.
     pub fn cut(&self, number: usize) {
         self.switch().cut(self.host(number).hostname()).expect("the port is there");

@@ -227,6 +227,19 @@ impl Host {
         printed(command.args([verb, "-H", &socket]).args(arguments).output().expect("skep runs"))
     }
 
+    /// Runs `skep doctor` on the host itself.
+    pub fn doctor(&self, arguments: &[&str]) -> Printed {
+        let socket = format!("unix://{}", self.path("docker.sock").display());
+        let mut command = self.machine.command(&self.program);
+        printed(command.args(["doctor", "-H", &socket]).args(arguments).output().expect("runs"))
+    }
+
+    /// How the kernel of this host differs from what its daemon was told.
+    pub fn differences(&self) -> Vec<String> {
+        let told = self.get("/skep/audit")["differences"].clone();
+        serde_json::from_value(told).expect("a list of sentences")
+    }
+
     /// Runs docker and answers with whatever comes.
     pub fn docker(&self, arguments: &[&str]) -> Printed {
         printed(self.command(arguments).output().expect("docker runs"))

@@ -4,9 +4,11 @@
 //! run directory. Published ports are elements of maps in an nftables table of our own; nobody else's rules are touched.
 
 mod address;
+mod audit;
 mod bridge;
 mod endpoint;
 mod error;
+mod features;
 mod ingress;
 mod namespace;
 mod netlink;
@@ -25,10 +27,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use ipnet::Ipv4Net;
 
 use address::Pool;
+pub use audit::walls;
 pub use endpoint::Endpoint;
 pub use error::Error;
+pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
-pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
+pub use nft::BaseChain;
+pub use overlay::link::hardware_address;
+pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services};
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
@@ -200,7 +206,7 @@ impl Network {
     }
 
     /// Which addresses of a network are on which other nodes; what is not named is forgotten.
-    pub async fn set_peers(&self, id: &str, peers: BTreeMap<IpAddr, IpAddr>) -> Result<(), Error> {
+    pub async fn set_peers(&self, id: &str, peers: BTreeMap<IpAddr, Peer>) -> Result<(), Error> {
         let id = id.to_owned();
         self.with_overlays(move |overlays, _| overlays.set_peers(&id, &peers)).await
     }
@@ -304,7 +310,9 @@ fn open(config: Config) -> Result<Network, Error> {
     });
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
     let state = State { pool, endpoints, isolated, ports, table, overlays, mesh, tunnel };
-    Ok(Network(Arc::new(Inner { config, bridge, state: Mutex::new(state) })))
+    let inner = Arc::new(Inner { config, bridge, state: Mutex::new(state) });
+    inner.watch()?;
+    Ok(Network(inner))
 }
 
 fn namespaces(run_dir: &Path) -> PathBuf {

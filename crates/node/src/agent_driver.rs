@@ -47,6 +47,9 @@ const ALONE_TOLD_AFTER: Duration = Duration::from_secs(5);
 /// elected is not to be taken at its first word.
 const REMOVED_AFTER: Duration = Duration::from_secs(1);
 
+/// How often networks are said once more to the kernel: what could not be made so is not given up.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Between two attempts to reach the manager.
 const RECONNECT: Duration = Duration::from_millis(200);
 
@@ -63,6 +66,8 @@ pub(crate) struct AgentDriver {
     ingress: Ingress,
     has_work: bool,
     connector: Connector,
+    /// When networks are said once more to the kernel.
+    settle_at: Instant,
     files: Files,
     keeper: Keeper,
 }
@@ -91,6 +96,7 @@ impl AgentDriver {
             ingress: Ingress::default(),
             has_work: false,
             connector,
+            settle_at: Instant::now() + SETTLE_INTERVAL,
             keeper: Keeper::start(files.clone()),
             files,
         }
@@ -202,6 +208,14 @@ impl AgentDriver {
                 () = self.ingress.due() => {
                     let info = self.info.borrow().clone();
                     self.ingress.try_again(&self.engine, info.node, &info.address).await;
+                    continue;
+                }
+                () = tokio::time::sleep_until(self.settle_at) => {
+                    self.settle_at = Instant::now() + SETTLE_INTERVAL;
+                    let info = self.info.borrow().clone();
+                    self.connector
+                        .settle_all(&self.engine.network, info.node, &info.address)
+                        .await;
                     continue;
                 }
                 () = self.connector.tunnel.due(&self.engine.network) => {

@@ -27,7 +27,7 @@ const REFUSAL_BYTES_MAX: usize = 4096;
 
 /// Where a daemon is.
 #[derive(Args, Clone, Debug)]
-struct Target {
+pub(crate) struct Target {
     /// The daemon: unix://PATH or tcp://HOST:PORT. Without it, DOCKER_HOST, then unix:///run/skep/docker.sock
     #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
     host: Option<String>,
@@ -129,7 +129,7 @@ pub(crate) fn restore(flags: Restore) -> anyhow::Result<()> {
     })
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().build().context("start the async runtime")?.block_on(work)
 }
@@ -160,12 +160,22 @@ async fn post<E>(
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
+    let request = hyper::Request::post(path).header("Host", "skep").header(KEY_HEADER, key);
+    ask(target, request.body(body).context("make the request")?).await
+}
+
+/// What the daemon answers; a refusal is an error in its words.
+pub(crate) async fn ask<E>(
+    target: &Target,
+    request: hyper::Request<BoxBody<Bytes, E>>,
+) -> anyhow::Result<Incoming>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
     let host = target.host.clone().unwrap_or_else(config::docker_host);
     let stream = connect(&host).await.with_context(|| format!("connect to {host}"))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = hyper::Request::post(path).header("Host", "skep").header(KEY_HEADER, key);
-    let request = request.body(body).context("make the request")?;
     let exchange = async {
         let answer = sender.send_request(request).await.context("talk to the daemon")?;
         if answer.status().is_success() {

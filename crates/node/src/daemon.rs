@@ -52,6 +52,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(stop_on_signal(shutdown.clone()));
     tokio::spawn(crate::idle::keep_small());
+    tokio::spawn(crate::whole::keep(engine.clone(), membership.warnings.clone()));
     server.serve(shutdown).await;
     info!("stopping; containers run on");
     membership.close().await;

@@ -7,6 +7,7 @@ mod config;
 mod connector;
 mod daemon;
 mod describe;
+mod doctor;
 mod flags;
 mod idle;
 mod ingress;
@@ -24,6 +25,7 @@ mod steward;
 mod swarm_events;
 mod templating;
 mod tunnel;
+mod whole;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -52,6 +54,8 @@ enum Verb {
     Backup(backup::Backup),
     /// Bring a lost swarm back from a backup, with this host as its manager
     Restore(backup::Restore),
+    /// Say what on this host is in a node's way, what is not as the node was told, and what to do
+    Doctor(doctor::Flags),
     /// Remove everything a node's daemon has made: containers, links, state. The daemon must not run
     Purge(purge::Flags),
 }
@@ -62,7 +66,7 @@ fn main() -> ExitCode {
     shim::dispatch(&arguments);
     ::tunnel::dispatch(&arguments);
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("skep: {error:#}");
             ExitCode::FAILURE
@@ -70,7 +74,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
+fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let program = arguments.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
     // Tools that start dockerd can start us: called by that name, the binary is the daemon.
     if program == "dockerd" {
@@ -81,14 +85,17 @@ fn run(arguments: Vec<OsString>) -> anyhow::Result<()> {
         let command = command.disable_version_flag(true).arg(version_flag());
         let matches = command.get_matches_from(&arguments);
         let flags = flags::Daemon::from_arg_matches(&matches)?;
-        return daemon::run(config::Config::resolve(flags, &arguments[1..])?);
+        daemon::run(config::Config::resolve(flags, &arguments[1..])?)?;
+        return Ok(ExitCode::SUCCESS);
     }
     match Cli::parse_from(&arguments).verb {
-        Verb::Daemon(flags) => daemon::run(config::Config::resolve(*flags, &arguments[2..])?),
-        Verb::Backup(flags) => backup::backup(flags),
-        Verb::Restore(flags) => backup::restore(flags),
-        Verb::Purge(flags) => purge::run(flags),
+        Verb::Daemon(flags) => daemon::run(config::Config::resolve(*flags, &arguments[2..])?)?,
+        Verb::Backup(flags) => backup::backup(flags)?,
+        Verb::Restore(flags) => backup::restore(flags)?,
+        Verb::Doctor(flags) => return doctor::run(&flags),
+        Verb::Purge(flags) => purge::run(flags)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `-v` is what scripts ask dockerd with.

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::daemon::SharedEngine;
 use crate::session::{NodeInfo, Upstream};
 use crate::state::{Files, State};
-use crate::{describe, join, lock, steward, swarm_events, tunnel};
+use crate::{describe, join, lock, steward, swarm_events, tunnel, whole};
 
 pub(crate) const NOT_A_MANAGER: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.";
 pub(crate) const WORKER: &str = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
@@ -71,6 +71,8 @@ pub(crate) struct Membership {
     labels: Vec<String>,
     generic: BTreeMap<String, Generic>,
     tunnel: tunnel::Settings,
+    /// What this host has in the node's way.
+    pub(crate) warnings: whole::Warnings,
     active: Mutex<Option<Active>>,
     /// The place that the node cannot take before it is unlocked.
     pub(crate) locked: Mutex<Option<State>>,
@@ -92,6 +94,7 @@ impl Membership {
             labels: config.engine.labels.clone(),
             generic: config.generic_resources.clone(),
             tunnel: config.tunnel,
+            warnings: whole::Warnings::default(),
             active: Mutex::new(None),
             locked: Mutex::new(None),
             changing: tokio::sync::Mutex::new(()),
@@ -524,6 +527,10 @@ impl Swarm for Membership {
             None if self.is_locked() => "locked",
             None => "inactive",
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        whole::told(&self.warnings)
     }
 
     fn info(&self) -> SwarmInfo {

@@ -12,11 +12,18 @@ use crate::query::Query;
 use crate::state::ApiState;
 use crate::version::ApiVersion;
 
+/// What `skep doctor` shows, one sentence each.
+#[derive(Debug, serde::Serialize)]
+struct Audit {
+    differences: Vec<String>,
+}
+
 pub(crate) fn routes() -> Router<ApiState> {
     Router::new()
         .route("/version", get(version))
         .route("/info", get(info))
         .route("/system/df", get(disk_usage))
+        .route("/skep/audit", get(audit).post(mend))
 }
 
 async fn version(State(state): State<ApiState>) -> Answer<Version> {
@@ -51,10 +58,35 @@ async fn version(State(state): State<ApiState>) -> Answer<Version> {
 async fn info(State(state): State<ApiState>) -> Result<Answer<Info>, ApiError> {
     let mut info = state.engine.info().await?;
     let swarm = state.swarm.info();
-    info.warnings.get_or_insert_default().extend(swarm.warnings.iter().cloned());
+    let warnings = info.warnings.get_or_insert_default();
+    warnings.extend(swarm.warnings.iter().cloned());
+    warnings.extend(state.swarm.warnings());
     info.swarm = serde_json::to_value(swarm)
         .expect("the swarm's description has text keys and no fallible encoders");
     Ok(Answer(info))
+}
+
+/// How this node's kernel differs from what it was told. Docker has no such route.
+async fn audit(State(state): State<ApiState>) -> Answer<Audit> {
+    Answer(differences(&state, false).await)
+}
+
+/// The same, and puts right what can be.
+async fn mend(State(state): State<ApiState>) -> Answer<Audit> {
+    Answer(differences(&state, true).await)
+}
+
+async fn differences(state: &ApiState, mends: bool) -> Audit {
+    let engine = &state.engine;
+    let mut differences = engine.network.audit(mends).await;
+    let strange = engine.network.containers().into_iter();
+    // One that was removed a moment ago is in neither list when it is looked at again.
+    for container in strange.filter(|id| engine.containers.status(id).is_err()) {
+        if engine.network.containers().contains(&container) {
+            differences.push(format!("the network of container {container} is nobody's"));
+        }
+    }
+    Audit { differences }
 }
 
 async fn disk_usage(

@@ -99,6 +99,7 @@ fn nothing_of_an_encrypted_network_is_readable_on_the_wire() {
     let container = first.containers("client").remove(0);
     let by_name = ["exec", &container, "wget", "-q", "-O", "-", "http://web/sealed-secret"];
     assert!(first.ok(&by_name).contains("Hostname: "), "by name and virtual address");
+    cluster.audit();
 }
 
 #[test]
@@ -163,6 +164,7 @@ fn a_tunnel_outlives_its_daemon_and_is_made_anew_when_it_is_killed() {
     until_reached(&cluster, 2, "web", "sealed-secret", 2);
     assert!(keys(cluster.host(2)).is_disjoint(&before), "with another key");
     assert_sealed(&wire, "sealed-secret", "with and without daemon and tunnel");
+    cluster.audit();
 }
 
 #[test]

@@ -62,6 +62,7 @@ fn every_node_answers_and_the_task_sees_the_client() {
     }
     let ports = first.ok(&["service", "ls", "--format", "{{.Ports}}"]);
     assert_eq!(ports, "*:8080->80/tcp");
+    cluster.audit();
 }
 
 #[test]
@@ -88,6 +89,7 @@ fn datagrams_reach_tasks_by_every_node() {
             assert_eq!(seen(&answer).as_deref(), Some(&client.address[..]), "{answer}");
         }
     }
+    cluster.audit();
 }
 
 #[test]
@@ -114,6 +116,7 @@ fn all_replicas_answer_by_every_node_and_those_that_leave_do_not() {
     for address in addresses(&cluster) {
         first.until("nobody answers", || client.ask(&address, 8080).is_none());
     }
+    cluster.audit();
 }
 
 #[test]
@@ -133,6 +136,7 @@ fn containers_reach_published_ports_of_every_node() {
             host.until("it is answered", || host.docker(&ask).code == 0);
         }
     }
+    cluster.audit();
 }
 
 #[test]
@@ -156,6 +160,7 @@ fn an_entry_node_answers_while_its_daemon_is_gone_and_follows_changes_once_it_is
             said(&answer, "Hostname: ").is_some_and(|name| !before.contains(name))
         })
     });
+    cluster.audit();
 }
 
 #[test]

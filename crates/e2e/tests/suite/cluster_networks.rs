@@ -67,6 +67,45 @@ fn services_find_each_other_by_name_across_hosts() {
     let virtual_ip = first.ok(&virtual_ip);
     let shown = virtual_ip.split('/').next().unwrap_or_default().to_owned();
     assert_eq!(addresses(first, "client", "WEB"), [shown].into());
+    cluster.audit();
+    first.ok(&["service", "rm", "web", "client"]);
+    for host in cluster.hosts() {
+        host.until("nothing of them is left", || host.docker(&["ps", "-aq"]).stdout.is_empty());
+    }
+    cluster.audit();
+}
+
+#[test]
+fn services_are_reached_by_ipv6_too_where_their_network_has_it() {
+    e2e::skep_only!("Docker balances over IPv4 only");
+    let cluster = Cluster::swarm(1, 1);
+    let first = cluster.host(1);
+    let network = ["network", "create", "--driver", "overlay", "--ipv6"];
+    first.ok(&[&network[..], &["--subnet", "fd00:77::/64", "blue"]].concat());
+    let subnets = "{{.EnableIPv6}} {{range .IPAM.Config}}{{.Subnet}} {{end}}";
+    let subnets = first.ok(&["network", "inspect", "blue", "--format", subnets]);
+    assert!(subnets.contains("true") && subnets.contains("fd00:77::/64"), "{subnets}");
+    let web = ["service", "create", "--detach", "--no-resolve-image", "--name", "web"];
+    first.ok(&[&web[..], &["--network", "blue", "--mode", "global", "whoami"]].concat());
+    sleeper(first, "client", &["--network", "blue", "--mode", "global"]);
+    first.until_running("web", 2);
+    first.until_running("client", 2);
+    let given = "{{range .Endpoint.VirtualIPs}}{{.Addr}} {{end}}";
+    let given = first.ok(&["service", "inspect", "web", "--format", given]);
+    let (ipv4, ipv6): (Vec<_>, Vec<_>) =
+        given.split_whitespace().partition(|address| address.starts_with("10."));
+    assert_eq!((ipv4.len(), ipv6.len()), (1, 1), "{given}");
+    let address = ipv6[0].split('/').next().unwrap_or_default();
+    for host in cluster.hosts() {
+        for url in ["http://web/".to_owned(), format!("http://[{address}]/")] {
+            host.until("both replicas answer", || answers(host, "client", &url, 20).len() == 2);
+        }
+        let named = within(host, "client", &["nslookup", "-type=aaaa", "web"]);
+        assert!(named.contains(address), "{named}");
+        let seen =
+            within(host, "client", &["wget", "-q", "-O", "-", &format!("http://[{address}]/")]);
+        assert!(seen.contains("RemoteAddr: [fd00:77:"), "{seen}");
+    }
 }
 
 #[test]
@@ -87,6 +126,7 @@ fn a_replica_that_leaves_is_not_asked_any_more() {
     for _ in 0..20 {
         first.ok(&["exec", &container, "timeout", "3", "wget", "-q", "-O", "-", "http://web/"]);
     }
+    cluster.audit();
 }
 
 #[test]
@@ -142,4 +182,5 @@ fn names_and_virtual_addresses_outlive_the_daemon() {
     let worker = cluster.host(2);
     worker.until("names are answered again", || address(worker) == Some(virtual_ip.clone()));
     worker.until("both answer", || answers(worker, "client", "http://web/", 20).len() == 2);
+    cluster.audit();
 }

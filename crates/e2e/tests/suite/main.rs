@@ -17,6 +17,7 @@ mod cluster_writes;
 mod containers;
 mod daemon;
 mod digest;
+mod doctor;
 mod engine;
 mod flags;
 mod lock;

@@ -62,8 +62,8 @@ pub(super) async fn create(writer: &Writer, spec: NetworkSpec) -> Result<Network
 fn refuse_unfinished(spec: &NetworkSpec) -> Result<(), Error> {
     let is_ipv6 = spec.is_ipv6
         || spec.subnets.iter().filter_map(|it| it.subnet).any(|it| it.addr().is_ipv6());
-    let what = match (is_ipv6, spec.is_ingress && spec.is_encrypted()) {
-        (true, _) => "IPv6 in networks of the swarm is not there yet",
+    let what = match (spec.is_ingress && is_ipv6, spec.is_ingress && spec.is_encrypted()) {
+        (true, _) => "IPv6 in ingress networks is not there yet",
         (_, true) => "encrypted ingress networks are not there yet",
         _ => return Ok(()),
     };

@@ -142,6 +142,25 @@ impl Fabric {
         stale.into_iter().try_for_each(|node| self.forget_node(node))
     }
 
+    /// How the kernel's device and routes differ from what was last asked for.
+    pub(super) fn faults(&self) -> Result<Vec<String>, Error> {
+        let name = name(&self.place);
+        if find(&self.netlink, &name)?.is_none_or(|(index, _)| index != self.index) {
+            return Ok(vec![format!("link {name} is missing")]);
+        }
+        let (nodes, routes) = (self.known_nodes()?, self.known_routes()?);
+        let mut faults = Vec::new();
+        for node in self.nodes.keys().filter(|node| nodes.get(*node) != self.nodes.get(*node)) {
+            faults.push(format!("link {name}: no way to node {node}"));
+        }
+        for task in self.routes.keys().filter(|task| routes.get(*task) != self.routes.get(*task)) {
+            faults.push(format!("link {name}: no route to task {task}"));
+        }
+        let strange = routes.keys().filter(|task| !self.routes.contains_key(*task));
+        faults.extend(strange.map(|task| format!("link {name}: a route to {task}, who is nobody")));
+        Ok(faults)
+    }
+
     fn add_node(&mut self, node: IpAddr) -> Result<(), Error> {
         let used: BTreeSet<_> = self.nodes.values().copied().collect();
         let number = (1..=NODES_MAX).find(|number| !used.contains(number));

@@ -74,13 +74,14 @@ pub(crate) struct Mesh {
     /// Unknown before the first change: an earlier daemon may have left one.
     fabric: Option<Fabric>,
     table: Option<MeshTable>,
-    held: BTreeSet<Ipv4Addr>,
+    /// What was last asked for.
+    wanted: Option<Ingress>,
 }
 
 impl Mesh {
     /// What an earlier daemon left goes on working until it is told otherwise.
     pub(crate) fn new(place: Place) -> Self {
-        Self { place, fabric: None, table: None, held: BTreeSet::new() }
+        Self { place, fabric: None, table: None, wanted: None }
     }
 
     /// Makes this node's part what `wanted` says. Where other nodes cannot be reached, its own tasks are served still.
@@ -89,9 +90,31 @@ impl Mesh {
         let linked = self.link(&wanted);
         let reaches_others = linked.is_ok() && self.fabric.is_some();
         let served = self.serve(&wanted, reaches_others);
-        let gone = self.held.difference(&wanted.held).copied().collect();
-        self.held = wanted.held;
+        let held = self.wanted.as_ref().map(|last| &last.held);
+        let gone = held.into_iter().flat_map(|held| held.difference(&wanted.held).copied());
+        let gone = gone.collect();
+        self.wanted = Some(wanted);
         (linked.and(served), gone)
+    }
+
+    /// How the kernel differs from what was last asked for; with `mends`, it is put right.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(crate) fn audit(&mut self, mends: bool) -> Result<Vec<String>, Error> {
+        let mut faults = self.table.as_mut().map(MeshTable::faults).unwrap_or_default();
+        if let Some(fabric) = &self.fabric {
+            faults.extend(fabric.faults()?);
+        }
+        if let Some(wanted) = self.wanted.take_if(|_| mends && !faults.is_empty()) {
+            // What is there is read again.
+            self.fabric = None;
+            if let Some(table) = &mut self.table {
+                table.distrust();
+            }
+            self.set(wanted).0?;
+        }
+        Ok(faults)
     }
 
     /// Takes everything away, also what an earlier daemon left.
@@ -102,7 +125,7 @@ impl Mesh {
         };
         table.remove()?;
         self.fabric = None;
-        let gone = std::mem::take(&mut self.held);
+        let gone = self.wanted.take().map(|last| last.held).unwrap_or_default();
         link::remove(&self.place)?;
         forget_connections(&gone)
     }

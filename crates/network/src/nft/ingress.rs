@@ -29,7 +29,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 
 use super::expression::{self, Expression, mask_of};
-use super::message::{Batch, Hook, MapSpec};
+use super::list::{self, Elements, Target};
+use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket as Netfilter;
 use super::{ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, IPV4, MARK, VERDICT, concatenation};
 use crate::Error;
@@ -112,6 +113,59 @@ impl MeshTable {
         work.set_fronts(&mut known, rules.fronts)?;
         work.commit()?;
         self.known = Some(known);
+        Ok(())
+    }
+
+    /// How the kernel's table differs from what was last asked for.
+    pub(crate) fn faults(&mut self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if let Err(error) = self.compare(&mut faults) {
+            faults.push(error.to_string());
+        }
+        faults.iter().map(|fault| format!("nftables table {}: {fault}", self.name)).collect()
+    }
+
+    /// Begins anew with the next change.
+    pub(crate) fn distrust(&mut self) {
+        self.known = None;
+    }
+
+    fn compare(&mut self, faults: &mut Vec<String>) -> std::io::Result<()> {
+        let Some(known) = &self.known else { return Ok(()) };
+        let mut maps: BTreeMap<&str, Elements> = BTreeMap::new();
+        let mut put = |map, key: Vec<u8>, target| maps.entry(map).or_default().insert(key, target);
+        for (front, sockets) in &known.fronts {
+            let key = front_bytes(*front);
+            for (slot, socket) in (0u32..).zip(sockets) {
+                let slot = [&key[..], &slot.to_ne_bytes()].concat();
+                put("backends", slot, Target::Data(socket_bytes(*socket).to_vec()));
+            }
+            put("fronts", key.to_vec(), Target::Chain(format!("b{}", sockets.len())));
+        }
+        for ((address, front), socket) in &known.own {
+            let key = [&address.octets()[..], &front_bytes(*front)].concat();
+            put("own", key, Target::Data(socket_bytes(*socket).to_vec()));
+        }
+        for (mac, number) in &known.nodes {
+            put("came_by", mac.to_vec(), Target::Chain(format!("from{number}")));
+            let mark = mark(*number).to_ne_bytes().to_vec();
+            put("go_by", mark, Target::Chain(format!("to{number}")));
+        }
+        for (node, task) in &known.homes {
+            put("homes", [node.octets(), task.octets()].concat(), Target::Data(Vec::new()));
+        }
+        let found = list::rules(&mut self.socket, Family::Ipv4, &self.name)?;
+        let balancing = known.balancing.iter().map(|count| format!("b{count}"));
+        for chain in balancing.chain(["published", "prerouting", "output"].map(str::to_owned)) {
+            if !found.contains_key(&chain) {
+                faults.push(format!("chain {chain} has no rules"));
+            }
+        }
+        for map in ["fronts", "backends", "own", "came_by", "go_by", "homes"] {
+            let found = list::elements(&mut self.socket, Family::Ipv4, &self.name, map)?;
+            let wanted = maps.remove(map).unwrap_or_default();
+            list::compare(map, &wanted, &found, faults);
+        }
         Ok(())
     }
 

@@ -14,10 +14,12 @@ mod balance;
 mod conntrack;
 mod expression;
 mod ingress;
+pub(crate) mod list;
 mod message;
 mod socket;
+mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -28,11 +30,14 @@ pub(crate) use balance::{Balancer, NAMES_ADDRESS, NamePorts};
 pub(crate) use conntrack::forget as forget_connections;
 use expression::{Expression, accept_goto, mask_of};
 pub(crate) use ingress::{Base as MeshBase, MeshRules, MeshTable};
-use message::{Batch, Hook, MapSpec};
+pub use list::BaseChain;
+use message::{Batch, Family, Hook, MapSpec};
 use socket::Socket;
+pub(crate) use watch::{Heard, Watch};
 
 /// The kernel's numbers for data types that `nft list` knows by name (nft userspace, datatype.h).
 const IPV4: u32 = 7;
+const IPV6: u32 = 8;
 const INET_PROTO: u32 = 12;
 const INET_SERVICE: u32 = 13;
 const MARK: u32 = 19;
@@ -47,6 +52,14 @@ pub(crate) struct Table {
     socket: Socket,
     /// For which numbers of backends there are chains, with and without an address in the key.
     chains: BTreeSet<(bool, u32)>,
+    /// How many rules each chain had when the table was made.
+    base: BTreeMap<String, usize>,
+}
+
+/// All chains of the present network namespace that packets pass, whoever made them.
+pub(crate) fn base_chains() -> Result<Vec<BaseChain>, Error> {
+    let listed = Socket::open().and_then(|mut socket| list::base_chains(&mut socket));
+    listed.map_err(Error::kernel("list nftables chains"))
 }
 
 /// Names of the maps for fronts on all addresses, and on one.
@@ -67,7 +80,7 @@ impl Table {
     pub(crate) fn open(instance: &str, bridge: &str, subnet: Ipv4Net) -> Result<Self, Error> {
         let socket = Socket::open().map_err(Error::kernel("open an nftables socket"))?;
         let name = format!("skep-{instance}");
-        let mut table = Self { name, socket, chains: BTreeSet::new() };
+        let mut table = Self { name, socket, chains: BTreeSet::new(), base: BTreeMap::new() };
         let mut batch = table.socket.batch();
         batch.add_table(&table.name);
         batch.delete_table(&table.name);
@@ -75,7 +88,48 @@ impl Table {
         table.add_maps(&mut batch);
         table.add_base_chains(&mut batch, bridge, subnet);
         table.commit(batch, "make nftables table")?;
+        let base = list::rules(&mut table.socket, Family::Ipv4, &table.name);
+        table.base = base.map_err(Error::kernel("list nftables rules"))?;
         Ok(table)
+    }
+
+    /// How the kernel's table differs from one with these rules.
+    pub(crate) fn faults(&mut self, rules: &[Rule]) -> Vec<String> {
+        let mut faults = Vec::new();
+        if let Err(error) = self.compare(rules, &mut faults) {
+            faults.push(error.to_string());
+        }
+        faults.iter().map(|fault| format!("nftables table {}: {fault}", self.name)).collect()
+    }
+
+    fn compare(&mut self, rules: &[Rule], faults: &mut Vec<String>) -> std::io::Result<()> {
+        let found = list::rules(&mut self.socket, Family::Ipv4, &self.name)?;
+        let chains = self.chains.iter().map(|(at, count)| (chain_name(*at, *count), 1));
+        for (chain, count) in self.base.clone().into_iter().chain(chains) {
+            let found = found.get(&chain).copied().unwrap_or(0);
+            if found != count {
+                faults.push(format!("chain {chain} has {found} rules and should have {count}"));
+            }
+        }
+        for with_address in [false, true] {
+            let (fronts, backends) = map_names(with_address);
+            let (mut to_chains, mut to_tasks) = (list::Elements::new(), list::Elements::new());
+            let served = rules.iter().filter(|rule| !rule.backends.is_empty());
+            for rule in served.filter(|rule| rule.front.address.is_some() == with_address) {
+                let key = front_bytes(rule.front);
+                for (slot, (address, port)) in (0u32..).zip(&rule.backends) {
+                    let slot = [&key[..], &slot.to_ne_bytes()].concat();
+                    let data = backend_bytes(*address, *port).to_vec();
+                    to_tasks.insert(slot, list::Target::Data(data));
+                }
+                to_chains.insert(key, list::Target::Chain(chain_name(with_address, count(rule))));
+            }
+            for (map, wanted) in [(fronts, to_chains), (backends, to_tasks)] {
+                let found = list::elements(&mut self.socket, Family::Ipv4, &self.name, map)?;
+                list::compare(map, &wanted, &found, faults);
+            }
+        }
+        Ok(())
     }
 
     /// Takes rules out and puts others in. Connections that are under way keep their backend.

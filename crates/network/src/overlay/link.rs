@@ -1,11 +1,11 @@
 //! The links of one overlay: a bridge and a vxlan device in a namespace of their own, and what they forward where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{
@@ -16,7 +16,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::Overlay;
+use super::{Overlay, Peer};
 use crate::bridge::{add_address, link_index, set_up, up};
 use crate::netlink::Netlink;
 use crate::{Error, address, namespace, tunnel};
@@ -54,7 +54,7 @@ impl Fabric {
         path: &Path,
         overlay: &Overlay,
         way: Option<&Path>,
-    ) -> Result<(Self, BTreeMap<IpAddr, IpAddr>), Error> {
+    ) -> Result<(Self, BTreeMap<IpAddr, Peer>), Error> {
         if !namespace::exists(path) {
             namespace::create(path, || Ok(()))?;
             if let Err(error) = Self::fill(path, overlay, way) {
@@ -69,26 +69,35 @@ impl Fabric {
     }
 
     fn fill(path: &Path, overlay: &Overlay, way: Option<&Path>) -> Result<(), Error> {
-        let netns = File::open(path).map_err(Error::file("open", path))?;
         let within = inside(path)?;
-        within
-            .create(bridge(mtu(overlay)))
-            .map_err(Error::kernel(format!("make the bridge of network {}", overlay.id)))?;
-        // From here: the device's socket belongs to the namespace that asks for it.
-        let outside = match way {
-            Some(way) => inside(way)?,
-            None => Netlink::open().map_err(Error::kernel("open a netlink socket"))?,
-        };
-        outside
-            .create(vxlan(overlay, netns.as_raw_fd()))
-            .map_err(Error::kernel(format!("make the vxlan device of network {}", overlay.id)))?;
-        let mut plugged = up(LinkMessage::default());
-        plugged.header.index = VXLAN_INDEX;
-        plugged.attributes = vec![LinkAttribute::Controller(BRIDGE_INDEX)];
-        within
-            .change(RouteNetlinkMessage::SetLink(plugged))
+        make_bridge(&within, overlay)?;
+        make_vxlan(path, overlay, way)?;
+        plug_in(&within, VXLAN_INDEX)
             .and_then(|()| within.change(set_up(BRIDGE_INDEX)))
             .map_err(Error::kernel(format!("raise the links of network {}", overlay.id)))
+    }
+
+    /// Makes links of the network that are gone, and puts those that are there back into the bridge.
+    pub(super) fn mend(
+        &self,
+        path: &Path,
+        overlay: &Overlay,
+        way: Option<&Path>,
+        containers: &BTreeSet<String>,
+    ) -> Result<(), Error> {
+        if !self.has(BRIDGE)? {
+            make_bridge(&self.netlink, overlay)?;
+        }
+        if !self.has(VXLAN)? {
+            make_vxlan(path, overlay, way)?;
+        }
+        let failed = || Error::kernel(format!("raise the links of network {}", overlay.id));
+        for name in containers.iter().map(String::as_str).chain([VXLAN]) {
+            if self.has(name)? {
+                plug_in(&self.netlink, link_index(&self.netlink, name)?).map_err(failed())?;
+            }
+        }
+        self.netlink.change(set_up(BRIDGE_INDEX)).map_err(failed())
     }
 
     /// Makes the container's link to the bridge.
@@ -101,10 +110,8 @@ impl Fabric {
     ) -> Result<(), Error> {
         let file = File::open(netns).map_err(Error::file("open", netns))?;
         let name = format!("eth{number}");
-        let digits: String =
-            container.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
-        let link = format!("ve{digits}");
-        let mac = addresses.iter().find_map(|address| mac_of(address.addr()));
+        let link = link_name(container);
+        let mac = hardware_address(addresses.iter().map(IpNet::addr));
         let mac = mac.ok_or_else(|| Error::NoAddressGiven { container: container.to_owned() })?;
         let mut peer = LinkMessage::default();
         peer.attributes = vec![
@@ -129,6 +136,9 @@ impl Fabric {
         let index = link_index(&within, &name)?;
         within.change(set_up(index)).map_err(Error::kernel(format!("raise {name}")))?;
         for address in addresses {
+            if address.addr().is_ipv6() {
+                namespace::within(netns, || allow_ipv6(&name))?;
+            }
             within
                 .create(add_address(index, address.addr(), address.prefix_len()))
                 .map_err(Error::kernel(format!("give the container {address}")))?;
@@ -136,8 +146,8 @@ impl Fabric {
         Ok(())
     }
 
-    pub(super) fn add_peer(&self, address: IpAddr, node: IpAddr) -> Result<(), Error> {
-        let Some(mac) = mac_of(address) else { return Ok(()) };
+    pub(super) fn add_peer(&self, address: IpAddr, peer: Peer) -> Result<(), Error> {
+        let Peer { node, mac } = peer;
         let entry = RouteNetlinkMessage::NewNeighbour;
         self.netlink
             .replace(entry(forwarding(mac, node)))
@@ -145,8 +155,8 @@ impl Fabric {
             .map_err(Error::kernel(format!("tell where {address} is")))
     }
 
-    pub(super) fn forget_peer(&self, address: IpAddr, node: IpAddr) -> Result<(), Error> {
-        let Some(mac) = mac_of(address) else { return Ok(()) };
+    pub(super) fn forget_peer(&self, address: IpAddr, peer: Peer) -> Result<(), Error> {
+        let Peer { node, mac } = peer;
         for entry in [neighbour(address, mac), forwarding(mac, node)] {
             match self.netlink.change(RouteNetlinkMessage::DelNeighbour(entry)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -158,29 +168,166 @@ impl Fabric {
         Ok(())
     }
 
+    /// How the kernel's links and tables differ from a network with these peers and these containers' links.
+    pub(super) fn faults(
+        &self,
+        peers: &BTreeMap<IpAddr, Peer>,
+        links: &BTreeSet<String>,
+    ) -> Result<Vec<String>, Error> {
+        let mut faults = self.link_faults(links)?;
+        let nodes: BTreeMap<_, _> = peers.values().map(|peer| (peer.mac, peer.node)).collect();
+        let addresses: BTreeMap<_, _> =
+            peers.iter().map(|(address, peer)| (*address, peer.mac)).collect();
+        let (found_nodes, found_addresses) = self.known_entries()?;
+        for (mac, node) in &nodes {
+            if found_nodes.get(mac) != Some(node) {
+                faults.push(format!("no way to {} on {node}", text_of(mac)));
+            }
+        }
+        for (address, mac) in &addresses {
+            if found_addresses.get(address) != Some(mac) {
+                faults.push(format!("{address} has no neighbour entry"));
+            }
+        }
+        for mac in found_nodes.keys().filter(|mac| !nodes.contains_key(*mac)) {
+            faults.push(format!("a way to {}, whom nobody knows", text_of(mac)));
+        }
+        for address in found_addresses.keys().filter(|it| !addresses.contains_key(*it)) {
+            faults.push(format!("a neighbour entry for {address}, whom nobody knows"));
+        }
+        Ok(faults)
+    }
+
+    /// Whether the container's link is there.
+    pub(super) fn has_port(&self, container: &str) -> Result<bool, Error> {
+        self.has(&link_name(container))
+    }
+
+    fn has(&self, link: &str) -> Result<bool, Error> {
+        match link_index(&self.netlink, link) {
+            Ok(_) => Ok(true),
+            Err(Error::Kernel { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes entries for addresses that are nobody's.
+    pub(super) fn forget_strangers(&self, peers: &BTreeMap<IpAddr, Peer>) -> Result<(), Error> {
+        let (nodes, addresses) = self.known_entries()?;
+        let macs: BTreeSet<_> = peers.values().map(|peer| peer.mac).collect();
+        let strange_nodes = nodes.into_iter().filter(|(mac, _)| !macs.contains(mac));
+        let strange = addresses.into_iter().filter(|(address, _)| !peers.contains_key(address));
+        let entries = strange_nodes.map(|(mac, node)| forwarding(mac, node));
+        for entry in entries.chain(strange.map(|(address, mac)| neighbour(address, mac))) {
+            self.netlink
+                .change(RouteNetlinkMessage::DelNeighbour(entry))
+                .map_err(Error::kernel("forget who is nobody"))?;
+        }
+        Ok(())
+    }
+
+    fn link_faults(&self, wanted: &BTreeSet<String>) -> Result<Vec<String>, Error> {
+        let listed = self.netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+        let mut found = BTreeMap::new();
+        for message in listed.map_err(Error::kernel("list links"))? {
+            let RouteNetlinkMessage::NewLink(link) = message else { continue };
+            let name = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            });
+            let is_plugged = link.attributes.contains(&LinkAttribute::Controller(BRIDGE_INDEX));
+            let is_up = link.header.flags.contains(netlink_packet_route::link::LinkFlags::Up);
+            found.insert(name.unwrap_or_default(), (is_up, is_plugged));
+        }
+        let mut faults = Vec::new();
+        let ports = wanted.iter().map(String::as_str).chain([VXLAN]);
+        for (name, is_port) in ports.map(|name| (name, true)).chain([(BRIDGE, false)]) {
+            match found.get(name) {
+                None => faults.push(format!("link {name} is missing")),
+                Some((false, _)) => faults.push(format!("link {name} is down")),
+                Some((_, false)) if is_port => {
+                    faults.push(format!("link {name} is not in the bridge"));
+                }
+                Some(_) => {}
+            }
+        }
+        let strange = found.keys().filter(|name| name.starts_with("ve") && !wanted.contains(*name));
+        faults.extend(strange.map(|name| format!("link {name} is nobody's")));
+        Ok(faults)
+    }
+
     /// What an earlier daemon wrote.
-    fn known_peers(&self) -> Result<BTreeMap<IpAddr, IpAddr>, Error> {
-        let mut nodes: BTreeMap<Vec<u8>, IpAddr> = BTreeMap::new();
-        let mut addresses = Vec::new();
+    pub(super) fn known_peers(&self) -> Result<BTreeMap<IpAddr, Peer>, Error> {
+        let (nodes, addresses) = self.known_entries()?;
+        let peer = |mac: [u8; 6]| Some(Peer { node: *nodes.get(&mac)?, mac });
+        let known = addresses.into_iter();
+        Ok(known.filter_map(|(address, mac)| Some((address, peer(mac)?))).collect())
+    }
+
+    /// Nodes by hardware address, hardware addresses by address.
+    #[allow(clippy::type_complexity, reason = "two tables of the kernel's")]
+    fn known_entries(
+        &self,
+    ) -> Result<(BTreeMap<[u8; 6], IpAddr>, BTreeMap<IpAddr, [u8; 6]>), Error> {
+        let mut nodes = BTreeMap::new();
+        let mut addresses = BTreeMap::new();
         for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = NeighbourMessage::default();
             message.header.family = family;
             let listed = self.netlink.dump(RouteNetlinkMessage::GetNeighbour(message));
             for entry in listed.map_err(Error::kernel("list neighbours"))? {
                 let RouteNetlinkMessage::NewNeighbour(entry) = entry else { continue };
-                if entry.header.ifindex != VXLAN_INDEX {
+                let is_ours = entry.header.ifindex == VXLAN_INDEX
+                    && entry.header.state == NeighbourState::Permanent;
+                let Some((destination, mac)) = ends_of(&entry).filter(|_| is_ours) else {
                     continue;
-                }
-                let Some((destination, mac)) = ends_of(&entry) else { continue };
+                };
                 match family {
                     AddressFamily::Bridge => drop(nodes.insert(mac, destination)),
-                    _ => addresses.push((destination, mac)),
+                    _ => drop(addresses.insert(destination, mac)),
                 }
             }
         }
-        let known = addresses.into_iter();
-        Ok(known.filter_map(|(address, mac)| Some((address, *nodes.get(&mac)?))).collect())
+        Ok((nodes, addresses))
     }
+}
+
+fn text_of(mac: &[u8]) -> String {
+    let digits: Vec<_> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.join(":")
+}
+
+fn make_bridge(within: &Netlink, overlay: &Overlay) -> Result<(), Error> {
+    within
+        .create(bridge(mtu(overlay)))
+        .map_err(Error::kernel(format!("make the bridge of network {}", overlay.id)))
+}
+
+fn make_vxlan(path: &Path, overlay: &Overlay, way: Option<&Path>) -> Result<(), Error> {
+    let netns = File::open(path).map_err(Error::file("open", path))?;
+    // From here: the device's socket belongs to the namespace that asks for it.
+    let outside = match way {
+        Some(way) => inside(way)?,
+        None => Netlink::open().map_err(Error::kernel("open a netlink socket"))?,
+    };
+    outside
+        .create(vxlan(overlay, netns.as_raw_fd()))
+        .map_err(Error::kernel(format!("make the vxlan device of network {}", overlay.id)))
+}
+
+fn plug_in(within: &Netlink, index: u32) -> io::Result<()> {
+    let mut plugged = up(LinkMessage::default());
+    plugged.header.index = index;
+    plugged.attributes = vec![LinkAttribute::Controller(BRIDGE_INDEX)];
+    within.change(RouteNetlinkMessage::SetLink(plugged))
+}
+
+/// The port of a container's link in the network's namespace.
+pub(super) fn link_name(container: &str) -> String {
+    let digits: String = container.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+    format!("ve{digits}")
 }
 
 /// A socket that belongs to the namespace at `path`, wherever it is used.
@@ -201,12 +348,18 @@ pub(crate) fn tunnel_mtu(local: Option<IpAddr>) -> u32 {
     UNDERLAY_MTU - tunnel::overhead(local)
 }
 
-/// Containers' hardware addresses follow from their addresses, so nobody needs to be told of them.
-fn mac_of(address: IpAddr) -> Option<[u8; 6]> {
-    match address {
+/// A container's hardware address in a network. It follows from the IPv4 address there, so nobody needs to be told of it.
+pub fn hardware_address(addresses: impl IntoIterator<Item = IpAddr>) -> Option<[u8; 6]> {
+    addresses.into_iter().find_map(|address| match address {
         IpAddr::V4(address) => Some(address::mac(address)),
         IpAddr::V6(_) => None,
-    }
+    })
+}
+
+/// Where hosts go without IPv6 links have none of its addresses either, until they are told to.
+fn allow_ipv6(link: &str) -> Result<(), Error> {
+    let path = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"));
+    std::fs::write(&path, "0").map_err(Error::file("write", &path))
 }
 
 fn bridge(mtu: u32) -> RouteNetlinkMessage {
@@ -290,7 +443,7 @@ fn destination(address: IpAddr) -> NeighbourAddress {
 }
 
 /// Where an entry leads, and the hardware address it is for.
-fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, Vec<u8>)> {
+fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, [u8; 6])> {
     let mut to = None;
     let mut mac = None;
     for attribute in &entry.attributes {
@@ -307,7 +460,7 @@ fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, Vec<u8>)> {
                 let sixteen: Option<[u8; 16]> = bytes[..].try_into().ok();
                 to = four.map(IpAddr::from).or(sixteen.map(IpAddr::from)).or(to);
             }
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Some(bytes.clone()),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes[..].try_into().ok(),
             _ => {}
         }
     }

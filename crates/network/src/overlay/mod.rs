@@ -11,7 +11,7 @@ pub(crate) mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,8 +49,17 @@ pub struct Join {
     pub addresses: Vec<IpNet>,
 }
 
+/// A container on another node, as the network must know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where its node takes the traffic of overlays.
+    pub node: IpAddr,
+    /// Of its link; see [`hardware_address`].
+    pub mac: [u8; 6],
+}
+
 /// Virtual addresses and the tasks behind them.
-pub type Services = BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>;
+pub type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 
 /// Who answers a container's questions for names.
 pub trait Namer: std::fmt::Debug + Send + Sync {
@@ -82,7 +91,7 @@ struct Made {
     overlay: Overlay,
     fabric: Fabric,
     /// Addresses in the network and the nodes they are on.
-    peers: BTreeMap<IpAddr, IpAddr>,
+    peers: BTreeMap<IpAddr, Peer>,
     services: Services,
 }
 
@@ -146,27 +155,27 @@ impl Overlays {
         namespace::list(&fabrics(run_dir))
     }
 
-    /// Says which addresses are on which other nodes; what is not named is forgotten.
+    /// Says which containers are on which other nodes; what is not named is forgotten.
     pub(crate) fn set_peers(
         &mut self,
         id: &str,
-        peers: &BTreeMap<IpAddr, IpAddr>,
+        peers: &BTreeMap<IpAddr, Peer>,
     ) -> Result<(), Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(()) };
         let stale: Vec<_> = made
             .peers
             .iter()
-            .filter(|(address, node)| peers.get(address) != Some(node))
-            .map(|(address, node)| (*address, *node))
+            .filter(|(address, peer)| peers.get(address) != Some(peer))
+            .map(|(address, peer)| (*address, *peer))
             .collect();
-        for (address, node) in stale {
-            made.fabric.forget_peer(address, node)?;
+        for (address, peer) in stale {
+            made.fabric.forget_peer(address, peer)?;
             made.peers.remove(&address);
         }
-        for (address, node) in peers {
+        for (address, peer) in peers {
             if !made.peers.contains_key(address) {
-                made.fabric.add_peer(*address, *node)?;
-                made.peers.insert(*address, *node);
+                made.fabric.add_peer(*address, *peer)?;
+                made.peers.insert(*address, *peer);
             }
         }
         Ok(())
@@ -223,6 +232,66 @@ impl Overlays {
         }
     }
 
+    /// The networks that are made here.
+    pub(crate) fn made(&self) -> Vec<String> {
+        self.made.keys().cloned().collect()
+    }
+
+    /// How the kernel's part of a network differs from what it should be; with `mends`, it is put right.
+    pub(crate) fn audit_network(
+        &mut self,
+        run_dir: &Path,
+        id: &str,
+        mends: bool,
+    ) -> Result<Vec<String>, Error> {
+        let Some(made) = self.made.get(id) else { return Ok(Vec::new()) };
+        let joined = self.members.iter().filter(|(_, member)| member.is_in(id));
+        let links = joined.map(|(container, _)| link::link_name(container)).collect();
+        let faults = made.fabric.faults(&made.peers, &links)?;
+        if mends && !faults.is_empty() {
+            self.mend_network(run_dir, id)?;
+        }
+        Ok(faults.iter().map(|fault| format!("network {id}: {fault}")).collect())
+    }
+
+    /// Makes what is gone, reads what the kernel has, and brings it in line.
+    fn mend_network(&mut self, run_dir: &Path, id: &str) -> Result<(), Error> {
+        let Some(made) = self.made.get_mut(id) else { return Ok(()) };
+        let joined = || self.members.iter().filter(|(_, member)| member.is_in(id));
+        let links = joined().map(|(container, _)| link::link_name(container)).collect();
+        let way = made.overlay.is_encrypted.then(|| tunnel::netns(run_dir)).transpose()?;
+        let path = fabrics(run_dir).join(id);
+        made.fabric.mend(&path, &made.overlay, way.as_deref(), &links)?;
+        for (container, member) in joined() {
+            let joins = member.joins.iter().enumerate();
+            for (number, join) in joins.filter(|(_, join)| join.overlay == id) {
+                if namespace::exists(&member.netns) && !made.fabric.has_port(container)? {
+                    made.fabric.plug(container, &member.netns, number + 1, &join.addresses)?;
+                }
+            }
+        }
+        made.fabric.forget_strangers(&made.peers)?;
+        let wanted = std::mem::replace(&mut made.peers, made.fabric.known_peers()?);
+        self.set_peers(id, &wanted)
+    }
+
+    /// How a container's table differs from what it should be; with `mends`, it is made anew.
+    pub(crate) fn audit_member(
+        &mut self,
+        container: &str,
+        mends: bool,
+    ) -> Result<Vec<String>, Error> {
+        let Some(member) = self.members.get_mut(container) else { return Ok(Vec::new()) };
+        if !namespace::exists(&member.netns) {
+            return Ok(vec![format!("container {container}: its network namespace is gone")]);
+        }
+        let faults = member.balancer.faults();
+        if mends && !faults.is_empty() {
+            member.balancer.renew()?;
+        }
+        Ok(faults.iter().map(|fault| format!("container {container}: {fault}")).collect())
+    }
+
     /// Has names answered from now on, also those of containers that are here already.
     pub(crate) fn set_namer(&mut self, namer: Arc<dyn Namer>) -> Result<(), Error> {
         for (container, member) in &mut self.members {
@@ -247,6 +316,10 @@ impl Overlays {
 }
 
 impl Member {
+    fn is_in(&self, overlay: &str) -> bool {
+        self.joins.iter().any(|join| join.overlay == overlay)
+    }
+
     fn answer_names(&mut self, container: &str, namer: &dyn Namer) -> Result<(), Error> {
         let bound = || -> io::Result<NameSockets> {
             let any_port = (NAMES_ADDRESS, 0);

@@ -195,6 +195,35 @@ impl Tunnel {
         has_ended
     }
 
+    /// How the tunnel's links and routes differ from what they should be; with `mends`, the way out is set again. Ended
+    /// devices are their owner's to replace.
+    pub(crate) fn audit(&mut self, mends: bool) -> Result<Vec<String>, Error> {
+        let mut faults = Vec::new();
+        if self.slots.iter().all(Option::is_none) {
+            return Ok(faults);
+        }
+        let netlink = inside(&self.netns_file())?;
+        for (number, slot) in self.slots.iter().enumerate() {
+            let name = device_name(number);
+            match (slot, link_index(&netlink, &name)) {
+                (Some(_), Err(_)) => faults.push(format!("tunnel: device {name} is missing")),
+                (None, Ok(_)) => faults.push(format!("tunnel: device {name} is nobody's")),
+                _ => {}
+            }
+        }
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        let routes = netlink.dump(RouteNetlinkMessage::GetRoute(message));
+        let routes = routes.map_err(Error::kernel("list routes"))?;
+        if !routes.iter().any(is_way_out) {
+            faults.push("tunnel: nothing leads into it".to_owned());
+            if let Some(key) = self.keys().last().filter(|_| mends) {
+                self.send_by(&key.key)?;
+            }
+        }
+        Ok(faults)
+    }
+
     /// What becomes readable when a device's process ends.
     pub(crate) fn lives(&self) -> Vec<UnixStream> {
         let directories = (0..self.slots.len()).map(|number| (number, self.slot_directory(number)));
@@ -274,6 +303,11 @@ pub(crate) fn netns(run_dir: &Path) -> Result<PathBuf, Error> {
     if namespace::exists(&netns) { Ok(netns) } else { Err(Error::NoTunnel) }
 }
 
+/// Whether this host has something that seals.
+pub(crate) fn can_be_made() -> bool {
+    kernel::is_there() || Path::new("/dev/net/tun").exists()
+}
+
 fn device_name(number: usize) -> String {
     format!("wg{number}")
 }
@@ -308,6 +342,13 @@ fn own_address(index: u32, address: Ipv6Addr) -> RouteNetlinkMessage {
         AddressAttribute::Flags(AddressFlags::Nodad),
     ];
     RouteNetlinkMessage::NewAddress(message)
+}
+
+fn is_way_out(message: &RouteNetlinkMessage) -> bool {
+    let RouteNetlinkMessage::NewRoute(route) = message else { return false };
+    let to = RouteAttribute::Destination(RouteAddress::Inet6(ADDRESSES.addr()));
+    route.header.destination_prefix_length == ADDRESSES.prefix_len()
+        && route.attributes.contains(&to)
 }
 
 fn way_out(index: u32, source: Ipv6Addr) -> RouteNetlinkMessage {
