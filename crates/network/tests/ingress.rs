@@ -469,6 +469,30 @@ fn a_node_that_left_the_swarm_is_forgotten_and_its_number_is_used_again() {
 }
 
 #[test]
+fn what_others_take_away_is_found_and_made_again() {
+    let (_wire, one, two, client, ..) = one_task();
+    let audit = |node: &Node, mends| -> Vec<String> {
+        let network = node.network();
+        let faults = node.machine.run(move || block_on(network.audit(mends)));
+        faults.into_iter().filter(|fault| fault.contains("ing-")).collect()
+    };
+    let nothing: Vec<String> = Vec::new();
+    assert_eq!(audit(&two, false), nothing);
+    for (taken, fault) in [
+        ("rule del iif ing-in2", "link ing-in2: no way back by node 10.99.0.1"),
+        ("rule del iif skep0", "link ing-in2: no way back by node 10.99.0.1"),
+        ("neigh flush dev ing-in2 nud permanent", "link ing-in2: no way to node 10.99.0.1"),
+        ("link del ing-in2", "link ing-in2 is missing"),
+    ] {
+        two.machine.run(move || ip(taken));
+        assert!(audit(&two, true).contains(&fault.to_owned()), "{taken}");
+        assert_eq!(audit(&two, false), nothing, "{taken}");
+        assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("b saw me"), "{taken}");
+    }
+    drop(one);
+}
+
+#[test]
 fn a_node_without_others_makes_no_device() {
     let wire = Wire::new();
     let (node, client) = (wire.node(1), wire.machine(9));
