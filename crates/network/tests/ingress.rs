@@ -441,6 +441,58 @@ fn nothing_is_left_when_the_node_leaves() {
 }
 
 #[test]
+fn a_node_that_left_the_swarm_is_forgotten_and_its_number_is_used_again() {
+    let (_wire, one, _two, client, task, _) = one_task();
+    let with = |others: &[u8]| {
+        let mut ingress = ingress_of(1, &[task], &[]);
+        ingress.nodes.extend(others.iter().map(|other| IpAddr::from(address(*other))));
+        let network = one.network();
+        one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+        one.machine.run(|| {
+            let neighbours = ip("neigh show dev ing-in1");
+            let rules = ip("rule").lines().filter(|line| line.contains("fwmark")).count();
+            let places = run("bridge", "fdb show dev ing-in1").lines().count();
+            (neighbours, rules, places)
+        })
+    };
+    let (before, rules, places) = with(&[]);
+    assert_eq!((rules, places), (2, 1));
+    let (more, rules, places) = with(&[7, 8]);
+    assert_eq!((rules, places), (6, 3));
+    assert!(more.contains("169.254.0.3 lladdr 02:42:0a:63:00:08"), "{more}");
+    let (_, rules, places) = with(&[8]);
+    assert_eq!((rules, places), (4, 2));
+    let (again, ..) = with(&[8, 6]);
+    assert!(again.contains("169.254.0.2 lladdr 02:42:0a:63:00:06"), "{again}");
+    assert_eq!(with(&[]).0, before);
+    assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("b saw me"));
+}
+
+#[test]
+fn what_others_take_away_is_found_and_made_again() {
+    let (_wire, one, two, client, ..) = one_task();
+    let audit = |node: &Node, mends| -> Vec<String> {
+        let network = node.network();
+        let faults = node.machine.run(move || block_on(network.audit(mends)));
+        faults.into_iter().filter(|fault| fault.contains("ing-")).collect()
+    };
+    let nothing: Vec<String> = Vec::new();
+    assert_eq!(audit(&two, false), nothing);
+    for (taken, fault) in [
+        ("rule del iif ing-in2", "link ing-in2: no way back by node 10.99.0.1"),
+        ("rule del iif skep0", "link ing-in2: no way back by node 10.99.0.1"),
+        ("neigh flush dev ing-in2 nud permanent", "link ing-in2: no way to node 10.99.0.1"),
+        ("link del ing-in2", "link ing-in2 is missing"),
+    ] {
+        two.machine.run(move || ip(taken));
+        assert!(audit(&two, true).contains(&fault.to_owned()), "{taken}");
+        assert_eq!(audit(&two, false), nothing, "{taken}");
+        assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("b saw me"), "{taken}");
+    }
+    drop(one);
+}
+
+#[test]
 fn a_node_without_others_makes_no_device() {
     let wire = Wire::new();
     let (node, client) = (wire.node(1), wire.machine(9));
