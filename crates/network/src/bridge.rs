@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage,
@@ -210,6 +210,10 @@ pub(crate) fn add_address(
         if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.prefix_len = prefix_len;
     message.header.index = index;
+    if address.is_ipv6() {
+        // Addresses are given only once, and a container is to use its own from the first moment on.
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
     RouteNetlinkMessage::NewAddress(message)
 }

@@ -33,7 +33,8 @@ pub use error::Error;
 pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use nft::BaseChain;
-pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Services};
+pub use overlay::link::hardware_address;
+pub use overlay::{DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services};
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
@@ -198,7 +199,7 @@ impl Network {
     }
 
     /// Which addresses of a network are on which other nodes; what is not named is forgotten.
-    pub async fn set_peers(&self, id: &str, peers: BTreeMap<IpAddr, IpAddr>) -> Result<(), Error> {
+    pub async fn set_peers(&self, id: &str, peers: BTreeMap<IpAddr, Peer>) -> Result<(), Error> {
         let id = id.to_owned();
         self.with_overlays(move |overlays, _| overlays.set_peers(&id, &peers)).await
     }

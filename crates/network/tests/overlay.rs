@@ -6,17 +6,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use network::{Config, DATA_PORT, Join, NameSockets, Namer, Network, Overlay, Services};
+use network::{Config, DATA_PORT, Join, NameSockets, Namer, Network, Overlay, Peer, Services};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 100);
+/// The last part of the service's addresses.
+const VIP: u8 = 100;
+
+fn ipv4(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 1, 0, last).into()
+}
+
+fn ipv6(last: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, last.into()).into()
+}
 
 fn ip(arguments: &str) {
     let output =
@@ -99,8 +108,9 @@ impl Host {
             runtime.block_on(async {
                 network.make_overlay(overlay).await.expect("makes");
                 network.isolate(name).await.expect("isolates");
-                let address = format!("10.1.0.{last}/24").parse().expect("an address");
-                let join = Join { overlay: "blue".into(), addresses: vec![address] };
+                let addresses = [format!("{}/24", ipv4(last)), format!("{}/64", ipv6(last))];
+                let addresses = addresses.map(|it| it.parse().expect("an address")).to_vec();
+                let join = Join { overlay: "blue".into(), addresses };
                 network.join(name, join).await.expect("joins");
             });
             network.netns(name)
@@ -108,19 +118,23 @@ impl Host {
     }
 
     fn peers(&self, peers: &[(u8, &Host)]) {
-        let peers: BTreeMap<IpAddr, IpAddr> = peers
-            .iter()
-            .map(|(last, host)| (Ipv4Addr::new(10, 1, 0, *last).into(), host.address()))
-            .collect();
+        let peers: BTreeMap<_, _> =
+            peers.iter().flat_map(|(last, host)| host.peer(*last)).collect();
         self.run(move |runtime, network| {
             runtime.block_on(network.set_peers("blue", peers)).expect("sets");
         });
     }
 
+    /// A container of this host, as others know it.
+    fn peer(&self, last: u8) -> [(IpAddr, Peer); 2] {
+        let mac = network::hardware_address([ipv4(last)]).expect("there is one");
+        let peer = Peer { node: self.address(), mac };
+        [(ipv4(last), peer), (ipv6(last), peer)]
+    }
+
     fn services(&self, backends: &[u8]) {
-        let backends: BTreeSet<_> =
-            backends.iter().map(|last| Ipv4Addr::new(10, 1, 0, *last)).collect();
-        let services: Services = [(VIP, backends)].into();
+        let all = |address: fn(u8) -> IpAddr| backends.iter().map(|last| address(*last)).collect();
+        let services: Services = [(ipv4(VIP), all(ipv4)), (ipv6(VIP), all(ipv6))].into();
         self.run(move |runtime, network| {
             runtime.block_on(network.set_services("blue", services)).expect("sets");
         });
@@ -165,17 +179,17 @@ fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Answers each connection on port 80 with `word` and the caller's address, for as long as the test runs.
+/// Answers each connection on port 80, of IPv4 and IPv6, with `word` and the caller's address, for as long as the test runs.
 fn serve(netns: &Path, word: &'static str) {
-    let listener = inside(netns, || TcpListener::bind("0.0.0.0:80").expect("binds"));
+    let listener = inside(netns, || TcpListener::bind("[::]:80").expect("binds"));
     std::thread::spawn(move || {
         while let Ok((mut stream, caller)) = listener.accept() {
-            let _ = write!(stream, "{word} {}", caller.ip());
+            let _ = write!(stream, "{word} {}", caller.ip().to_canonical());
         }
     });
 }
 
-fn ask(netns: &Path, address: Ipv4Addr) -> Option<String> {
+fn ask(netns: &Path, address: IpAddr) -> Option<String> {
     inside(netns, || {
         let address = SocketAddr::from((address, 80));
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3)).ok()?;
@@ -192,9 +206,12 @@ fn containers_reach_each_other_across_hosts_under_their_own_addresses() {
     one.peers(&[(12, &two)]);
     two.peers(&[(11, &one)]);
     serve(&b, "b");
-    assert_eq!(ask(&a, Ipv4Addr::new(10, 1, 0, 12)).as_deref(), Some("b 10.1.0.11"));
+    assert_eq!(ask(&a, ipv4(12)).as_deref(), Some("b 10.1.0.11"));
+    assert_eq!(ask(&a, ipv6(12)).as_deref(), Some("b fd00:1::b"));
     one.peers(&[]);
-    assert_eq!(ask(&a, Ipv4Addr::new(10, 1, 0, 12)), None, "a peer that is gone is not reached");
+    for address in [ipv4(12), ipv6(12)] {
+        assert_eq!(ask(&a, address), None, "a peer that is gone is not reached");
+    }
 }
 
 #[test]
@@ -207,13 +224,16 @@ fn a_virtual_address_leads_to_every_backend_and_to_none_that_left() {
     serve(&b, "b");
     serve(&c, "c");
     one.services(&[12, 13]);
-    let seen: BTreeSet<_> = (0..40).filter_map(|_| ask(&a, VIP)).collect();
-    let both: BTreeSet<_> = ["b 10.1.0.11", "c 10.1.0.11"].map(str::to_owned).into();
-    assert_eq!(seen, both);
+    let seen =
+        |address: IpAddr| -> BTreeSet<_> { (0..40).filter_map(|_| ask(&a, address)).collect() };
+    assert_eq!(seen(ipv4(VIP)), ["b 10.1.0.11", "c 10.1.0.11"].map(str::to_owned).into());
+    assert_eq!(seen(ipv6(VIP)), ["b fd00:1::b", "c fd00:1::b"].map(str::to_owned).into());
     one.services(&[13]);
-    let seen: BTreeSet<_> = (0..20).filter_map(|_| ask(&a, VIP)).collect();
-    assert_eq!(seen, BTreeSet::from(["c 10.1.0.11".to_owned()]));
-    assert_eq!(ask(&c, VIP).as_deref(), Some("c 10.1.0.13"), "one that reaches itself");
+    assert_eq!(seen(ipv4(VIP)), ["c 10.1.0.11".to_owned()].into());
+    assert_eq!(seen(ipv6(VIP)), ["c fd00:1::b".to_owned()].into());
+    for (address, own) in [(ipv4(VIP), "c 10.1.0.13"), (ipv6(VIP), "c fd00:1::d")] {
+        assert_eq!(ask(&c, address).as_deref(), Some(own), "one that reaches itself");
+    }
 }
 
 #[test]
@@ -224,7 +244,7 @@ fn another_daemon_takes_over_what_is_there() {
     two.peers(&[(11, &one)]);
     serve(&b, "b");
     one.services(&[12]);
-    let (overlay, other) = (one.overlay(), two.address());
+    let (overlay, other) = (one.overlay(), two.peer(12));
     let again = one.run(move |runtime, network| {
         let directory = network.netns("x").parent().and_then(Path::parent).map(Path::to_owned);
         let config = Config {
@@ -238,12 +258,11 @@ fn another_daemon_takes_over_what_is_there() {
             let next = Network::open(config).await.expect("opens");
             next.make_overlay(overlay).await.expect("takes over");
             // Nothing changes, so nothing is written: what an earlier daemon wrote is known.
-            let peers = BTreeMap::from([(Ipv4Addr::new(10, 1, 0, 12).into(), other)]);
-            next.set_peers("blue", peers).await.expect("sets");
+            next.set_peers("blue", other.into()).await.expect("sets");
             next.set_namer(Arc::new(Silent)).await.expect("binds in every container");
             next.joined()
         })
     });
     assert_eq!(again.len(), 1);
-    assert_eq!(ask(&a, VIP).as_deref(), Some("b 10.1.0.11"), "connections go on meanwhile");
+    assert_eq!(ask(&a, ipv4(VIP)).as_deref(), Some("b 10.1.0.11"), "connections go on meanwhile");
 }

@@ -1,7 +1,7 @@
 //! Networks of the swarm on this node: what managers tell, made so in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use docker_types::network::EndpointSettings;
@@ -66,16 +66,19 @@ impl View {
 
     /// Addresses on other nodes, and where those nodes are: in an encrypted network, inside of the tunnel. A node without
     /// a key is nowhere then.
-    fn elsewhere(&self, own: NodeId) -> BTreeMap<IpAddr, IpAddr> {
+    fn elsewhere(&self, own: NodeId) -> BTreeMap<IpAddr, network::Peer> {
         let is_encrypted = self.is_encrypted();
         let others = self.peers.values().filter(|peer| peer.node != own);
         let place = |peer: &Peer| match is_encrypted {
             true => peer.tunnel_keys.first().map(|key| IpAddr::V6(address_of(&Key(key.key)))),
             false => peer.data_address,
         };
-        let places = others.filter_map(|peer| Some((peer, place(peer)?)));
-        places
-            .flat_map(|(peer, node)| peer.addresses.iter().map(move |address| (*address, node)))
+        let known = others.filter_map(|peer| {
+            let mac = network::hardware_address(peer.addresses.iter().copied())?;
+            Some((peer, network::Peer { node: place(peer)?, mac }))
+        });
+        known
+            .flat_map(|(peer, known)| peer.addresses.iter().map(move |address| (*address, known)))
             .collect()
     }
 
@@ -123,9 +126,10 @@ impl View {
         let mut services = Services::new();
         for service in self.services.values() {
             let tasks = serving.get(&service.service).into_iter().flatten();
-            let backends: BTreeSet<_> = tasks.copied().filter_map(ipv4).collect();
-            for address in service.virtual_ips.iter().copied().filter_map(ipv4) {
-                services.insert(address, backends.clone());
+            let tasks: Vec<_> = tasks.copied().collect();
+            for address in &service.virtual_ips {
+                let is_alike = |task: &&IpAddr| task.is_ipv4() == address.is_ipv4();
+                services.insert(*address, tasks.iter().filter(is_alike).copied().collect());
             }
         }
         services
@@ -272,13 +276,6 @@ impl Places {
         if !self.has_way_out {
             request.host.network_mode = "none".into();
         }
-    }
-}
-
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
     }
 }
 

@@ -4,7 +4,7 @@
 //! process that is not the first of its namespace; as the first it exits on its own when asked for `/exit`.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// Bytes of a request that are read; more is nobody's honest question.
@@ -12,9 +12,12 @@ const REQUEST_BYTES_MAX: u64 = 16 << 10;
 
 fn main() -> std::io::Result<()> {
     let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).unwrap_or(80);
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    // Both families by one socket, where there is IPv6.
+    let any: [SocketAddr; 2] =
+        [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()];
+    let listener = TcpListener::bind(&any[..])?;
     eprintln!("listening on port {port}");
-    let socket = UdpSocket::bind(("0.0.0.0", port))?;
+    let socket = UdpSocket::bind(&any[..])?;
     std::thread::spawn(move || answer_datagrams(&socket));
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || answer(stream));
@@ -48,6 +51,7 @@ fn answer_datagrams(socket: &UdpSocket) {
 }
 
 fn introduction(client: SocketAddr) -> String {
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let hostname = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     format!("Hostname: {}\nRemoteAddr: {client}\n", hostname.trim())
 }

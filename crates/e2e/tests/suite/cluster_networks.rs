@@ -76,6 +76,39 @@ fn services_find_each_other_by_name_across_hosts() {
 }
 
 #[test]
+fn services_are_reached_by_ipv6_too_where_their_network_has_it() {
+    e2e::skep_only!("Docker balances over IPv4 only");
+    let cluster = Cluster::swarm(1, 1);
+    let first = cluster.host(1);
+    let network = ["network", "create", "--driver", "overlay", "--ipv6"];
+    first.ok(&[&network[..], &["--subnet", "fd00:77::/64", "blue"]].concat());
+    let subnets = "{{.EnableIPv6}} {{range .IPAM.Config}}{{.Subnet}} {{end}}";
+    let subnets = first.ok(&["network", "inspect", "blue", "--format", subnets]);
+    assert!(subnets.contains("true") && subnets.contains("fd00:77::/64"), "{subnets}");
+    let web = ["service", "create", "--detach", "--no-resolve-image", "--name", "web"];
+    first.ok(&[&web[..], &["--network", "blue", "--mode", "global", "whoami"]].concat());
+    sleeper(first, "client", &["--network", "blue", "--mode", "global"]);
+    first.until_running("web", 2);
+    first.until_running("client", 2);
+    let given = "{{range .Endpoint.VirtualIPs}}{{.Addr}} {{end}}";
+    let given = first.ok(&["service", "inspect", "web", "--format", given]);
+    let (ipv4, ipv6): (Vec<_>, Vec<_>) =
+        given.split_whitespace().partition(|address| address.starts_with("10."));
+    assert_eq!((ipv4.len(), ipv6.len()), (1, 1), "{given}");
+    let address = ipv6[0].split('/').next().unwrap_or_default();
+    for host in cluster.hosts() {
+        for url in ["http://web/".to_owned(), format!("http://[{address}]/")] {
+            host.until("both replicas answer", || answers(host, "client", &url, 20).len() == 2);
+        }
+        let named = within(host, "client", &["nslookup", "-type=aaaa", "web"]);
+        assert!(named.contains(address), "{named}");
+        let seen =
+            within(host, "client", &["wget", "-q", "-O", "-", &format!("http://[{address}]/")]);
+        assert!(seen.contains("RemoteAddr: [fd00:77:"), "{seen}");
+    }
+}
+
+#[test]
 fn a_replica_that_leaves_is_not_asked_any_more() {
     let cluster = Cluster::swarm(1, 1);
     let first = cluster.host(1);

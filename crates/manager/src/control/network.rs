@@ -52,20 +52,9 @@ pub(super) async fn create(writer: &Writer, spec: NetworkSpec) -> Result<Network
     if spec.is_ingress && spec.is_attachable {
         return Err(Error::invalid("ingress network cannot be attachable"));
     }
-    refuse_unfinished(&spec)?;
     let id = NetworkId::from_random(rand::random());
     writer.write(|draft| write(draft, id, spec)).await?;
     Ok(id)
-}
-
-/// What is not there yet is refused.
-fn refuse_unfinished(spec: &NetworkSpec) -> Result<(), Error> {
-    let is_ipv6 = spec.is_ipv6
-        || spec.subnets.iter().filter_map(|it| it.subnet).any(|it| it.addr().is_ipv6());
-    if !is_ipv6 {
-        return Ok(());
-    }
-    Err(Error::plain(Code::Unimplemented, "IPv6 in networks of the swarm is not there yet"))
 }
 
 /// Writes a network, with its subnets and its number.

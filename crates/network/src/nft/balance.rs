@@ -8,16 +8,17 @@
 //!   chain output { type nat hook output; 127.0.0.11:53 dnat to 127.0.0.11:PORT; ip daddr vmap @vips }
 //! }
 //! ```
-//! The container itself picks a backend as it connects, so the backend sees who it was.
+//! The container itself picks a backend as it connects, so the backend sees who it was. A table of the same form for IPv6
+//! is there where a service has such an address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use super::expression::{self, Expression};
-use super::message::{Batch, Hook, MapSpec};
+use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket;
-use super::{ELEMENTS_PER_BATCH_MAX, IPV4, MARK, VERDICT, concatenation, list};
+use super::{ELEMENTS_PER_BATCH_MAX, IPV4, IPV6, MARK, VERDICT, concatenation, list};
 use crate::{Error, namespace};
 
 const TABLE: &str = "skep";
@@ -29,7 +30,7 @@ const NAMES_PORT: u16 = 53;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-type Services = BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>;
+type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 
 /// Ports of 127.0.0.11 on which names are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,72 +39,107 @@ pub(crate) struct NamePorts {
     pub(crate) tcp: u16,
 }
 
-/// The table of one container.
+/// The tables of one container.
 #[derive(Debug)]
 pub(crate) struct Balancer {
     socket: Socket,
-    /// What the table holds; unknown before the first change, as an earlier daemon may have left one.
-    known: Option<Services>,
+    ipv4: Table,
+    ipv6: Table,
+}
+
+/// The table of one address family.
+#[derive(Debug)]
+struct Table {
+    family: Family,
+    holds: Holds,
     chains: BTreeSet<u32>,
     names: Option<NamePorts>,
 }
 
+#[derive(Debug, Default)]
+enum Holds {
+    /// An earlier daemon may have left a table.
+    #[default]
+    Unknown,
+    NoTable,
+    Services(Services),
+}
+
 impl Balancer {
-    /// For the namespace at `netns`. A table that is there stays as it is for now.
+    /// For the namespace at `netns`. Tables that are there stay as they are for now.
     pub(crate) fn open(netns: &Path) -> Result<Self, Error> {
         let socket = namespace::within(netns, || {
             Socket::open().map_err(Error::kernel("open an nftables socket"))
         })?;
-        Ok(Self { socket, known: None, chains: BTreeSet::new(), names: None })
+        Ok(Self { socket, ipv4: Table::new(Family::Ipv4), ipv6: Table::new(Family::Ipv6) })
     }
 
     /// Balances over these services and no others. Connections that are under way keep their backend.
     pub(crate) fn balance(&mut self, services: Services) -> Result<(), Error> {
-        let Some(known) = self.known.take() else { return self.rebuild(services) };
-        let result = self.change(&known, &services);
-        self.known = result.is_ok().then_some(services);
-        result
+        let (ipv4, ipv6) = services.into_iter().partition(|(address, _)| address.is_ipv4());
+        self.ipv4.balance(&mut self.socket, ipv4)?;
+        if ipv6.is_empty() && !matches!(self.ipv6.holds, Holds::Services(_)) {
+            self.ipv6.make_sure_of_nothing(&mut self.socket);
+            return Ok(());
+        }
+        self.ipv6.balance(&mut self.socket, ipv6)
     }
 
     /// Leads questions for names to these ports. The services stay as they are, also those of an earlier daemon.
     pub(crate) fn answer_names(&mut self, names: NamePorts) -> Result<(), Error> {
-        self.names = Some(names);
+        self.ipv4.names = Some(names);
         let mut batch = self.socket.batch();
         batch.flush_chain(TABLE, OUTPUT);
-        self.add_output_rules(&mut batch);
-        self.commit(batch)
+        self.ipv4.add_output_rules(&mut batch);
+        self.ipv4.commit(&mut self.socket, batch)
     }
 
-    /// How the kernel's table differs from what was last asked for.
+    /// How the kernel's tables differ from what was last asked for.
     pub(crate) fn faults(&mut self) -> Vec<String> {
         let mut faults = Vec::new();
-        if let Err(error) = self.compare(&mut faults) {
-            faults.push(error.to_string());
+        for table in [&self.ipv4, &self.ipv6] {
+            if let Err(error) = table.compare(&mut self.socket, &mut faults) {
+                faults.push(error.to_string());
+            }
         }
         faults
     }
 
-    /// Makes the table anew.
+    /// Makes the tables anew.
     pub(crate) fn renew(&mut self) -> Result<(), Error> {
-        match self.known.take() {
-            Some(services) => self.rebuild(services),
-            None => Ok(()),
+        self.ipv4.renew(&mut self.socket)?;
+        self.ipv6.renew(&mut self.socket)
+    }
+}
+
+impl Table {
+    fn new(family: Family) -> Self {
+        Self { family, holds: Holds::Unknown, chains: BTreeSet::new(), names: None }
+    }
+
+    /// Removes what an earlier daemon may have left. A kernel without this family refuses, and has nothing.
+    fn make_sure_of_nothing(&mut self, socket: &mut Socket) {
+        if matches!(self.holds, Holds::Unknown) {
+            let mut batch = socket.batch_for(self.family);
+            batch.add_table(TABLE);
+            batch.delete_table(TABLE);
+            let _ = socket.commit(batch);
+            self.holds = Holds::NoTable;
         }
     }
 
-    fn compare(&mut self, faults: &mut Vec<String>) -> std::io::Result<()> {
+    fn compare(&self, socket: &mut Socket, faults: &mut Vec<String>) -> std::io::Result<()> {
         // Before the first change the table is an earlier daemon's.
-        let Some(known) = &self.known else { return Ok(()) };
+        let Holds::Services(known) = &self.holds else { return Ok(()) };
         let (mut vips, mut backends) = (list::Elements::new(), list::Elements::new());
         for (address, tasks) in known.iter().filter(|(_, tasks)| !tasks.is_empty()) {
             let chain = list::Target::Chain(format!("n{}", tasks.len()));
-            vips.insert(address.octets().to_vec(), chain);
+            vips.insert(octets(*address), chain);
             for (slot, task) in (0u32..).zip(tasks) {
-                let data = list::Target::Data(task.octets().to_vec());
-                backends.insert(slot_key(*address, slot), data);
+                backends.insert(slot_key(*address, slot), list::Target::Data(octets(*task)));
             }
         }
-        let found = list::rules(&mut self.socket, TABLE)?;
+        let found = list::rules(socket, self.family, TABLE)?;
         let chains = self.chains.iter().map(|count| format!("n{count}"));
         for chain in chains.chain([OUTPUT.to_owned()]) {
             if !found.contains_key(&chain) {
@@ -111,31 +147,56 @@ impl Balancer {
             }
         }
         for (map, wanted) in [("vips", vips), ("backends", backends)] {
-            let found = list::elements(&mut self.socket, TABLE, map)?;
+            let found = list::elements(socket, self.family, TABLE, map)?;
             list::compare(map, &wanted, &found, faults);
         }
         Ok(())
     }
 
-    fn rebuild(&mut self, services: Services) -> Result<(), Error> {
-        let mut batch = self.socket.batch();
+    /// Makes the table anew, if there is to be one.
+    fn renew(&mut self, socket: &mut Socket) -> Result<(), Error> {
+        match std::mem::take(&mut self.holds) {
+            Holds::Services(services) => self.rebuild(socket, services),
+            other => {
+                self.holds = other;
+                Ok(())
+            }
+        }
+    }
+
+    fn balance(&mut self, socket: &mut Socket, services: Services) -> Result<(), Error> {
+        let Holds::Services(known) = std::mem::take(&mut self.holds) else {
+            return self.rebuild(socket, services);
+        };
+        self.change(socket, &known, &services)?;
+        self.holds = Holds::Services(services);
+        Ok(())
+    }
+
+    fn rebuild(&mut self, socket: &mut Socket, services: Services) -> Result<(), Error> {
+        let mut batch = socket.batch_for(self.family);
         batch.add_table(TABLE);
         batch.delete_table(TABLE);
         batch.add_table(TABLE);
-        for (name, key, data_type, data_bytes) in
-            [("vips", &[IPV4][..], VERDICT, 0), ("backends", &[IPV4, MARK][..], IPV4, 4)]
-        {
-            let (key_type, key_bytes) = (concatenation(key), 4 * key.len());
+        let (address, bytes) = match self.family {
+            Family::Ipv4 => (IPV4, 4),
+            Family::Ipv6 => (IPV6, 16),
+        };
+        for (name, key, key_bytes, data_type, data_bytes) in [
+            ("vips", &[address][..], bytes, VERDICT, 0),
+            ("backends", &[address, MARK][..], bytes + 4, address, bytes),
+        ] {
+            let key_type = concatenation(key);
             batch.add_map(TABLE, &MapSpec { name, key_type, key_bytes, data_type, data_bytes });
         }
         let hook = Hook { kind: "nat", hook: Hook::OUTPUT, priority: -100 };
         batch.add_chain(TABLE, OUTPUT, Some(hook));
         self.add_output_rules(&mut batch);
         self.chains.clear();
-        self.commit(batch)?;
-        let result = self.change(&Services::new(), &services);
-        self.known = result.is_ok().then_some(services);
-        result
+        self.commit(socket, batch)?;
+        self.change(socket, &Services::new(), &services)?;
+        self.holds = Holds::Services(services);
+        Ok(())
     }
 
     fn add_output_rules(&self, batch: &mut Batch) {
@@ -144,15 +205,20 @@ impl Balancer {
                 batch.add_rule(TABLE, OUTPUT, &lead_names(protocol, port));
             }
         }
-        let first = expression::FIRST_REGISTER;
-        let look_up = [Expression::destination_address(first), Expression::look_up_verdict("vips")];
-        batch.add_rule(TABLE, OUTPUT, &look_up);
+        let destination =
+            Expression::destination_address_of(self.family, expression::FIRST_REGISTER);
+        batch.add_rule(TABLE, OUTPUT, &[destination, Expression::look_up_verdict("vips")]);
     }
 
-    fn change(&mut self, known: &Services, services: &Services) -> Result<(), Error> {
-        let differs = |address: &Ipv4Addr| known.get(address) != services.get(address);
+    fn change(
+        &mut self,
+        socket: &mut Socket,
+        known: &Services,
+        services: &Services,
+    ) -> Result<(), Error> {
+        let differs = |address: &IpAddr| known.get(address) != services.get(address);
         let touched: BTreeSet<_> = known.keys().chain(services.keys()).copied().collect();
-        let mut batch = self.socket.batch();
+        let mut batch = socket.batch_for(self.family);
         let mut elements = 0;
         for address in touched.into_iter().filter(differs) {
             let (old, new) = (known.get(&address), services.get(&address));
@@ -164,15 +230,15 @@ impl Balancer {
                 self.offer(&mut batch, address, new);
             }
             if elements > ELEMENTS_PER_BATCH_MAX {
-                self.commit(batch)?;
-                batch = self.socket.batch();
+                self.commit(socket, batch)?;
+                batch = socket.batch_for(self.family);
                 elements = 0;
             }
         }
-        if batch.is_empty() { Ok(()) } else { self.commit(batch) }
+        if batch.is_empty() { Ok(()) } else { self.commit(socket, batch) }
     }
 
-    fn offer(&mut self, batch: &mut Batch, address: Ipv4Addr, backends: &BTreeSet<Ipv4Addr>) {
+    fn offer(&mut self, batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {
         let count = u32::try_from(backends.len()).expect("far fewer backends than 2^32");
         if count == 0 {
             return;
@@ -181,46 +247,57 @@ impl Balancer {
         if self.chains.insert(count) {
             batch.add_chain(TABLE, &chain, None);
             let first = expression::FIRST_REGISTER;
+            let behind = match self.family {
+                Family::Ipv4 => first + 1,
+                Family::Ipv6 => first + 4,
+            };
             batch.add_rule(
                 TABLE,
                 &chain,
                 &[
-                    Expression::destination_address(first),
-                    Expression::Random { modulus: count, register: first + 1 },
+                    Expression::destination_address_of(self.family, first),
+                    Expression::Random { modulus: count, register: behind },
                     Expression::look_up("backends"),
-                    Expression::DestinationNatAddress,
+                    Expression::DestinationNatAddress(self.family),
                 ],
             );
         }
         for (slot, backend) in (0u32..).zip(backends) {
-            batch.add_element(TABLE, "backends", &slot_key(address, slot), &backend.octets());
+            batch.add_element(TABLE, "backends", &slot_key(address, slot), &octets(*backend));
         }
-        batch.add_goto(TABLE, "vips", &address.octets(), &chain);
+        batch.add_goto(TABLE, "vips", &octets(address), &chain);
     }
 
-    fn commit(&mut self, batch: Batch) -> Result<(), Error> {
-        let committed = self.socket.commit(batch);
+    fn commit(&mut self, socket: &mut Socket, batch: Batch) -> Result<(), Error> {
+        let committed = socket.commit(batch);
         if committed.is_err() {
             // Whatever is there now, the next change begins anew.
-            (self.known, self.chains) = (None, BTreeSet::new());
+            (self.holds, self.chains) = (Holds::Unknown, BTreeSet::new());
         }
         committed.map_err(Error::kernel("change a container's nftables table"))
     }
 }
 
-fn withdraw(batch: &mut Batch, address: Ipv4Addr, backends: &BTreeSet<Ipv4Addr>) {
+fn withdraw(batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {
     if backends.is_empty() {
         return;
     }
-    batch.delete_element(TABLE, "vips", &address.octets());
+    batch.delete_element(TABLE, "vips", &octets(address));
     for (slot, _) in (0u32..).zip(backends) {
         batch.delete_element(TABLE, "backends", &slot_key(address, slot));
     }
 }
 
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
 /// Slot numbers are marks: in the host's order.
-fn slot_key(address: Ipv4Addr, slot: u32) -> Vec<u8> {
-    [&address.octets()[..], &slot.to_ne_bytes()].concat()
+fn slot_key(address: IpAddr, slot: u32) -> Vec<u8> {
+    [&octets(address)[..], &slot.to_ne_bytes()].concat()
 }
 
 fn lead_names(protocol: u8, port: u16) -> Vec<Expression> {

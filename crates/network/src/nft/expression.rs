@@ -2,7 +2,7 @@
 
 use ipnet::Ipv4Net;
 
-use super::message::{attribute, nested, number, text};
+use super::message::{Family, attribute, nested, number, text};
 
 /// The first of the 32-bit registers (`NFT_REG32_00`). Neighbours together hold a concatenation.
 pub(super) const FIRST_REGISTER: u32 = 8;
@@ -38,7 +38,6 @@ const FIB_F_DADDR: u32 = 2;
 const ADDRESS_LOCAL: u32 = 2;
 const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
-const FAMILY_IPV4: u32 = 2;
 const VERDICT_DROP: u32 = 0;
 /// `NFT_GOTO`, a negative number.
 const VERDICT_GOTO: i32 = -4;
@@ -122,8 +121,8 @@ pub(super) enum Expression {
     },
     /// To the address and port in the first two registers.
     DestinationNat,
-    /// To the address in the first register, the port as it is.
-    DestinationNatAddress,
+    /// To the address that begins in the first register, the port as it is.
+    DestinationNatAddress(Family),
     /// Under the address in the first register.
     SourceNatAddress,
     Masquerade,
@@ -131,7 +130,16 @@ pub(super) enum Expression {
 
 impl Expression {
     pub(super) fn destination_address(register: u32) -> Self {
-        Self::Payload { base: NETWORK_HEADER, offset: 16, bytes: 4, register }
+        Self::destination_address_of(Family::Ipv4, register)
+    }
+
+    /// An address of IPv6 takes four registers.
+    pub(super) fn destination_address_of(family: Family, register: u32) -> Self {
+        let (offset, bytes) = match family {
+            Family::Ipv4 => (16, 4),
+            Family::Ipv6 => (24, 16),
+        };
+        Self::Payload { base: NETWORK_HEADER, offset, bytes, register }
     }
 
     pub(super) fn source_address(register: u32) -> Self {
@@ -335,7 +343,7 @@ fn name(expression: &Expression) -> &'static str {
         Expression::LookUp { .. } | Expression::IsIn { .. } => "lookup",
         Expression::Goto { .. } | Expression::Drop | Expression::Load { .. } => "immediate",
         Expression::DestinationNat
-        | Expression::DestinationNatAddress
+        | Expression::DestinationNatAddress(_)
         | Expression::SourceNatAddress => "nat",
         Expression::Masquerade => "masq",
     }
@@ -409,9 +417,12 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             nested(bytes, 2, |bytes| verdict(bytes, &VERDICT_DROP.to_be_bytes(), None));
         }
         // Address and port stand in neighbouring registers.
-        Expression::DestinationNat => nat(bytes, NAT_DESTINATION, Some(FIRST_REGISTER + 1)),
-        Expression::DestinationNatAddress => nat(bytes, NAT_DESTINATION, None),
-        Expression::SourceNatAddress => nat(bytes, NAT_SOURCE, None),
+        Expression::DestinationNat => {
+            nat(bytes, NAT_DESTINATION, Family::Ipv4);
+            number(bytes, 5, FIRST_REGISTER + 1);
+        }
+        Expression::DestinationNatAddress(family) => nat(bytes, NAT_DESTINATION, *family),
+        Expression::SourceNatAddress => nat(bytes, NAT_SOURCE, Family::Ipv4),
         Expression::Load { register, value: loaded } => {
             number(bytes, 1, *register);
             value(bytes, 2, loaded);
@@ -420,10 +431,7 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
     }
 }
 
-/// To the address in the first register.
-fn nat(bytes: &mut Vec<u8>, kind: u32, port: Option<u32>) {
-    numbers(bytes, &[(1, kind), (2, FAMILY_IPV4), (3, FIRST_REGISTER)]);
-    if let Some(register) = port {
-        number(bytes, 5, register);
-    }
+/// To the address that begins in the first register.
+fn nat(bytes: &mut Vec<u8>, kind: u32, family: Family) {
+    numbers(bytes, &[(1, kind), (2, family.number().into()), (3, FIRST_REGISTER)]);
 }

@@ -30,7 +30,7 @@ use ipnet::Ipv4Net;
 
 use super::expression::{self, Expression, mask_of};
 use super::list::{self, Elements, Target};
-use super::message::{Batch, Hook, MapSpec};
+use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket as Netfilter;
 use super::{ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, IPV4, MARK, VERDICT, concatenation};
 use crate::Error;
@@ -153,7 +153,7 @@ impl MeshTable {
         for (node, task) in &known.homes {
             put("homes", [node.octets(), task.octets()].concat(), Target::Data(Vec::new()));
         }
-        let found = list::rules(&mut self.socket, &self.name)?;
+        let found = list::rules(&mut self.socket, Family::Ipv4, &self.name)?;
         let balancing = known.balancing.iter().map(|count| format!("b{count}"));
         for chain in balancing.chain(["published", "prerouting", "output"].map(str::to_owned)) {
             if !found.contains_key(&chain) {
@@ -161,7 +161,7 @@ impl MeshTable {
             }
         }
         for map in ["fronts", "backends", "own", "came_by", "go_by", "homes"] {
-            let found = list::elements(&mut self.socket, &self.name, map)?;
+            let found = list::elements(&mut self.socket, Family::Ipv4, &self.name, map)?;
             let wanted = maps.remove(map).unwrap_or_default();
             list::compare(map, &wanted, &found, faults);
         }

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::message::text;
+use super::message::{Family, text};
 use super::socket::Socket;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFPROTO_UNSPEC: u8 = 0;
-const NFPROTO_IPV4: u8 = 2;
 const GETCHAIN: u16 = 4;
 const GETRULE: u16 = 7;
 const GETSETELEM: u16 = 13;
@@ -40,9 +39,14 @@ pub struct BaseChain {
     pub drops: bool,
 }
 
-/// The elements of a map of an `ip` table.
-pub(super) fn elements(socket: &mut Socket, table: &str, map: &str) -> io::Result<Elements> {
-    let mut body = header(NFPROTO_IPV4);
+/// The elements of a map of a table.
+pub(super) fn elements(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    map: &str,
+) -> io::Result<Elements> {
+    let mut body = header(family.number());
     text(&mut body, 1, table);
     text(&mut body, 2, map);
     let mut elements = Elements::new();
@@ -54,9 +58,13 @@ pub(super) fn elements(socket: &mut Socket, table: &str, map: &str) -> io::Resul
     Ok(elements)
 }
 
-/// How many rules each chain of an `ip` table has; chains without rules are left out.
-pub(super) fn rules(socket: &mut Socket, table: &str) -> io::Result<BTreeMap<String, usize>> {
-    let mut body = header(NFPROTO_IPV4);
+/// How many rules each chain of a table has; chains without rules are left out.
+pub(super) fn rules(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+) -> io::Result<BTreeMap<String, usize>> {
+    let mut body = header(family.number());
     text(&mut body, 1, table);
     let mut rules = BTreeMap::new();
     for answer in dump(socket, GETRULE, &body)? {

@@ -5,7 +5,6 @@ use super::expression::{self, Expression};
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFPROTO_IPV4: u8 = 2;
 
 const NEWTABLE: u8 = 0;
 const DELTABLE: u8 = 2;
@@ -21,6 +20,22 @@ const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 0x8000;
 const NFT_SET_MAP: u32 = 8;
+
+/// Which packets a table sees (`NFPROTO_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Ipv4 => 2,
+            Self::Ipv6 => 10,
+        }
+    }
+}
 
 /// Where a base chain hangs.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +67,7 @@ pub(super) struct MapSpec {
 #[derive(Debug)]
 pub(super) struct Batch {
     bytes: Vec<u8>,
+    family: Family,
     sequence: u32,
     first: u32,
     maps: u32,
@@ -83,9 +99,9 @@ pub(super) fn nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<
 }
 
 impl Batch {
-    pub(super) fn new(sequence: u32) -> Self {
-        let mut batch =
-            Self { bytes: Vec::with_capacity(4096), sequence, first: sequence, maps: 0 };
+    pub(super) fn new(sequence: u32, family: Family) -> Self {
+        let bytes = Vec::with_capacity(4096);
+        let mut batch = Self { bytes, family, sequence, first: sequence, maps: 0 };
         batch.message(NFNL_MSG_BATCH_BEGIN, 0, 0, NFNL_SUBSYS_NFTABLES, |_| {});
         batch
     }
@@ -216,7 +232,7 @@ impl Batch {
 
     fn nftables(&mut self, kind: u8, flags: u16, fill: impl FnOnce(&mut Vec<u8>)) {
         let kind = NFNL_SUBSYS_NFTABLES << 8 | u16::from(kind);
-        self.message(kind, flags, NFPROTO_IPV4, 0, fill);
+        self.message(kind, flags, self.family.number(), 0, fill);
     }
 
     fn message(

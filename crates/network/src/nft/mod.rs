@@ -31,12 +31,13 @@ pub(crate) use conntrack::forget as forget_connections;
 use expression::{Expression, accept_goto, mask_of};
 pub(crate) use ingress::{Base as MeshBase, MeshRules, MeshTable};
 pub use list::BaseChain;
-use message::{Batch, Hook, MapSpec};
+use message::{Batch, Family, Hook, MapSpec};
 use socket::Socket;
 pub(crate) use watch::{Heard, Watch};
 
 /// The kernel's numbers for data types that `nft list` knows by name (nft userspace, datatype.h).
 const IPV4: u32 = 7;
+const IPV6: u32 = 8;
 const INET_PROTO: u32 = 12;
 const INET_SERVICE: u32 = 13;
 const MARK: u32 = 19;
@@ -87,7 +88,7 @@ impl Table {
         table.add_maps(&mut batch);
         table.add_base_chains(&mut batch, bridge, subnet);
         table.commit(batch, "make nftables table")?;
-        let base = list::rules(&mut table.socket, &table.name);
+        let base = list::rules(&mut table.socket, Family::Ipv4, &table.name);
         table.base = base.map_err(Error::kernel("list nftables rules"))?;
         Ok(table)
     }
@@ -102,7 +103,7 @@ impl Table {
     }
 
     fn compare(&mut self, rules: &[Rule], faults: &mut Vec<String>) -> std::io::Result<()> {
-        let found = list::rules(&mut self.socket, &self.name)?;
+        let found = list::rules(&mut self.socket, Family::Ipv4, &self.name)?;
         let chains = self.chains.iter().map(|(at, count)| (chain_name(*at, *count), 1));
         for (chain, count) in self.base.clone().into_iter().chain(chains) {
             let found = found.get(&chain).copied().unwrap_or(0);
@@ -124,7 +125,7 @@ impl Table {
                 to_chains.insert(key, list::Target::Chain(chain_name(with_address, count(rule))));
             }
             for (map, wanted) in [(fronts, to_chains), (backends, to_tasks)] {
-                let found = list::elements(&mut self.socket, &self.name, map)?;
+                let found = list::elements(&mut self.socket, Family::Ipv4, &self.name, map)?;
                 list::compare(map, &wanted, &found, faults);
             }
         }

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use super::message::Batch;
+use super::message::{Batch, Family};
 
 const NETLINK_NETFILTER: i32 = 12;
 const SOL_NETLINK: i32 = 270;
@@ -49,8 +49,13 @@ impl Socket {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// A transaction on tables for IPv4.
     pub(super) fn batch(&self) -> Batch {
-        Batch::new(self.sequence)
+        self.batch_for(Family::Ipv4)
+    }
+
+    pub(super) fn batch_for(&self, family: Family) -> Batch {
+        Batch::new(self.sequence, family)
     }
 
     /// Carries the batch out. nfnetlink answers within `send`, so whatever it has to say is there afterwards.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{
@@ -16,7 +16,7 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::Overlay;
+use super::{Overlay, Peer};
 use crate::bridge::{add_address, link_index, set_up, up};
 use crate::netlink::Netlink;
 use crate::{Error, address, namespace, tunnel};
@@ -54,7 +54,7 @@ impl Fabric {
         path: &Path,
         overlay: &Overlay,
         way: Option<&Path>,
-    ) -> Result<(Self, BTreeMap<IpAddr, IpAddr>), Error> {
+    ) -> Result<(Self, BTreeMap<IpAddr, Peer>), Error> {
         if !namespace::exists(path) {
             namespace::create(path, || Ok(()))?;
             if let Err(error) = Self::fill(path, overlay, way) {
@@ -111,7 +111,7 @@ impl Fabric {
         let file = File::open(netns).map_err(Error::file("open", netns))?;
         let name = format!("eth{number}");
         let link = link_name(container);
-        let mac = addresses.iter().find_map(|address| mac_of(address.addr()));
+        let mac = hardware_address(addresses.iter().map(IpNet::addr));
         let mac = mac.ok_or_else(|| Error::NoAddressGiven { container: container.to_owned() })?;
         let mut peer = LinkMessage::default();
         peer.attributes = vec![
@@ -136,6 +136,9 @@ impl Fabric {
         let index = link_index(&within, &name)?;
         within.change(set_up(index)).map_err(Error::kernel(format!("raise {name}")))?;
         for address in addresses {
+            if address.addr().is_ipv6() {
+                namespace::within(netns, || allow_ipv6(&name))?;
+            }
             within
                 .create(add_address(index, address.addr(), address.prefix_len()))
                 .map_err(Error::kernel(format!("give the container {address}")))?;
@@ -143,8 +146,8 @@ impl Fabric {
         Ok(())
     }
 
-    pub(super) fn add_peer(&self, address: IpAddr, node: IpAddr) -> Result<(), Error> {
-        let Some(mac) = mac_of(address) else { return Ok(()) };
+    pub(super) fn add_peer(&self, address: IpAddr, peer: Peer) -> Result<(), Error> {
+        let Peer { node, mac } = peer;
         let entry = RouteNetlinkMessage::NewNeighbour;
         self.netlink
             .replace(entry(forwarding(mac, node)))
@@ -152,8 +155,8 @@ impl Fabric {
             .map_err(Error::kernel(format!("tell where {address} is")))
     }
 
-    pub(super) fn forget_peer(&self, address: IpAddr, node: IpAddr) -> Result<(), Error> {
-        let Some(mac) = mac_of(address) else { return Ok(()) };
+    pub(super) fn forget_peer(&self, address: IpAddr, peer: Peer) -> Result<(), Error> {
+        let Peer { node, mac } = peer;
         for entry in [neighbour(address, mac), forwarding(mac, node)] {
             match self.netlink.change(RouteNetlinkMessage::DelNeighbour(entry)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -168,16 +171,13 @@ impl Fabric {
     /// How the kernel's links and tables differ from a network with these peers and these containers' links.
     pub(super) fn faults(
         &self,
-        peers: &BTreeMap<IpAddr, IpAddr>,
+        peers: &BTreeMap<IpAddr, Peer>,
         links: &BTreeSet<String>,
     ) -> Result<Vec<String>, Error> {
         let mut faults = self.link_faults(links)?;
-        let (mut nodes, mut addresses) = (BTreeMap::new(), BTreeMap::new());
-        for (address, node) in peers {
-            let Some(mac) = mac_of(*address) else { continue };
-            nodes.insert(mac.to_vec(), *node);
-            addresses.insert(*address, mac.to_vec());
-        }
+        let nodes: BTreeMap<_, _> = peers.values().map(|peer| (peer.mac, peer.node)).collect();
+        let addresses: BTreeMap<_, _> =
+            peers.iter().map(|(address, peer)| (*address, peer.mac)).collect();
         let (found_nodes, found_addresses) = self.known_entries()?;
         for (mac, node) in &nodes {
             if found_nodes.get(mac) != Some(node) {
@@ -214,19 +214,13 @@ impl Fabric {
     }
 
     /// Removes entries for addresses that are nobody's.
-    pub(super) fn forget_strangers(&self, peers: &BTreeMap<IpAddr, IpAddr>) -> Result<(), Error> {
+    pub(super) fn forget_strangers(&self, peers: &BTreeMap<IpAddr, Peer>) -> Result<(), Error> {
         let (nodes, addresses) = self.known_entries()?;
-        let macs: BTreeSet<_> = peers.keys().filter_map(|it| mac_of(*it)).collect();
-        let mut entries = Vec::new();
-        for (mac, node) in nodes {
-            let mac: Option<[u8; 6]> = mac.try_into().ok();
-            entries.extend(mac.filter(|mac| !macs.contains(mac)).map(|mac| forwarding(mac, node)));
-        }
-        for (address, mac) in addresses.into_iter().filter(|(it, _)| !peers.contains_key(it)) {
-            let mac: Option<[u8; 6]> = mac.try_into().ok();
-            entries.extend(mac.map(|mac| neighbour(address, mac)));
-        }
-        for entry in entries {
+        let macs: BTreeSet<_> = peers.values().map(|peer| peer.mac).collect();
+        let strange_nodes = nodes.into_iter().filter(|(mac, _)| !macs.contains(mac));
+        let strange = addresses.into_iter().filter(|(address, _)| !peers.contains_key(address));
+        let entries = strange_nodes.map(|(mac, node)| forwarding(mac, node));
+        for entry in entries.chain(strange.map(|(address, mac)| neighbour(address, mac))) {
             self.netlink
                 .change(RouteNetlinkMessage::DelNeighbour(entry))
                 .map_err(Error::kernel("forget who is nobody"))?;
@@ -265,17 +259,18 @@ impl Fabric {
     }
 
     /// What an earlier daemon wrote.
-    pub(super) fn known_peers(&self) -> Result<BTreeMap<IpAddr, IpAddr>, Error> {
+    pub(super) fn known_peers(&self) -> Result<BTreeMap<IpAddr, Peer>, Error> {
         let (nodes, addresses) = self.known_entries()?;
+        let peer = |mac: [u8; 6]| Some(Peer { node: *nodes.get(&mac)?, mac });
         let known = addresses.into_iter();
-        Ok(known.filter_map(|(address, mac)| Some((address, *nodes.get(&mac)?))).collect())
+        Ok(known.filter_map(|(address, mac)| Some((address, peer(mac)?))).collect())
     }
 
     /// Nodes by hardware address, hardware addresses by address.
     #[allow(clippy::type_complexity, reason = "two tables of the kernel's")]
     fn known_entries(
         &self,
-    ) -> Result<(BTreeMap<Vec<u8>, IpAddr>, BTreeMap<IpAddr, Vec<u8>>), Error> {
+    ) -> Result<(BTreeMap<[u8; 6], IpAddr>, BTreeMap<IpAddr, [u8; 6]>), Error> {
         let mut nodes = BTreeMap::new();
         let mut addresses = BTreeMap::new();
         for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
@@ -353,12 +348,18 @@ pub(crate) fn tunnel_mtu(local: Option<IpAddr>) -> u32 {
     UNDERLAY_MTU - tunnel::overhead(local)
 }
 
-/// Containers' hardware addresses follow from their addresses, so nobody needs to be told of them.
-fn mac_of(address: IpAddr) -> Option<[u8; 6]> {
-    match address {
+/// A container's hardware address in a network. It follows from the IPv4 address there, so nobody needs to be told of it.
+pub fn hardware_address(addresses: impl IntoIterator<Item = IpAddr>) -> Option<[u8; 6]> {
+    addresses.into_iter().find_map(|address| match address {
         IpAddr::V4(address) => Some(address::mac(address)),
         IpAddr::V6(_) => None,
-    }
+    })
+}
+
+/// Where hosts go without IPv6 links have none of its addresses either, until they are told to.
+fn allow_ipv6(link: &str) -> Result<(), Error> {
+    let path = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"));
+    std::fs::write(&path, "0").map_err(Error::file("write", &path))
 }
 
 fn bridge(mtu: u32) -> RouteNetlinkMessage {
@@ -442,7 +443,7 @@ fn destination(address: IpAddr) -> NeighbourAddress {
 }
 
 /// Where an entry leads, and the hardware address it is for.
-fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, Vec<u8>)> {
+fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, [u8; 6])> {
     let mut to = None;
     let mut mac = None;
     for attribute in &entry.attributes {
@@ -459,7 +460,7 @@ fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, Vec<u8>)> {
                 let sixteen: Option<[u8; 16]> = bytes[..].try_into().ok();
                 to = four.map(IpAddr::from).or(sixteen.map(IpAddr::from)).or(to);
             }
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Some(bytes.clone()),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes[..].try_into().ok(),
             _ => {}
         }
     }

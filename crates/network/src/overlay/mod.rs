@@ -11,7 +11,7 @@ pub(crate) mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,8 +49,17 @@ pub struct Join {
     pub addresses: Vec<IpNet>,
 }
 
+/// A container on another node, as the network must know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where its node takes the traffic of overlays.
+    pub node: IpAddr,
+    /// Of its link; see [`hardware_address`].
+    pub mac: [u8; 6],
+}
+
 /// Virtual addresses and the tasks behind them.
-pub type Services = BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>;
+pub type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 
 /// Who answers a container's questions for names.
 pub trait Namer: std::fmt::Debug + Send + Sync {
@@ -82,7 +91,7 @@ struct Made {
     overlay: Overlay,
     fabric: Fabric,
     /// Addresses in the network and the nodes they are on.
-    peers: BTreeMap<IpAddr, IpAddr>,
+    peers: BTreeMap<IpAddr, Peer>,
     services: Services,
 }
 
@@ -146,27 +155,27 @@ impl Overlays {
         namespace::list(&fabrics(run_dir))
     }
 
-    /// Says which addresses are on which other nodes; what is not named is forgotten.
+    /// Says which containers are on which other nodes; what is not named is forgotten.
     pub(crate) fn set_peers(
         &mut self,
         id: &str,
-        peers: &BTreeMap<IpAddr, IpAddr>,
+        peers: &BTreeMap<IpAddr, Peer>,
     ) -> Result<(), Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(()) };
         let stale: Vec<_> = made
             .peers
             .iter()
-            .filter(|(address, node)| peers.get(address) != Some(node))
-            .map(|(address, node)| (*address, *node))
+            .filter(|(address, peer)| peers.get(address) != Some(peer))
+            .map(|(address, peer)| (*address, *peer))
             .collect();
-        for (address, node) in stale {
-            made.fabric.forget_peer(address, node)?;
+        for (address, peer) in stale {
+            made.fabric.forget_peer(address, peer)?;
             made.peers.remove(&address);
         }
-        for (address, node) in peers {
+        for (address, peer) in peers {
             if !made.peers.contains_key(address) {
-                made.fabric.add_peer(*address, *node)?;
-                made.peers.insert(*address, *node);
+                made.fabric.add_peer(*address, *peer)?;
+                made.peers.insert(*address, *peer);
             }
         }
         Ok(())
