@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -107,6 +108,9 @@ impl Inner {
     /// The host's own table.
     fn audit_host(&self, mends: bool) -> Vec<String> {
         let mut state = self.lock();
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
         let State { ports, table, .. } = &mut *state;
         let rules = ports.rules();
         let mut faults = table.faults(&rules);

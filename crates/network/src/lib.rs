@@ -10,6 +10,7 @@ mod endpoint;
 mod error;
 mod features;
 mod ingress;
+mod mtu;
 mod namespace;
 mod netlink;
 mod nft;
@@ -22,6 +23,7 @@ mod tunnel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use ipnet::Ipv4Net;
@@ -63,6 +65,8 @@ struct Inner {
     config: Config,
     bridge: bridge::Bridge,
     state: Mutex<State>,
+    /// What is taken down is not to be put back.
+    is_closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -248,6 +252,7 @@ impl Network {
     /// Removes everything, when the node is taken down for good.
     pub async fn close(&self) -> Result<(), Error> {
         let inner = self.0.clone();
+        inner.is_closed.store(true, Ordering::Relaxed);
         blocking(move || {
             for container in Self(inner.clone()).containers() {
                 inner.disconnect(&container)?;
@@ -303,7 +308,12 @@ fn open(config: Config) -> Result<Network, Error> {
     });
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
     let state = State { pool, endpoints, isolated, ports, table, overlays, mesh, tunnel };
-    let inner = Arc::new(Inner { config, bridge, state: Mutex::new(state) });
+    let inner = Arc::new(Inner {
+        config,
+        bridge,
+        state: Mutex::new(state),
+        is_closed: AtomicBool::new(false),
+    });
     inner.watch()?;
     Ok(Network(inner))
 }
