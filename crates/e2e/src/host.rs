@@ -376,6 +376,11 @@ impl Host {
         images::load(self);
     }
 
+    /// Imports the image `registry:latest`, whose containers are registries on port 5000.
+    pub fn load_registry(&self) {
+        images::load_registry(self);
+    }
+
     /// The last lines of the daemon's log, for a failure's message.
     fn log(&self) -> String {
         let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();

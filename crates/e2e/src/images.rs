@@ -16,6 +16,31 @@ pub(crate) fn load(host: &Host) {
     import(host, &archive, "CMD [\"/whoami\"]", "whoami:latest");
 }
 
+/// Imports the image `registry:latest`: Debian's docker-registry and the two libraries it asks for.
+pub(crate) fn load_registry(host: &Host) {
+    let directory = tempfile::tempdir().expect("directory");
+    let root = directory.path();
+    let program = "/usr/bin/docker-registry";
+    let libraries = Command::new("ldd").arg(program).output().expect("ldd runs");
+    let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
+    let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    for path in paths.chain([program]) {
+        let place = root.join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(place.parent().expect("in a folder")).expect("creates");
+        std::fs::copy(path, place).expect("docker-registry is installed");
+    }
+    for name in ["tmp", "data"] {
+        std::fs::create_dir(root.join(name)).expect("creates");
+    }
+    let text =
+        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: /data\nhttp:\n  addr: :5000\n";
+    std::fs::write(root.join("config.yml"), text).expect("writes");
+    let archive = host.path("registry.tar");
+    run(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg("."));
+    let command = format!("CMD [\"{program}\", \"serve\", \"/config.yml\"]");
+    import(host, &archive, &command, "registry:latest");
+}
+
 fn import(host: &Host, archive: &Path, change: &str, name: &str) {
     host.ok(&["import", "--change", change, archive.to_str().expect("text"), name]);
 }

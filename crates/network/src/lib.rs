@@ -139,6 +139,26 @@ impl Network {
         blocking(move || inner.publish(&owner, ports)).await
     }
 
+    /// Keeps processes of the host off those of these ports that are free, and off no other ports any more; answers with
+    /// those that are not. Where they lead is told by another way: [`Network::set_ingress`].
+    ///
+    /// # Errors
+    /// When it cannot be written down for the next daemon.
+    pub async fn keep_ports(
+        &self,
+        owner: &str,
+        ports: Vec<PublishedPort>,
+    ) -> Result<Vec<(PublishedPort, Error)>, Error> {
+        let (inner, owner) = (self.0.clone(), owner.to_owned());
+        blocking(move || {
+            let mut state = inner.lock();
+            let refused = state.ports.keep(&owner, ports);
+            state.ports.save(&inner.config.run_dir)?;
+            Ok(refused)
+        })
+        .await
+    }
+
     /// Whether `owner` could publish this port now. It is not kept for it.
     ///
     /// # Errors
@@ -148,24 +168,6 @@ impl Network {
         blocking(move || inner.lock().ports.check_free(&owner, &port)).await
     }
 
-    /// Withdraws the ports of every owner whose name begins with `prefix` and that is not among `kept`: what was left by
-    /// an earlier daemon.
-    pub async fn withdraw_others(&self, prefix: &str, kept: BTreeSet<String>) -> Result<(), Error> {
-        let (inner, prefix) = (self.0.clone(), prefix.to_owned());
-        blocking(move || {
-            let stale: Vec<_> = {
-                let state = inner.lock();
-                let owners = state.ports.owners();
-                owners
-                    .filter(|owner| owner.starts_with(&prefix) && !kept.contains(*owner))
-                    .cloned()
-                    .collect()
-            };
-            stale.iter().try_for_each(|owner| inner.publish(owner, Vec::new()))
-        })
-        .await
-    }
-
     /// Makes this node's part in the routing mesh what `ingress` says; connections under way keep their task. Nobody
     /// need have published the ports: whoever does keeps processes of the host off them.
     ///
@@ -173,7 +175,12 @@ impl Network {
     /// What the kernel refuses. Whatever could be done is done then: tasks of this node are served, if possible.
     pub async fn set_ingress(&self, ingress: Ingress) -> Result<(), Error> {
         let inner = self.0.clone();
-        blocking(move || inner.lock().mesh.set(ingress)).await
+        blocking(move || {
+            let (set, gone) = inner.lock().mesh.set(ingress);
+            // There may be many connections to look through: nobody else has to wait for that.
+            set.and(nft::forget_connections(&gone))
+        })
+        .await
     }
 
     /// Removes this node's part in the routing mesh, also one that an earlier daemon left. Idempotent.

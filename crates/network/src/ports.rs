@@ -1,6 +1,7 @@
 //! Which owner has published which ports, and what that means for the table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -77,10 +78,6 @@ impl Ports {
         state_file::write(&file(run_dir), &self.owners)
     }
 
-    pub(crate) fn owners(&self) -> impl Iterator<Item = &String> {
-        self.owners.keys()
-    }
-
     pub(crate) fn rules(&self) -> Vec<Rule> {
         self.owners.values().flat_map(|ports| rules(ports)).collect()
     }
@@ -118,6 +115,37 @@ impl Ports {
         let removed = old.iter().filter(|rule| !new.contains(rule)).cloned().collect();
         let added = new.iter().filter(|rule| !old.contains(rule)).cloned().collect();
         Ok(Change { removed, added, before })
+    }
+
+    /// Gives `owner` those of these ports that can be had, instead of those it had; answers with the others.
+    pub(crate) fn keep(
+        &mut self,
+        owner: &str,
+        ports: Vec<PublishedPort>,
+    ) -> Vec<(PublishedPort, Error)> {
+        let (mut kept, mut refused) = (Vec::new(), Vec::new());
+        let taken = self.taken_by_others(owner);
+        for port in ports {
+            match self.reserve(&taken, &port) {
+                Ok(()) => kept.push(port),
+                Err(error) => refused.push((port, error)),
+            }
+        }
+        self.owners.insert(owner.to_owned(), kept);
+        let fronts: BTreeSet<_> = self.fronts().into_iter().collect();
+        self.reserved.retain(|front, _| fronts.contains(front));
+        refused
+    }
+
+    fn reserve(&mut self, taken: &BTreeSet<Front>, port: &PublishedPort) -> Result<(), Error> {
+        let Some(front) = front(port) else { return Ok(()) };
+        if taken.contains(&front) {
+            return Err(port_taken(front));
+        }
+        if let Entry::Vacant(place) = self.reserved.entry(front) {
+            place.insert(Reservation::new(front).map_err(port_held(front))?);
+        }
+        Ok(())
     }
 
     /// Whether `owner` could have this port.

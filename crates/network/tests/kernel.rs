@@ -271,11 +271,35 @@ fn a_new_daemon_takes_over_containers_and_ports() {
             ask(Ipv4Addr::LOCALHOST, 8080).is_ok(),
             "ports answer before anybody published again"
         );
-        second.withdraw_others("gon", BTreeSet::from(["web".to_owned()])).await.unwrap();
+        second.publish("gone", Vec::new()).await.unwrap();
         assert!(ask(Ipv4Addr::LOCALHOST, 8081).is_err());
         let two = second.connect("aaaa2").await.unwrap();
         assert_ne!(two.address, one.address);
         second.close().await.unwrap();
+    });
+}
+
+#[test]
+fn ports_are_kept_as_far_as_they_are_free_and_lead_nowhere() {
+    on_a_fresh_host(async |host| {
+        let network = host.network().await;
+        let any = Ipv4Addr::UNSPECIFIED;
+        let process = TcpListener::bind((any, 9090)).unwrap();
+        let wanted = || vec![tcp(8080, &[]), tcp(9090, &[])];
+        let refused = network.keep_ports("ingress", wanted()).await.unwrap();
+        let refused: Vec<_> = refused.iter().map(|(port, _)| port.published).collect();
+        assert_eq!(refused, [9090]);
+        assert!(TcpListener::bind((any, 8080)).is_err(), "a process cannot have it");
+        let asked = ask(Ipv4Addr::LOCALHOST, 8080).expect_err("nobody serves");
+        assert_eq!(asked.kind(), std::io::ErrorKind::ConnectionRefused);
+        drop(process);
+        assert_eq!(network.keep_ports("ingress", wanted()).await.unwrap().len(), 0);
+        drop(network);
+        let next = host.network().await;
+        assert!(TcpListener::bind((any, 9090)).is_err(), "nor from the next daemon");
+        next.keep_ports("ingress", vec![]).await.unwrap();
+        TcpListener::bind((any, 9090)).expect("it is free");
+        next.close().await.unwrap();
     });
 }
 

@@ -337,7 +337,6 @@ impl AgentDriver {
         }
         if is_first_work {
             self.connector.leave_others(&self.engine.network).await;
-            self.ingress.let_go_of_others(&self.engine).await;
         }
     }
 
@@ -354,7 +353,7 @@ impl AgentDriver {
                 let places = self.connector.places(&task, |id| self.ingress.is_network(id));
                 let ports = self.ingress.needed_ports(&task, info.node);
                 tokio::spawn(async move {
-                    let result = match ingress::check(&engine, task.service, &ports).await {
+                    let result = match ingress::check(&engine, &ports).await {
                         Ok(()) => prepare(&engine, &task, &template, &info, places).await,
                         Err(held) => Err(refusal(held)),
                     };

@@ -18,8 +18,8 @@ use types::endpoint::PortConfig;
 use types::network::{NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, endpoint};
 
-/// Owners of published ports that are services begin so.
-const OWNER: &str = "service:";
+/// Who publishes the services' ports on this host.
+const OWNER: &str = "ingress";
 
 /// How long until what could not be done is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -38,8 +38,8 @@ pub(crate) struct Ingress {
     services: BTreeMap<ServiceId, NetworkService>,
     /// Containers of this node.
     own: BTreeMap<ServiceId, Vec<Backend>>,
-    /// Ports that no process of this host can take any more, and by whom they are kept.
-    kept: BTreeMap<Front, ServiceId>,
+    /// Ports that no process of this host can take any more; unknown before the first are told.
+    kept: Option<BTreeSet<Front>>,
     /// Ports that were found held, which was told.
     held: BTreeSet<Front>,
     is_touched: bool,
@@ -192,49 +192,35 @@ impl Ingress {
         self.retry_at = (!is_kept || set.is_err()).then(|| Instant::now() + RETRY);
     }
 
-    /// Keeps processes of the host off the ports, and lets go of those that are nobody's any more. One that is held is not
-    /// answered here; other nodes answer on it.
+    /// Keeps processes of the host off the ports. One that is held is not answered here; other nodes answer on it.
     async fn keep_ports(&mut self, engine: &Engine) -> bool {
-        let wanted: BTreeMap<Front, ServiceId> = self
-            .services
-            .values()
-            .flat_map(|service| service.ports.iter().map(|port| (front(port), service.service)))
-            .collect();
-        let stale: Vec<_> = self
-            .kept
-            .iter()
-            .filter(|(front, service)| wanted.get(front) != Some(service))
-            .map(|(front, service)| (*front, *service))
-            .collect();
-        for (front, service) in stale {
-            self.kept.remove(&front);
-            if let Err(error) = engine.network.publish(&owner(service, front), Vec::new()).await {
-                warn!(service.id = %service, %error, "a port is still kept");
-            }
+        let ports = self.services.values().flat_map(|service| &service.ports);
+        let wanted: BTreeSet<_> = ports.map(front).collect();
+        if self.kept.as_ref() == Some(&wanted) {
+            return true;
         }
-        self.held.retain(|front| wanted.contains_key(front));
-        for (front, service) in wanted {
-            if !self.kept.contains_key(&front) {
-                self.keep_port(engine, front, service).await;
-            }
-        }
-        self.held.is_empty()
-    }
-
-    async fn keep_port(&mut self, engine: &Engine, front: Front, service: ServiceId) {
-        match engine.network.publish(&owner(service, front), vec![published(front)]).await {
-            Ok(()) => {
-                self.kept.insert(front, service);
-                if self.held.remove(&front) {
-                    info!(service.id = %service, port = front.1, "port is published at last");
-                }
-            }
+        let ports = wanted.iter().map(|front| published(*front)).collect();
+        let refused = match engine.network.keep_ports(OWNER, ports).await {
+            Ok(refused) => refused,
             Err(error) => {
-                if self.held.insert(front) {
-                    warn!(service.id = %service, %error, "port is not published here, and will be when it can be");
-                }
+                warn!(%error, "published ports are not kept for the next daemon");
+                return false;
+            }
+        };
+        let mut held = BTreeSet::new();
+        for (port, error) in refused {
+            let front = (port.protocol, port.published);
+            held.insert(front);
+            if !self.held.contains(&front) {
+                warn!(%error, "port is not published here, and will be when it can be");
             }
         }
+        for (protocol, port) in self.held.difference(&held).filter(|front| wanted.contains(front)) {
+            info!(?protocol, port, "port is published at last");
+        }
+        self.kept = Some(wanted.difference(&held).copied().collect());
+        self.held = held;
+        self.held.is_empty()
     }
 
     /// What the kernel is to do.
@@ -290,7 +276,7 @@ impl Ingress {
                 wanted.own.insert((known, front), socket);
             }
         }
-        if self.kept.contains_key(&front) {
+        if self.kept.as_ref().is_some_and(|kept| kept.contains(&front)) {
             wanted.fronts.insert(front, sockets);
         }
     }
@@ -319,28 +305,15 @@ impl Ingress {
         let others = self.nodes.iter().filter(move |(node, _)| **node != own);
         others.map(|(_, address)| *address).filter(move |address| Some(*address) != local)
     }
-
-    /// Lets go of what an earlier daemon kept and nobody asks for any more.
-    pub(crate) async fn let_go_of_others(&self, engine: &Engine) {
-        let owners = self.kept.iter().map(|(front, service)| owner(*service, *front)).collect();
-        if let Err(error) = engine.network.withdraw_others(OWNER, owners).await {
-            warn!(%error, "ports of an earlier daemon are still kept");
-        }
-    }
 }
 
 /// Whether this host has the ports to give: a task nobody can reach is not begun.
 ///
 /// # Errors
 /// Which port is held, in words for `docker service ps`.
-pub(crate) async fn check(
-    engine: &Engine,
-    service: ServiceId,
-    ports: &[PortConfig],
-) -> Result<(), String> {
+pub(crate) async fn check(engine: &Engine, ports: &[PortConfig]) -> Result<(), String> {
     for port in ports {
-        let front = front(port);
-        let free = engine.network.check_free(&owner(service, front), published(front)).await;
+        let free = engine.network.check_free(OWNER, published(front(port))).await;
         let holder = match free {
             Ok(()) => continue,
             Err(network::Error::PortHeld { .. }) => "held by another process",
@@ -358,18 +331,9 @@ pub(crate) async fn withdraw_all(engine: &Engine) {
     if let Err(error) = engine.network.remove_ingress().await {
         warn!(%error, "ports of the swarm stay published");
     }
-    if let Err(error) = engine.network.withdraw_others(OWNER, BTreeSet::new()).await {
+    if let Err(error) = engine.network.keep_ports(OWNER, Vec::new()).await {
         warn!(%error, "ports of the swarm are still kept");
     }
-}
-
-fn owner(service: ServiceId, (protocol, port): Front) -> String {
-    let protocol = match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
-    };
-    format!("{OWNER}{service}:{port}/{protocol}")
 }
 
 fn front(port: &PortConfig) -> Front {

@@ -212,12 +212,7 @@ fn the_ingress_network_can_be_replaced_while_nobody_publishes() {
     let cluster = Cluster::swarm(1, 1);
     let (first, client) = (cluster.host(1), cluster.client());
     create(first, "web", &["--publish", "8080:80", "whoami"]);
-    let used = first.docker(&["network", "rm", "--force", "ingress"]);
-    let used = if used.stderr.is_empty() {
-        first.on_stdin(&["network", "rm", "ingress"], "y\n")
-    } else {
-        used
-    };
+    let used = first.on_stdin(&["network", "rm", "ingress"], "y\n");
     assert!(used.stderr.contains("because service"), "{used:?}");
     first.ok(&["service", "rm", "web"]);
     first.until("it can be removed", || {
@@ -234,6 +229,44 @@ fn the_ingress_network_can_be_replaced_while_nobody_publishes() {
     for address in addresses(&cluster) {
         first.until("it answers", || client.ask(&address, 8080).is_some());
     }
+}
+
+#[test]
+fn a_registry_of_the_swarm_is_on_localhost_of_every_node() {
+    let cluster = Cluster::swarm(1, 1);
+    let (first, second) = (cluster.host(1), cluster.host(2));
+    second.load_registry();
+    let place = ["--constraint", "node.role==worker"];
+    create(first, "registry", &[&place[..], &["--publish", "5000:5000", "registry"]].concat());
+    first.until_running("registry", 1);
+    for (host, name) in [(first, "127.0.0.1"), (second, "localhost")] {
+        let image = format!("{name}:5000/{}/busybox:1", host.hostname());
+        host.ok(&["tag", "busybox", &image]);
+        host.ok(&["push", &image]);
+        host.ok(&["rmi", &image]);
+    }
+    for (host, pushed_by) in [(first, second), (second, first)] {
+        for name in ["127.0.0.1", "localhost"] {
+            host.ok(&["pull", &format!("{name}:5000/{}/busybox:1", pushed_by.hostname())]);
+        }
+    }
+}
+
+#[test]
+fn a_service_shows_its_place_in_the_ingress_network() {
+    let host = Host::in_swarm();
+    create(&host, "web", &["--publish", "8080:80", "whoami"]);
+    host.until_running("web", 1);
+    let ingress = host.ok(&["network", "inspect", "ingress", "--format", "{{.ID}}"]);
+    let virtual_ips = "{{range .Endpoint.VirtualIPs}}{{.NetworkID}} {{.Addr}} {{end}}";
+    let virtual_ips = host.ok(&["service", "inspect", "web", "--format", virtual_ips]);
+    let shown: Vec<_> = virtual_ips.split_whitespace().collect();
+    assert_eq!((shown.len(), shown[0]), (2, &ingress[..]), "{virtual_ips}");
+    if e2e::is_skep() {
+        assert!(shown[1].starts_with("10.255.") && shown[1].ends_with("/16"), "{virtual_ips}");
+    }
+    let ports = host.ok(&["ps", "--format", "{{.Ports}}", "--filter", "name=web"]);
+    assert_eq!(ports, "", "not the container's own");
 }
 
 fn request(address: &str) -> std::io::Result<()> {
@@ -304,7 +337,6 @@ fn an_update_under_load_loses_no_request() {
                 now.len() == 3 && now.iter().all(|container| !before.contains(container))
             });
         });
-        eprintln!("{order}: {asked} asked, {} not answered", failures.len());
         assert!(asked > 50, "{asked} asked");
         assert_eq!(failures, Vec::<String>::new(), "{order}: of {asked}");
         first.ok(&["service", "rm", "web"]);

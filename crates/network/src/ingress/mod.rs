@@ -85,19 +85,16 @@ impl Mesh {
     }
 
     /// Makes this node's part what `wanted` says. Where other nodes cannot be reached, its own tasks are served still.
-    ///
-    /// # Errors
-    /// The first step that the kernel refuses.
-    pub(crate) fn set(&mut self, wanted: Ingress) -> Result<(), Error> {
+    /// Answers with the first step that the kernel refuses, and with the addresses that are nobody's any more.
+    pub(crate) fn set(&mut self, wanted: Ingress) -> (Result<(), Error>, BTreeSet<Ipv4Addr>) {
         let linked = self.link(&wanted);
         let reaches_others = linked.is_ok() && self.fabric.is_some();
         let served = self.serve(&wanted, reaches_others);
         let held = self.wanted.as_ref().map(|last| &last.held);
         let gone = held.into_iter().flat_map(|held| held.difference(&wanted.held).copied());
-        let gone: BTreeSet<_> = gone.collect();
+        let gone = gone.collect();
         self.wanted = Some(wanted);
-        let forgotten = forget_connections(&gone);
-        linked.and(served).and(forgotten)
+        (linked.and(served), gone)
     }
 
     /// How the kernel differs from what was last asked for; with `mends`, it is put right.
@@ -115,7 +112,7 @@ impl Mesh {
             if let Some(table) = &mut self.table {
                 table.distrust();
             }
-            self.set(wanted)?;
+            self.set(wanted).0?;
         }
         Ok(faults)
     }
@@ -176,7 +173,7 @@ impl Mesh {
         let base = MeshBase {
             link: link::name(&self.place),
             bridge: self.place.bridge.clone(),
-            bridge_subnet: self.place.subnet,
+            inside: vec![self.place.subnet],
             subnets: wanted.underlay.iter().flat_map(|it| it.subnets.clone()).collect(),
             local: wanted.underlay.as_ref().and_then(|underlay| match underlay.local {
                 IpAddr::V4(local) => Some(local),

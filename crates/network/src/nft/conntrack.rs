@@ -24,6 +24,14 @@ const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// The source address is to be compared (`CTA_FILTER_FLAG(CTA_IP_SRC)`).
+const FILTER_BY_SOURCE: u32 = 1;
+const NESTED: u16 = 0x8000;
+
+/// More addresses than that are looked for in one list of everything.
+const LISTS_MAX: usize = 16;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_IP_V4_SRC: u16 = 1;
 const ATTRIBUTE_MASK: u16 = 0x3fff;
@@ -41,16 +49,33 @@ pub(crate) fn forget(addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
 
 fn forget_now(addresses: &BTreeSet<Ipv4Addr>) -> io::Result<()> {
     let mut socket = Socket::open()?;
-    let listed = socket.request(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, &header())?;
-    let found = listed.iter().filter_map(|message| body_for(message, addresses));
-    for body in found.collect::<Vec<_>>() {
-        match socket.request(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, &body) {
-            // It has ended meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            answer => drop(answer?),
+    let questions = match addresses.len() {
+        ..=LISTS_MAX => addresses.iter().map(|address| answered_by(*address)).collect(),
+        _ => vec![header()],
+    };
+    for question in questions {
+        let listed = socket.request(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, &question)?;
+        for body in listed.iter().filter_map(|message| body_for(message, addresses)) {
+            match socket.request(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, &body) {
+                // It has ended meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                answer => drop(answer?),
+            }
         }
     }
     Ok(())
+}
+
+/// Asks for the connections that one address answers. Kernels before 5.8 tell of all.
+fn answered_by(address: Ipv4Addr) -> Vec<u8> {
+    let (mut source, mut ip, mut flags) = (Vec::new(), Vec::new(), Vec::new());
+    attribute(&mut source, CTA_IP_V4_SRC, &address.octets());
+    attribute(&mut ip, CTA_TUPLE_IP | NESTED, &source);
+    attribute(&mut flags, CTA_FILTER_REPLY_FLAGS, &FILTER_BY_SOURCE.to_ne_bytes());
+    let mut question = header();
+    attribute(&mut question, CTA_TUPLE_REPLY | NESTED, &ip);
+    attribute(&mut question, CTA_FILTER | NESTED, &flags);
+    question
 }
 
 /// `nfgenmsg`: family, version, resource.
@@ -71,7 +96,7 @@ fn body_for(message: &[u8], addresses: &BTreeSet<Ipv4Addr>) -> Option<Vec<u8>> {
     let mut body = header();
     for kind in [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE] {
         if let Some(data) = of(kind) {
-            let nested = if kind == CTA_TUPLE_ORIG { 0x8000 } else { 0 };
+            let nested = if kind == CTA_TUPLE_ORIG { NESTED } else { 0 };
             attribute(&mut body, kind | nested, data);
         }
     }
@@ -101,18 +126,18 @@ mod tests {
     fn tuple(source: [u8; 4]) -> Vec<u8> {
         let (mut address, mut ip) = (Vec::new(), Vec::new());
         attribute(&mut address, CTA_IP_V4_SRC, &source);
-        attribute(&mut ip, CTA_TUPLE_IP | 0x8000, &address);
+        attribute(&mut ip, CTA_TUPLE_IP | NESTED, &address);
         ip
     }
 
     #[test]
     fn a_connection_is_named_by_where_it_came_from_and_found_by_who_answers() {
         let mut message = header();
-        attribute(&mut message, CTA_TUPLE_ORIG | 0x8000, &tuple([10, 99, 0, 9]));
-        attribute(&mut message, CTA_TUPLE_REPLY | 0x8000, &tuple([10, 255, 0, 7]));
+        attribute(&mut message, CTA_TUPLE_ORIG | NESTED, &tuple([10, 99, 0, 9]));
+        attribute(&mut message, CTA_TUPLE_REPLY | NESTED, &tuple([10, 255, 0, 7]));
         attribute(&mut message, CTA_ID, &[1, 2, 3, 4]);
         let mut named = header();
-        attribute(&mut named, CTA_TUPLE_ORIG | 0x8000, &tuple([10, 99, 0, 9]));
+        attribute(&mut named, CTA_TUPLE_ORIG | NESTED, &tuple([10, 99, 0, 9]));
         attribute(&mut named, CTA_ID, &[1, 2, 3, 4]);
         for (address, expected) in [([10, 255, 0, 7], Some(named)), ([10, 99, 0, 9], None)] {
             assert_eq!(body_for(&message, &[Ipv4Addr::from(address)].into()), expected);

@@ -60,7 +60,8 @@ pub(crate) struct MeshRules {
 pub(crate) struct Base {
     pub(crate) link: String,
     pub(crate) bridge: String,
-    pub(crate) bridge_subnet: Ipv4Net,
+    /// Addresses of containers and of their gateways, which mean somebody else on other nodes.
+    pub(crate) inside: Vec<Ipv4Net>,
     pub(crate) subnets: Vec<Ipv4Net>,
     /// Under which address the host and its containers ask tasks of other nodes.
     pub(crate) local: Option<Ipv4Addr>,
@@ -470,10 +471,9 @@ fn add_leaving(batch: &mut Batch, table: &str, base: &Base) {
         ],
         None => vec![Expression::Masquerade],
     };
-    let (network, mask) = (base.bridge_subnet.network().octets(), mask_of(base.bridge_subnet));
-    // Addresses that mean somebody else on the other node.
-    for (network, mask) in [(network, mask), ([127, 0, 0, 0], [255, 0, 0, 0])] {
-        let inside = expression::source_in(network, mask);
+    let loopback = Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8);
+    for subnet in base.inside.iter().chain([&loopback]) {
+        let inside = expression::source_in(subnet.network().octets(), mask_of(*subnet));
         batch.add_rule(table, "leaving", &[by_link.clone(), inside, as_this_node.clone()].concat());
     }
     // A node that asks another one for what itself serves: it would not take its own address from outside.
