@@ -11,6 +11,7 @@ mod endpoint;
 mod error;
 mod features;
 mod ingress;
+mod mtu;
 mod namespace;
 mod netlink;
 mod nft;

@@ -26,8 +26,6 @@ use crate::bridge::up;
 use crate::netlink::Netlink;
 use crate::{Error, address};
 
-/// Of Ethernet, where nothing else is said.
-const UNDERLAY_MTU: u32 = 1_500;
 /// What IPv4, UDP, VXLAN and the inner Ethernet header take.
 const OVERHEAD: u32 = 50;
 
@@ -118,7 +116,8 @@ impl Fabric {
     }
 
     pub(super) fn is_for(&self, underlay: &Underlay) -> bool {
-        describe(&self.underlay) == describe(underlay)
+        let asked = |it: &Underlay| (it.vni, it.local, it.port, it.mtu);
+        asked(&self.underlay) == asked(underlay)
     }
 
     /// The numbers of other nodes, by hardware address.
@@ -163,8 +162,16 @@ impl Fabric {
     /// How the kernel's device and routes differ from what was last asked for.
     pub(super) fn faults(&self) -> Result<Vec<String>, Error> {
         let name = name(&self.place);
-        if find(&self.netlink, &name)?.is_none_or(|(index, _)| index != self.index) {
-            return Ok(vec![format!("link {name} is missing")]);
+        match find(&self.netlink, &name)? {
+            Some((index, alias)) if index == self.index => {
+                let wanted = describe(&self.underlay);
+                if alias != wanted {
+                    return Ok(vec![format!(
+                        "link {name} is \"{alias}\" and should be \"{wanted}\""
+                    )]);
+                }
+            }
+            _ => return Ok(vec![format!("link {name} is missing")]),
         }
         let (nodes, routes) = (self.known_nodes()?, self.known_routes()?);
         let mut faults = Vec::new();
@@ -448,7 +455,8 @@ fn mac_of(node: IpAddr) -> [u8; 6] {
 }
 
 fn mtu(underlay: &Underlay) -> u32 {
-    underlay.mtu.unwrap_or(UNDERLAY_MTU - OVERHEAD)
+    let way = crate::mtu::between_nodes(Some(underlay.local));
+    underlay.mtu.unwrap_or(way - OVERHEAD)
 }
 
 /// Written on the device, for the next daemon to know whether it is the right one.

@@ -456,8 +456,8 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             number(bytes, 1, 0);
             nested(bytes, 2, |bytes| encode_goto(bytes, chain));
         }
-        Expression::Drop => decide(bytes, VERDICT_DROP),
-        Expression::Accept => decide(bytes, VERDICT_ACCEPT),
+        Expression::Drop => end(bytes, VERDICT_DROP),
+        Expression::Accept => end(bytes, VERDICT_ACCEPT),
         // Address and port stand in neighbouring registers.
         Expression::DestinationNat => {
             nat(bytes, NAT_DESTINATION, Family::Ipv4);
@@ -473,7 +473,8 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
     }
 }
 
-fn decide(bytes: &mut Vec<u8>, code: u32) {
+/// Nothing comes after it.
+fn end(bytes: &mut Vec<u8>, code: u32) {
     number(bytes, 1, 0);
     nested(bytes, 2, |bytes| verdict(bytes, &code.to_be_bytes(), None));
 }
