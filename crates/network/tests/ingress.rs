@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use network::{Config, DATA_PORT, Ingress, Network, Protocol, Underlay};
+use network::{Config, DATA_PORT, Ingress, LocalNetwork, Network, PlugRequest, Protocol, Underlay};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// The port that every node answers on, and the one that tasks listen on.
@@ -335,6 +335,44 @@ fn containers_reach_every_nodes_ports() {
             "from itself, to {node}"
         );
     }
+}
+
+#[test]
+fn containers_of_other_networks_of_the_host_reach_them_too() {
+    let (_wire, one, two, ..) = one_task();
+    // The same subnet is somebody else's on the other node.
+    let local = || LocalNetwork {
+        id: "net1".into(),
+        name: "net1".into(),
+        link: "br-1".into(),
+        subnet: "10.8.1.0/24".parse().expect("a subnet"),
+        range: None,
+        gateway: Ipv4Addr::new(10, 8, 1, 1),
+        reserved: BTreeSet::new(),
+        mtu: None,
+        is_internal: false,
+        is_masqueraded: true,
+        is_shared: true,
+    };
+    for node in [&one, &two] {
+        let (network, local) = (node.network(), local());
+        node.machine.run(move || block_on(network.make_local(local)).expect("makes"));
+    }
+    let network = one.network();
+    let netns = one.machine.run(move || {
+        block_on(async {
+            let request = PlugRequest { network: "net1".into(), ..PlugRequest::default() };
+            let plug = network.plug("cccccccccccc", request).await.expect("plugs");
+            network.lead_out("cccccccccccc", Some(plug.gateway)).await.expect("leads out");
+            network.netns("cccccccccccc")
+        })
+    });
+    for node in [1, 2] {
+        let answer = inside(&netns, || ask(address(node)));
+        assert_eq!(answer.as_deref(), Some("b saw 10.99.0.1"), "{node}");
+    }
+    let table = one.machine.run(|| run("nft", "list chain ip skep-in1-ingress leaving"));
+    assert!(table.contains("10.8.1.0/24"), "{table}");
 }
 
 #[test]
