@@ -301,6 +301,24 @@ impl Network {
         blocking(move || inner.unplug(&container, &network)).await
     }
 
+    /// From now on others in a network of this host find the container by these names.
+    pub async fn set_names(
+        &self,
+        container: &str,
+        network: &str,
+        names: Vec<String>,
+    ) -> Result<(), Error> {
+        let (inner, container) = (self.0.clone(), container.to_owned());
+        let network = network.to_owned();
+        blocking(move || {
+            let mut state = inner.lock();
+            state.bridges.set_names(&inner.config.run_dir, &container, &network, names)?;
+            state.tell_names(&network);
+            Ok(())
+        })
+        .await
+    }
+
     /// What a container has of networks of this host, the default one left out.
     pub fn plugs(&self, container: &str) -> Vec<Plug> {
         self.0.lock().bridges.plugs(container).to_vec()

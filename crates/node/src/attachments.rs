@@ -21,6 +21,9 @@ use crate::session::Upstream;
 /// How long a network may take to come to this node, as in Docker.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Between two attempts to reach a manager.
+const RETRY: Duration = Duration::from_millis(200);
+
 /// How long a container that was given a place has to take it.
 const ENTRY_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -92,7 +95,7 @@ impl Attachments {
             let _asking = self.asking.lock().await;
             let claim = claim(request);
             let container = claim.container.clone();
-            let given = upstream.attach(claim.clone()).await;
+            let given = patiently(&upstream, &claim).await;
             let given = given.map_err(|error| match error.code {
                 Code::NotFound => missing(),
                 code => Refusal::Attach {
@@ -165,6 +168,25 @@ impl SwarmNetworks for Attachments {
 
     fn detach(&self, network: String, container: String) -> Answer<'_, ()> {
         Box::pin(self.give_back(network, container))
+    }
+}
+
+/// Asks until somebody answers: managers may be electing a leader, or be started just now as this node is.
+async fn patiently(
+    upstream: &Upstream,
+    claim: &Claim,
+) -> Result<manager::Attached, manager::Error> {
+    let end = Instant::now() + NETWORK_PATIENCE;
+    loop {
+        match upstream.attach(claim.clone()).await {
+            Err(error)
+                if matches!(error.code, Code::Unavailable | Code::Unknown)
+                    && Instant::now() < end =>
+            {
+                tokio::time::sleep(RETRY).await;
+            }
+            answer => return answer,
+        }
     }
 }
 

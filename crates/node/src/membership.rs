@@ -99,7 +99,6 @@ impl Membership {
     ) -> anyhow::Result<Arc<Self>> {
         let board = Arc::new(Board::default());
         let attachments = Arc::new(Attachments::new(engine.clone(), board.clone()));
-        engine.set_swarm(attachments.clone());
         let membership = Arc::new(Self {
             engine,
             local: Local { board, names, attachments },
@@ -122,6 +121,8 @@ impl Membership {
             // A swarm that was left while no daemon ran leaves no tasks behind.
             None => agent_driver::clear(&membership.engine).await,
         }
+        // Containers that wait for the swarm find it there from now on.
+        membership.engine.set_swarm(membership.local.attachments.clone());
         Ok(membership)
     }
 

@@ -203,17 +203,20 @@ fn attached_containers_outlive_daemons_and_leaders_and_what_ended_meanwhile_is_g
     serve(cluster.host(2), "web", &["--network", "blue"]);
     run(cluster.host(4), "client", &["--network", "blue"]);
     run(cluster.host(4), "short", &["--network", "blue"]);
+    run(cluster.host(4), "always", &["--network", "blue", "--restart", "always"]);
     until_reached(cluster.host(4), "client", "http://web/");
-    let ends = cluster.host(4).ok(&["inspect", "short", "--format", "{{.State.Pid}}"]);
+    let pid = |name: &str| cluster.host(4).ok(&["inspect", name, "--format", "{{.State.Pid}}"]);
+    let (ends, returns) = (pid("short"), pid("always"));
     cluster.host_mut(4).kill();
-    e2e::run(std::process::Command::new("kill").args(["-KILL", &ends]));
+    e2e::run(std::process::Command::new("kill").args(["-KILL", &ends, &returns]));
     let leader = cluster.leader(1);
     cluster.host_mut(leader).stop();
     cluster.host_mut(4).start();
     let other = if leader == 3 { 1 } else { 3 };
     let (other, worker) = (cluster.host(other), cluster.host(4));
     until_reached(worker, "client", "http://web/");
-    other.until("what ended meanwhile is given back", || attached(other).len() == 2);
+    until_reached(worker, "always", "http://web/");
+    other.until("what ended meanwhile is given back", || attached(other).len() == 3);
     run(worker, "later", &["--network", "blue"]);
     until_reached(worker, "later", "http://web/");
 }

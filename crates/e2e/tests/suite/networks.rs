@@ -63,6 +63,9 @@ fn containers_of_a_network_find_each_other_by_name_and_no_others() {
         assert!(!reaches(&host, "client", &url), "{container} is another network's");
     }
     assert_eq!(resolves(&host, "client", "web"), Some(address("web", "blue")));
+    host.ok(&["rename", "web", "renamed"]);
+    assert!(reaches(&host, "client", "http://renamed/"));
+    assert!(resolves(&host, "client", "web").is_none());
     let resolver = host.ok(&["exec", "client", "cat", "/etc/resolv.conf"]);
     assert!(resolver.contains("nameserver 127.0.0.11\n") && resolver.contains("ndots:0"));
 }

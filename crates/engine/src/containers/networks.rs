@@ -385,6 +385,24 @@ impl Shared {
         self.etc_files(container, record, &place).map(drop)
     }
 
+    /// Others in networks of this host find a container by its new name.
+    pub(super) async fn rename_in_networks(&self, record: &Record) -> Result<(), Error> {
+        for plug in self.network.plugs(&record.id) {
+            let settings = record.networks.values().find(|it| it.network_id == plug.network);
+            let names = names_of(record, &settings.cloned().unwrap_or_default());
+            self.network.set_names(&record.id, &plug.network, names).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a container is to be in a network that only the swarm knows.
+    pub(super) fn needs_swarm(&self, record: &Record) -> bool {
+        !is_task(record)
+            && record.networks.iter().any(|(name, settings)| {
+                matches!(self.kind_of(record, name, settings), Ok(Kind::Swarm))
+            })
+    }
+
     /// Takes back all places that a run had in networks.
     pub(super) async fn leave_networks(&self, container: &Container, record: &Record) {
         if !has_own_namespace(record) {

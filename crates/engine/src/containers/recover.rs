@@ -149,7 +149,17 @@ impl Shared {
         self.ended(container, End::Lost).await;
     }
 
+    /// A container in a network of the swarm waits for the swarm, which is there later than the engine.
     async fn start_again(self: &Arc<Self>, container: &Arc<Container>, starter: Starter) {
+        if self.needs_swarm(&container.record()) {
+            let (shared, own) = (Arc::clone(self), Arc::clone(container));
+            self.tasks.spawn(async move { shared.start_now(&own, starter).await });
+            return;
+        }
+        self.start_now(container, starter).await;
+    }
+
+    async fn start_now(self: &Arc<Self>, container: &Arc<Container>, starter: Starter) {
         if let Err(error) = self.start(container, starter).await {
             tracing::warn!(container.id = container.id, error = chain(&error), "start again");
         }

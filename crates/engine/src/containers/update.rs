@@ -43,8 +43,9 @@ impl Shared {
         }
         let reservation = self.registry.reserve(Some(new), &container.id)?;
         let old = std::mem::replace(&mut record.name, new.to_owned());
-        let own = Arc::clone(container);
+        let (own, renamed) = (Arc::clone(container), record.clone());
         blocking(move || own.replace_record(record)).await?;
+        self.rename_in_networks(&renamed).await?;
         reservation.keep();
         self.registry.release(&old);
         self.sync.request();

@@ -214,6 +214,22 @@ impl Bridges {
         Ok(plug)
     }
 
+    /// From now on others find the container by these names.
+    pub(crate) fn set_names(
+        &mut self,
+        run_dir: &Path,
+        container: &str,
+        network: &str,
+        names: Vec<String>,
+    ) -> Result<(), Error> {
+        let Some(plugs) = self.plugs.get_mut(container) else { return Ok(()) };
+        let Some(plug) = plugs.iter_mut().find(|plug| plug.network == network) else {
+            return Ok(());
+        };
+        plug.names = names;
+        state_file::write(&plug_files(run_dir).join(container), plugs)
+    }
+
     /// Takes a container out of a network. Idempotent.
     pub(crate) fn unplug(
         &mut self,

@@ -398,6 +398,12 @@ fn numbers(bytes: &mut Vec<u8>, values: &[(u16, u32)]) {
     }
 }
 
+fn decide(bytes: &mut Vec<u8>, code: u32) {
+    // Register 0 is the verdict.
+    number(bytes, 1, 0);
+    nested(bytes, 2, |bytes| verdict(bytes, &code.to_be_bytes(), None));
+}
+
 fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
     match expression {
         Expression::Payload { base, offset, bytes: length, register } => {
@@ -456,8 +462,8 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             number(bytes, 1, 0);
             nested(bytes, 2, |bytes| encode_goto(bytes, chain));
         }
-        Expression::Drop => end(bytes, VERDICT_DROP),
-        Expression::Accept => end(bytes, VERDICT_ACCEPT),
+        Expression::Drop => decide(bytes, VERDICT_DROP),
+        Expression::Accept => decide(bytes, VERDICT_ACCEPT),
         // Address and port stand in neighbouring registers.
         Expression::DestinationNat => {
             nat(bytes, NAT_DESTINATION, Family::Ipv4);
@@ -471,12 +477,6 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::Masquerade => {}
     }
-}
-
-/// Nothing comes after it.
-fn end(bytes: &mut Vec<u8>, code: u32) {
-    number(bytes, 1, 0);
-    nested(bytes, 2, |bytes| verdict(bytes, &code.to_be_bytes(), None));
 }
 
 /// To the address that begins in the first register.

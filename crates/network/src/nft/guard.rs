@@ -43,6 +43,7 @@ const VLAN_TAGS: [u16; 2] = [0x8100, 0x88a8];
 /// ICMPv6 messages that change where neighbours send: router advertisement and redirect.
 const ICMPV6: u8 = 58;
 const ICMPV6_FORBIDDEN: [u8; 2] = [134, 137];
+const ICMPV6_ADVERTISEMENT: u8 = 136;
 
 /// Before bridges look at a frame.
 const PRIORITY: i32 = -300;
@@ -219,6 +220,7 @@ fn rules() -> Vec<Vec<Expression>> {
         ];
         rules.push(only(IP6, refused));
     }
+    rules.extend(advertised(first).into_iter().map(|rule| only(IP6, rule)));
     // Addresses of the link itself (fe80::/10) follow from the hardware address, which is checked.
     let link_local = vec![
         field(NETWORK_HEADER, 8, 2, first),
@@ -229,6 +231,37 @@ fn rules() -> Vec<Vec<Expression>> {
     rules.push(only(IP6, link_local));
     rules.push(only(IP6, stranger("ipv6", NETWORK_HEADER, 8, 16)));
     rules
+}
+
+/// What a neighbour says that it has must be its own too, not only the address it says it from.
+fn advertised(first: u32) -> [Vec<Expression>; 2] {
+    let is =
+        |value: &[u8]| Expression::Compare { register: first, equal: true, value: value.to_vec() };
+    let target = |bytes, register| Expression::Payload {
+        base: TRANSPORT_HEADER,
+        offset: 8,
+        bytes,
+        register,
+    };
+    let message =
+        Expression::Payload { base: TRANSPORT_HEADER, offset: 0, bytes: 1, register: first };
+    let begin = || {
+        let protocol = Expression::protocol(first);
+        vec![protocol, is(&[ICMPV6]), message.clone(), is(&[ICMPV6_ADVERTISEMENT])]
+    };
+    let link_local = vec![
+        target(2, first),
+        Expression::Mask { register: first, mask: vec![0xff, 0xc0] },
+        is(&[0xfe, 0x80]),
+        Expression::Accept,
+    ];
+    let strange = vec![
+        expression::load_input_link(first),
+        target(16, first + 4),
+        Expression::Member { set: "ipv6", is_member: false },
+        Expression::Drop,
+    ];
+    [[begin(), link_local].concat(), [begin(), strange].concat()]
 }
 
 /// The members of each set that stand for one port. The unspecified address is anybody's who has none yet.
