@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use crate::facts::{Facts, Wall};
 
-/// What overlays expect of the way between nodes, in bytes.
-const UNDERLAY_MTU: u32 = 1_500;
+/// What overlays need of the way between nodes, in bytes: IPv6's least, and what vxlan takes.
+const LEAST_MTU: u32 = 1_350;
 
 /// What Docker's limits need.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
@@ -145,17 +145,14 @@ fn network(facts: &Facts) -> Vec<Complaint> {
     }
     let Some(membership) = &facts.membership else { return complaints };
     let own = facts.links.iter().find(|link| link.address.to_string() == membership.address);
-    if let Some(link) = own.filter(|link| link.mtu < UNDERLAY_MTU) {
+    if let Some(link) = own.filter(|link| link.mtu < LEAST_MTU) {
         complaints.push(Complaint {
             about: "network",
             problem: format!(
-                "link {} takes packets of {} bytes, and networks of the swarm expect {UNDERLAY_MTU}: long packets between hosts are lost",
+                "link {} takes packets of {} bytes: too short for networks of the swarm, which need {LEAST_MTU}",
                 link.name, link.mtu
             ),
-            fix: format!(
-                "docker network create --opt com.docker.network.driver.mtu={} on such a way (20 less and 80 less with --opt encrypted)",
-                link.mtu.saturating_sub(50)
-            ),
+            fix: format!("ip link set {} mtu 1500, if what is behind it bears that", link.name),
         });
     }
     for (manager, reason) in &membership.unreachable {
@@ -202,7 +199,7 @@ mod tests {
             chain: chain.to_owned(),
         };
         let membership = |unreachable| Membership { address: "10.0.0.1".to_owned(), unreachable };
-        let link = Link { name: "eth0".to_owned(), address: [10, 0, 0, 1].into(), mtu: 1_400 };
+        let link = Link { name: "eth0".to_owned(), address: [10, 0, 0, 1].into(), mtu: 1_300 };
         let cases: [(Facts, &str, &str); 9] = [
             (Facts { has_overlayfs: false, ..healthy() }, "no overlayfs", "modprobe overlay"),
             (
@@ -237,8 +234,8 @@ mod tests {
             ),
             (
                 Facts { links: vec![link], membership: Some(membership(vec![])), ..healthy() },
-                "link eth0 takes packets of 1400 bytes",
-                "mtu=1350",
+                "link eth0 takes packets of 1300 bytes",
+                "ip link set eth0 mtu 1500",
             ),
             (
                 Facts {

@@ -41,6 +41,15 @@ impl Cluster {
         Self { hosts, switch: Some(switch) }
     }
 
+    /// Starts the daemons and makes a swarm with one manager. All have the images `busybox` and `whoami`.
+    pub fn started(mut self) -> Self {
+        self.all(Host::start);
+        in_parallel(&mut self.hosts, |host| images::load(host));
+        self.host(1).init();
+        self.join_all(1);
+        self
+    }
+
     /// A swarm with one manager. Each host has its own flags for its daemon, and the images `busybox` and `whoami`.
     pub fn swarm_with_flags(flags: &[&[&str]]) -> Self {
         let mut cluster = Self::without_daemons(u8::try_from(flags.len()).expect("few"));

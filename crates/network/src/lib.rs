@@ -11,6 +11,7 @@ mod endpoint;
 mod error;
 mod features;
 mod ingress;
+mod mtu;
 mod namespace;
 mod netlink;
 mod nft;
@@ -571,7 +572,7 @@ impl Inner {
         let id = network.id.clone();
         state.bridges.make(&self.config.run_dir, network)?;
         state.tell_names(&id);
-        Ok(())
+        state.tell_mesh()
     }
 
     fn remove_local(&self, id: &str) -> Result<(), Error> {
@@ -580,7 +581,7 @@ impl Inner {
         if let Some(namer) = state.overlays.namer() {
             namer.forget_network(id);
         }
-        Ok(())
+        state.tell_mesh()
     }
 
     fn plug(&self, container: &str, request: PlugRequest) -> Result<Plug, Error> {
@@ -659,5 +660,10 @@ impl State {
         if let (Some(namer), Some(names)) = (self.overlays.namer(), self.bridges.names(network)) {
             namer.tell(names);
         }
+    }
+
+    /// Says which networks of this host there are, whose containers ask for published ports too.
+    fn tell_mesh(&mut self) -> Result<(), Error> {
+        self.mesh.set_inside(self.bridges.subnets())
     }
 }

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use network::{Config, DATA_PORT, Ingress, Network, Protocol, Underlay};
+use network::{Config, DATA_PORT, Ingress, LocalNetwork, Network, PlugRequest, Protocol, Underlay};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 /// The port that every node answers on, and the one that tasks listen on.
@@ -338,6 +338,44 @@ fn containers_reach_every_nodes_ports() {
 }
 
 #[test]
+fn containers_of_other_networks_of_the_host_reach_them_too() {
+    let (_wire, one, two, ..) = one_task();
+    // The same subnet is somebody else's on the other node.
+    let local = || LocalNetwork {
+        id: "net1".into(),
+        name: "net1".into(),
+        link: "br-1".into(),
+        subnet: "10.8.1.0/24".parse().expect("a subnet"),
+        range: None,
+        gateway: Ipv4Addr::new(10, 8, 1, 1),
+        reserved: BTreeSet::new(),
+        mtu: None,
+        is_internal: false,
+        is_masqueraded: true,
+        is_shared: true,
+    };
+    for node in [&one, &two] {
+        let (network, local) = (node.network(), local());
+        node.machine.run(move || block_on(network.make_local(local)).expect("makes"));
+    }
+    let network = one.network();
+    let netns = one.machine.run(move || {
+        block_on(async {
+            let request = PlugRequest { network: "net1".into(), ..PlugRequest::default() };
+            let plug = network.plug("cccccccccccc", request).await.expect("plugs");
+            network.lead_out("cccccccccccc", Some(plug.gateway)).await.expect("leads out");
+            network.netns("cccccccccccc")
+        })
+    });
+    for node in [1, 2] {
+        let answer = inside(&netns, || ask(address(node)));
+        assert_eq!(answer.as_deref(), Some("b saw 10.99.0.1"), "{node}");
+    }
+    let table = one.machine.run(|| run("nft", "list chain ip skep-in1-ingress leaving"));
+    assert!(table.contains("10.8.1.0/24"), "{table}");
+}
+
+#[test]
 fn much_passes_both_ways_though_the_way_is_narrower_inside() {
     let (_wire, _one, _two, client, ..) = one_task();
     let answer = client.run(|| {
@@ -438,6 +476,58 @@ fn nothing_is_left_when_the_node_leaves() {
     for ours in ["ing-in1", "ingress", "169.254", "fwmark"] {
         assert!(!left.contains(ours), "{ours}: {left}");
     }
+}
+
+#[test]
+fn a_node_that_left_the_swarm_is_forgotten_and_its_number_is_used_again() {
+    let (_wire, one, _two, client, task, _) = one_task();
+    let with = |others: &[u8]| {
+        let mut ingress = ingress_of(1, &[task], &[]);
+        ingress.nodes.extend(others.iter().map(|other| IpAddr::from(address(*other))));
+        let network = one.network();
+        one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+        one.machine.run(|| {
+            let neighbours = ip("neigh show dev ing-in1");
+            let rules = ip("rule").lines().filter(|line| line.contains("fwmark")).count();
+            let places = run("bridge", "fdb show dev ing-in1").lines().count();
+            (neighbours, rules, places)
+        })
+    };
+    let (before, rules, places) = with(&[]);
+    assert_eq!((rules, places), (2, 1));
+    let (more, rules, places) = with(&[7, 8]);
+    assert_eq!((rules, places), (6, 3));
+    assert!(more.contains("169.254.0.3 lladdr 02:42:0a:63:00:08"), "{more}");
+    let (_, rules, places) = with(&[8]);
+    assert_eq!((rules, places), (4, 2));
+    let (again, ..) = with(&[8, 6]);
+    assert!(again.contains("169.254.0.2 lladdr 02:42:0a:63:00:06"), "{again}");
+    assert_eq!(with(&[]).0, before);
+    assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("b saw me"));
+}
+
+#[test]
+fn what_others_take_away_is_found_and_made_again() {
+    let (_wire, one, two, client, ..) = one_task();
+    let audit = |node: &Node, mends| -> Vec<String> {
+        let network = node.network();
+        let faults = node.machine.run(move || block_on(network.audit(mends)));
+        faults.into_iter().filter(|fault| fault.contains("ing-")).collect()
+    };
+    let nothing: Vec<String> = Vec::new();
+    assert_eq!(audit(&two, false), nothing);
+    for (taken, fault) in [
+        ("rule del iif ing-in2", "link ing-in2: no way back by node 10.99.0.1"),
+        ("rule del iif skep0", "link ing-in2: no way back by node 10.99.0.1"),
+        ("neigh flush dev ing-in2 nud permanent", "link ing-in2: no way to node 10.99.0.1"),
+        ("link del ing-in2", "link ing-in2 is missing"),
+    ] {
+        two.machine.run(move || ip(taken));
+        assert!(audit(&two, true).contains(&fault.to_owned()), "{taken}");
+        assert_eq!(audit(&two, false), nothing, "{taken}");
+        assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("b saw me"), "{taken}");
+    }
+    drop(one);
 }
 
 #[test]

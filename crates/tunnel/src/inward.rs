@@ -8,6 +8,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use rustix::io::Errno;
 
 use crate::batch::DATAGRAM_MAX;
+use crate::join::Join;
 use crate::peers::{Link, LinkState, Peers};
 use crate::sys;
 
@@ -24,13 +25,15 @@ pub(crate) fn run(
     peers: &Arc<Peers>,
 ) -> rustix::io::Result<()> {
     let mut joined = vec![0; JOINED_BYTES_MAX];
-    let mut opening = Opening { device, socket, peers, buffer: vec![0; DATAGRAM_MAX] };
+    let (buffer, join) = (vec![0; DATAGRAM_MAX], Join::new());
+    let mut opening = Opening { device, socket, peers, buffer, join };
     loop {
         match sys::receive(socket, &mut joined) {
             Ok(received) => {
                 for datagram in joined[..received.length].chunks(received.segment) {
                     opening.open(datagram, received.from)?;
                 }
+                opening.join.flush(device)?;
             }
             // What the network says of datagrams sent before.
             Err(Errno::INTR | Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH) => {}
@@ -44,6 +47,7 @@ struct Opening<'a> {
     socket: &'a OwnedFd,
     peers: &'a Peers,
     buffer: Vec<u8>,
+    join: Join,
 }
 
 impl Opening<'_> {
@@ -57,7 +61,7 @@ impl Opening<'_> {
                 let length = packet.len();
                 state.endpoint = from;
                 drop(state);
-                if is_theirs { self.deliver(length) } else { Ok(()) }
+                if is_theirs { self.join.push(self.device, &self.buffer[..length]) } else { Ok(()) }
             }
             TunnResult::WriteToNetwork(answer) => {
                 let _ = sys::send_segments(self.socket, answer, answer.len(), from);
@@ -96,15 +100,6 @@ impl Opening<'_> {
             Packet::HandshakeResponse(packet) => self.peers.by_receiver(packet.receiver_idx),
             Packet::PacketCookieReply(packet) => self.peers.by_receiver(packet.receiver_idx),
             Packet::PacketData(packet) => self.peers.by_receiver(packet.receiver_idx),
-        }
-    }
-
-    fn deliver(&self, length: usize) -> rustix::io::Result<()> {
-        match rustix::io::write(self.device, &self.buffer[..length]) {
-            // The device was removed from under us.
-            Err(errno @ (Errno::BADFD | Errno::BADF | Errno::NODEV)) => Err(errno),
-            // It is down, or has no room: the packet is lost, as packets are.
-            _ => Ok(()),
         }
     }
 

@@ -14,6 +14,7 @@ mod client;
 mod confine;
 mod error;
 mod inward;
+mod join;
 mod outward;
 mod packet;
 mod peers;

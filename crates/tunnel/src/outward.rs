@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::batch::Batch;
 use crate::peers::Peers;
+use crate::sys::VNET_HEADER_BYTES;
 
 /// Largest packet of a device.
 pub(crate) const PACKET_BYTES_MAX: usize = 65_535;
@@ -23,13 +24,15 @@ pub(crate) fn run(
     socket: &OwnedFd,
     peers: &Arc<Peers>,
 ) -> rustix::io::Result<()> {
-    let mut packet = vec![0; PACKET_BYTES_MAX];
+    let mut packet = vec![0; VNET_HEADER_BYTES + PACKET_BYTES_MAX];
     let mut batch = Batch::new();
     let mut taken = 0;
     loop {
         match rustix::io::read(device, &mut packet[..]) {
             Ok(length) => {
-                seal(&packet[..length], peers, &mut batch, socket);
+                // The kernel was told to give no joined packets, so its header has nothing to say.
+                let sealed = packet[..length].get(VNET_HEADER_BYTES..).unwrap_or_default();
+                seal(sealed, peers, &mut batch, socket);
                 taken += 1;
                 if taken >= PACKETS_PER_ROUND_MAX {
                     batch.flush(socket);

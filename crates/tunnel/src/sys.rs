@@ -14,6 +14,10 @@ const TUN_DEVICE: &str = "/dev/net/tun";
 const TUNSETIFF: u64 = 0x4004_54ca;
 const IFF_TUN: u16 = 0x0001;
 const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
+
+/// What stands before each packet that is read from the device or written to it: `struct virtio_net_hdr`.
+pub(crate) const VNET_HEADER_BYTES: usize = 10;
 
 /// Room for one control message that holds a number.
 const CONTROL_BYTES: u8 = 64;
@@ -64,7 +68,8 @@ pub(crate) fn open_tun(name: &str) -> io::Result<OwnedFd> {
         flags: u16,
         rest: [u8; 22],
     }
-    let mut request = Request { name: [0; 16], flags: IFF_TUN | IFF_NO_PI, rest: [0; 22] };
+    let mut request =
+        Request { name: [0; 16], flags: IFF_TUN | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
     let room = request.name.get_mut(..name.len()).filter(|room| room.len() < 16);
     room.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(name.as_bytes());
     let flags =

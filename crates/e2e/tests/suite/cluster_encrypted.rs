@@ -165,6 +165,11 @@ fn a_tunnel_outlives_its_daemon_and_is_made_anew_when_it_is_killed() {
     assert!(keys(cluster.host(2)).is_disjoint(&before), "with another key");
     assert_sealed(&wire, "sealed-secret", "with and without daemon and tunnel");
     cluster.audit();
+    let second = cluster.host(2);
+    second.ok(&["swarm", "leave"]);
+    second.until("nothing of the tunnel is left", || {
+        processes(second).is_empty() && !second.path("exec/network/tunnel/netns").exists()
+    });
 }
 
 #[test]

@@ -232,6 +232,26 @@ fn the_ingress_network_can_be_replaced_while_nobody_publishes() {
 }
 
 #[test]
+fn ports_come_and_go_while_the_service_runs() {
+    let cluster = Cluster::swarm(1, 1);
+    let (first, client) = (cluster.host(1), cluster.client());
+    create(first, "web", &["--replicas", "2", "whoami"]);
+    first.until_running("web", 2);
+    first.ok(&["service", "update", "--detach", "--publish-add", "8080:80", "web"]);
+    for address in addresses(&cluster) {
+        first.until("both answer", || {
+            client.ask(&address, 8080).is_some() && replicas(&client, &address, 20).len() == 2
+        });
+    }
+    let change = ["--publish-rm", "80", "--publish-add", "8090:80"];
+    first.ok(&[&["service", "update", "--detach"], &change[..], &["web"]].concat());
+    for address in addresses(&cluster) {
+        first.until("the other port answers", || client.ask(&address, 8090).is_some());
+        first.until("the old one does not", || client.ask(&address, 8080).is_none());
+    }
+}
+
+#[test]
 fn a_registry_of_the_swarm_is_on_localhost_of_every_node() {
     let cluster = Cluster::swarm(1, 1);
     let (first, second) = (cluster.host(1), cluster.host(2));

@@ -123,3 +123,37 @@ fn what_somebody_takes_out_of_a_network_is_named_and_put_back() {
         hosts.len() == 2
     });
 }
+
+#[test]
+fn networks_follow_the_length_of_packets_that_the_way_between_hosts_takes() {
+    e2e::skep_only!("Docker is told by option only");
+    let cluster = Cluster::without_daemons(2);
+    for host in cluster.hosts() {
+        assert_eq!(host.exec(&["ip", "link", "set", "eth0", "mtu", "1400"]).code, 0);
+    }
+    let cluster = cluster.started();
+    let first = cluster.host(1);
+    first.ok(&["network", "create", "--driver", "overlay", "blue"]);
+    first.ok(&["network", "create", "--driver", "overlay", "--opt", "encrypted", "sealed"]);
+    let both = ["--network", "blue", "--network", "sealed", "--mode", "global"];
+    sleeper(first, "client", &both);
+    first.until_running("client", 2);
+    let client = first.containers("client").remove(0);
+    let lengths = || {
+        let said = first.ok(&["exec", &client, "ip", "link"]);
+        let words: Vec<_> = said.split_whitespace().map(str::to_owned).collect();
+        let taken = words.windows(2).filter(|pair| pair[0] == "mtu").map(|pair| pair[1].clone());
+        taken.collect::<std::collections::BTreeSet<_>>()
+    };
+    let has = |plain: &str, sealed: &str| {
+        let lengths = lengths();
+        lengths.contains(plain) && lengths.contains(sealed)
+    };
+    assert!(has("1350", "1270"), "{:?}", lengths());
+    assert_eq!(first.exec(&["ip", "link", "set", "eth0", "mtu", "1500"]).code, 0);
+    let named = first.differences().join("\n");
+    assert!(named.contains("link vx0 takes 1350 bytes, and 1450 fit the way out"), "{named}");
+    first.doctor(&["--mend"]);
+    assert!(has("1450", "1370"), "{:?}", lengths());
+    assert_eq!(first.differences(), Vec::<String>::new());
+}

@@ -26,8 +26,6 @@ use crate::bridge::up;
 use crate::netlink::Netlink;
 use crate::{Error, address};
 
-/// Of Ethernet, where nothing else is said.
-const UNDERLAY_MTU: u32 = 1_500;
 /// What IPv4, UDP, VXLAN and the inner Ethernet header take.
 const OVERHEAD: u32 = 50;
 
@@ -40,6 +38,8 @@ const NODES_MAX: u16 = 0x0fff;
 /// Before the main table's rule (32766), and before those of VPNs that are usual (tailscale: 5210).
 const RULE_PRIORITY: u32 = 1_000;
 const MAIN_TABLE: u32 = 254;
+/// By the bridge and by the device.
+const RULES_OF_A_NODE: usize = 2;
 
 /// The mark of connections that came by this node.
 pub(crate) fn mark(number: u16) -> u32 {
@@ -96,11 +96,28 @@ impl Fabric {
         };
         fabric.nodes = fabric.known_nodes()?;
         fabric.routes = fabric.known_routes()?;
+        fabric.complete()?;
         Ok(fabric)
     }
 
+    /// Makes again what is missing of what an earlier daemon left, and takes away what leads nowhere.
+    fn complete(&self) -> Result<(), Error> {
+        for (node, number) in &self.nodes {
+            self.make_node(*node, *number)?;
+        }
+        let numbers: BTreeSet<_> = self.nodes.values().copied().collect();
+        for rule in our_rules(&self.netlink, &self.place)? {
+            if !number_in(&rule, &self.place).is_some_and(|number| numbers.contains(&number)) {
+                let removed = self.netlink.change(RouteNetlinkMessage::DelRule(rule));
+                absent_is_fine(removed, "remove a rule that leads to nobody")?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn is_for(&self, underlay: &Underlay) -> bool {
-        describe(&self.underlay) == describe(underlay)
+        let asked = |it: &Underlay| (it.vni, it.local, it.port, it.mtu);
+        asked(&self.underlay) == asked(underlay)
     }
 
     /// The numbers of other nodes, by hardware address.
@@ -145,13 +162,25 @@ impl Fabric {
     /// How the kernel's device and routes differ from what was last asked for.
     pub(super) fn faults(&self) -> Result<Vec<String>, Error> {
         let name = name(&self.place);
-        if find(&self.netlink, &name)?.is_none_or(|(index, _)| index != self.index) {
-            return Ok(vec![format!("link {name} is missing")]);
+        match find(&self.netlink, &name)? {
+            Some((index, alias)) if index == self.index => {
+                let wanted = describe(&self.underlay);
+                if alias != wanted {
+                    return Ok(vec![format!(
+                        "link {name} is \"{alias}\" and should be \"{wanted}\""
+                    )]);
+                }
+            }
+            _ => return Ok(vec![format!("link {name} is missing")]),
         }
         let (nodes, routes) = (self.known_nodes()?, self.known_routes()?);
         let mut faults = Vec::new();
         for node in self.nodes.keys().filter(|node| nodes.get(*node) != self.nodes.get(*node)) {
             faults.push(format!("link {name}: no way to node {node}"));
+        }
+        let back = self.known_ways_back()?;
+        for (node, _) in self.nodes.iter().filter(|(_, number)| !back.contains(number)) {
+            faults.push(format!("link {name}: no way back by node {node}"));
         }
         for task in self.routes.keys().filter(|task| routes.get(*task) != self.routes.get(*task)) {
             faults.push(format!("link {name}: no route to task {task}"));
@@ -165,6 +194,13 @@ impl Fabric {
         let used: BTreeSet<_> = self.nodes.values().copied().collect();
         let number = (1..=NODES_MAX).find(|number| !used.contains(number));
         let number = number.ok_or(Error::TooManyNodes { most: NODES_MAX })?;
+        self.make_node(node, number)?;
+        self.nodes.insert(node, number);
+        Ok(())
+    }
+
+    /// Makes all that leads to a node and back by it, as far as it is not there.
+    fn make_node(&self, node: IpAddr, number: u16) -> Result<(), Error> {
         let mac = mac_of(node);
         let failed = || Error::kernel(format!("lead to node {node}"));
         for entry in [self.forwarding(mac, node), self.neighbour(number, mac)] {
@@ -180,7 +216,6 @@ impl Fabric {
                 _ => {}
             }
         }
-        self.nodes.insert(node, number);
         Ok(())
     }
 
@@ -311,6 +346,28 @@ impl Fabric {
         Ok(listed.iter().filter_map(|route| self.known_route(route)).collect())
     }
 
+    /// The numbers of nodes that answers go back by.
+    fn known_ways_back(&self) -> Result<BTreeSet<u16>, Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        let listed = self.netlink.dump(RouteNetlinkMessage::GetRoute(message));
+        let listed = listed.map_err(Error::kernel("list routes"))?;
+        let mut rules = BTreeMap::<u16, usize>::new();
+        for rule in our_rules(&self.netlink, &self.place)? {
+            *rules.entry(number_in(&rule, &self.place).unwrap_or_default()).or_default() += 1;
+        }
+        let tables = listed.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(route) => {
+                route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Table(table) => number_of_table(*table, &self.place),
+                    _ => None,
+                })
+            }
+            _ => None,
+        });
+        Ok(tables.filter(|number| rules.get(number) == Some(&RULES_OF_A_NODE)).collect())
+    }
+
     fn known_route(&self, message: &RouteNetlinkMessage) -> Option<(Ipv4Addr, u16)> {
         let RouteNetlinkMessage::NewRoute(route) = message else { return None };
         let (mut to, mut hop, mut is_ours) = (None, None, false);
@@ -332,23 +389,35 @@ pub(super) fn remove(place: &Place) -> Result<(), Error> {
     let netlink = open_netlink()?;
     let name = name(place);
     let what = format!("remove the rules of {name}");
-    let mut message = RuleMessage::default();
-    message.header.family = AddressFamily::Inet;
-    let listed = netlink.dump(RouteNetlinkMessage::GetRule(message));
-    for rule in listed.map_err(Error::kernel("list rules"))? {
-        let RouteNetlinkMessage::NewRule(rule) = rule else { continue };
-        if is_ours(&rule, place) {
-            absent_is_fine(netlink.change(RouteNetlinkMessage::DelRule(rule)), &what)?;
-        }
+    for rule in our_rules(&netlink, place)? {
+        absent_is_fine(netlink.change(RouteNetlinkMessage::DelRule(rule)), &what)?;
     }
     netlink.remove_link(&name).map_err(Error::kernel(format!("remove link {name}")))
 }
 
-fn is_ours(rule: &RuleMessage, place: &Place) -> bool {
-    rule.attributes.iter().any(|attribute| {
-        matches!(attribute, RuleAttribute::Table(table)
-            if *table & !u32::from(NODES_MAX) == table_base(place))
+fn our_rules(netlink: &Netlink, place: &Place) -> Result<Vec<RuleMessage>, Error> {
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::Inet;
+    let listed = netlink.dump(RouteNetlinkMessage::GetRule(message));
+    let listed = listed.map_err(Error::kernel("list rules"))?.into_iter();
+    let rules = listed.filter_map(|message| match message {
+        RouteNetlinkMessage::NewRule(rule) => Some(rule),
+        _ => None,
+    });
+    Ok(rules.filter(|rule| number_in(rule, place).is_some()).collect())
+}
+
+/// The node that a rule of ours is about.
+fn number_in(rule: &RuleMessage, place: &Place) -> Option<u16> {
+    rule.attributes.iter().find_map(|attribute| match attribute {
+        RuleAttribute::Table(table) => number_of_table(*table, place),
+        _ => None,
     })
+}
+
+fn number_of_table(table: u32, place: &Place) -> Option<u16> {
+    let number = table.checked_sub(table_base(place))?;
+    u16::try_from(number).ok().filter(|number| *number <= NODES_MAX)
 }
 
 /// Tables of daemons that share a host must differ; no other program's are numbered like that.
@@ -386,7 +455,8 @@ fn mac_of(node: IpAddr) -> [u8; 6] {
 }
 
 fn mtu(underlay: &Underlay) -> u32 {
-    underlay.mtu.unwrap_or(UNDERLAY_MTU - OVERHEAD)
+    let way = crate::mtu::between_nodes(Some(underlay.local));
+    underlay.mtu.unwrap_or(way - OVERHEAD)
 }
 
 /// Written on the device, for the next daemon to know whether it is the right one.

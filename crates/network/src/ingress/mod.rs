@@ -76,12 +76,14 @@ pub(crate) struct Mesh {
     table: Option<MeshTable>,
     /// What was last asked for.
     wanted: Option<Ingress>,
+    /// Subnets of the other networks of this host.
+    inside: Vec<Ipv4Net>,
 }
 
 impl Mesh {
     /// What an earlier daemon left goes on working until it is told otherwise.
     pub(crate) fn new(place: Place) -> Self {
-        Self { place, fabric: None, table: None, wanted: None }
+        Self { place, fabric: None, table: None, wanted: None, inside: Vec::new() }
     }
 
     /// Makes this node's part what `wanted` says. Where other nodes cannot be reached, its own tasks are served still.
@@ -115,6 +117,18 @@ impl Mesh {
             self.set(wanted).0?;
         }
         Ok(faults)
+    }
+
+    /// Containers in these subnets ask tasks of other nodes under this node's address.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(crate) fn set_inside(&mut self, subnets: Vec<Ipv4Net>) -> Result<(), Error> {
+        if self.inside == subnets {
+            return Ok(());
+        }
+        self.inside = subnets;
+        self.wanted.take().map_or(Ok(()), |wanted| self.set(wanted).0)
     }
 
     /// Takes everything away, also what an earlier daemon left.
@@ -173,7 +187,7 @@ impl Mesh {
         let base = MeshBase {
             link: link::name(&self.place),
             bridge: self.place.bridge.clone(),
-            inside: vec![self.place.subnet],
+            inside: std::iter::once(self.place.subnet).chain(self.inside.iter().copied()).collect(),
             subnets: wanted.underlay.iter().flat_map(|it| it.subnets.clone()).collect(),
             local: wanted.underlay.as_ref().and_then(|underlay| match underlay.local {
                 IpAddr::V4(local) => Some(local),

@@ -19,7 +19,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::{Overlay, Peer};
 use crate::bridge::{add_address, free_place, host_link, link_index, set_up, up};
 use crate::netlink::Netlink;
-use crate::{Error, address, namespace, tunnel};
+use crate::{Error, address, mtu as underlay, namespace, tunnel};
 
 const BRIDGE: &str = "br0";
 const VXLAN: &str = "vx0";
@@ -27,8 +27,6 @@ const VXLAN: &str = "vx0";
 const BRIDGE_INDEX: u32 = 2;
 const VXLAN_INDEX: u32 = 3;
 
-/// Of Ethernet, where nothing else is said.
-const UNDERLAY_MTU: u32 = 1_500;
 /// What IPv4, UDP, VXLAN and the inner Ethernet header take.
 const OVERHEAD: u32 = 50;
 /// The same over IPv6, as within tunnels.
@@ -179,8 +177,13 @@ impl Fabric {
         &self,
         peers: &BTreeMap<IpAddr, Peer>,
         links: &BTreeSet<String>,
+        overlay: &Overlay,
     ) -> Result<Vec<String>, Error> {
         let mut faults = self.link_faults(links)?;
+        let (has, wanted) = (self.mtu_of(VXLAN)?, mtu(overlay));
+        if let Some(has) = has.filter(|has| *has != wanted) {
+            faults.push(format!("link {VXLAN} takes {has} bytes, and {wanted} fit the way out"));
+        }
         let nodes: BTreeMap<_, _> = peers.values().map(|peer| (peer.mac, peer.node)).collect();
         let addresses: BTreeMap<_, _> =
             peers.iter().map(|(address, peer)| (*address, peer.mac)).collect();
@@ -232,6 +235,54 @@ impl Fabric {
                 .map_err(Error::kernel("forget who is nobody"))?;
         }
         Ok(())
+    }
+
+    /// Has all links take what fits the way out now. `containers` are named with their network namespaces.
+    pub(super) fn fit(
+        &mut self,
+        overlay: &Overlay,
+        containers: &[(&str, &Path)],
+    ) -> Result<(), Error> {
+        let bytes = mtu(overlay);
+        self.mtu = bytes;
+        let failed = || Error::kernel(format!("have network {} take {bytes} bytes", overlay.id));
+        for (container, netns) in containers {
+            let Some(link) = self.link(&link_name(container))? else { continue };
+            self.netlink.change(taking(link.header.index, bytes)).map_err(failed())?;
+            let other_end = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Link(index) => Some(*index),
+                _ => None,
+            });
+            if let Some(index) = other_end.filter(|_| namespace::exists(netns)) {
+                inside(netns)?.change(taking(index, bytes)).map_err(failed())?;
+            }
+        }
+        for index in [VXLAN_INDEX, BRIDGE_INDEX] {
+            self.netlink.change(taking(index, bytes)).map_err(failed())?;
+        }
+        Ok(())
+    }
+
+    fn mtu_of(&self, name: &str) -> Result<Option<u32>, Error> {
+        let link = self.link(name)?;
+        Ok(link.and_then(|link| {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(bytes) => Some(*bytes),
+                _ => None,
+            })
+        }))
+    }
+
+    fn link(&self, name: &str) -> Result<Option<LinkMessage>, Error> {
+        let listed = self.netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+        let named = LinkAttribute::IfName(name.to_owned());
+        let links = listed.map_err(Error::kernel("list links"))?.into_iter();
+        Ok(links
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewLink(link) => Some(link),
+                _ => None,
+            })
+            .find(|link| link.attributes.contains(&named)))
     }
 
     fn link_faults(&self, wanted: &BTreeSet<String>) -> Result<Vec<String>, Error> {
@@ -330,6 +381,13 @@ fn make_vxlan(path: &Path, overlay: &Overlay, way: Option<&Path>) -> Result<(), 
         .map_err(Error::kernel(format!("make the vxlan device of network {}", overlay.id)))
 }
 
+fn taking(index: u32, bytes: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::Mtu(bytes)];
+    RouteNetlinkMessage::SetLink(message)
+}
+
 fn plug_in(within: &Netlink, index: u32) -> io::Result<()> {
     let mut plugged = up(LinkMessage::default());
     plugged.header.index = index;
@@ -349,15 +407,19 @@ fn inside(path: &Path) -> Result<Netlink, Error> {
 
 fn mtu(overlay: &Overlay) -> u32 {
     let way = match overlay.is_encrypted {
-        true => tunnel_mtu(overlay.local) - OVERHEAD_V6,
-        false => UNDERLAY_MTU - OVERHEAD,
+        true => {
+            let sealed = tunnel::overhead(overlay.local);
+            underlay::between_nodes(overlay.local) - sealed - OVERHEAD_V6
+        }
+        false => underlay::between_nodes(overlay.local) - OVERHEAD,
     };
     overlay.mtu.unwrap_or(way)
 }
 
 /// What fits into the tunnel of a node with this address.
 pub(crate) fn tunnel_mtu(local: Option<IpAddr>) -> u32 {
-    UNDERLAY_MTU - tunnel::overhead(local)
+    // Where that is less than IPv6 works over, what is sealed is sent in fragments.
+    (underlay::of_link(local) - tunnel::overhead(local)).max(underlay::LEAST)
 }
 
 /// A container's hardware address in a network. It follows from the IPv4 address there, so nobody needs to be told of it.

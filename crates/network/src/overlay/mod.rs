@@ -363,7 +363,7 @@ impl Overlays {
         let Some(made) = self.made.get(id) else { return Ok(Vec::new()) };
         let joined = self.members.iter().filter(|(_, member)| member.is_in(id));
         let links = joined.map(|(container, _)| link::link_name(container)).collect();
-        let faults = made.fabric.faults(&made.peers, &links)?;
+        let faults = made.fabric.faults(&made.peers, &links, &made.overlay)?;
         if mends && !faults.is_empty() {
             self.mend_network(run_dir, id)?;
         }
@@ -385,6 +385,9 @@ impl Overlays {
                 }
             }
         }
+        let places: Vec<_> =
+            joined().map(|(container, member)| (container.as_str(), &*member.netns)).collect();
+        made.fabric.fit(&made.overlay, &places)?;
         made.fabric.forget_strangers(&made.peers)?;
         let wanted = std::mem::replace(&mut made.peers, made.fabric.known_peers()?);
         self.set_peers(id, &wanted)
