@@ -174,12 +174,7 @@ impl State {
                 self.bridges.fence()?;
             }
         }
-        if !has("bridge", self.guard.table()) {
-            faults.push(format!("nftables table bridge {} is gone", self.guard.table()));
-            if mends {
-                self.guard.rebuild()?;
-            }
-        }
+        faults.extend(self.guard.audit(mends)?);
         Ok(faults)
     }
 }

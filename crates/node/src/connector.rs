@@ -216,8 +216,10 @@ impl Connector {
 
     /// Says once more what every network is to be: what could not be made so may be possible now.
     pub(crate) async fn settle_all(&mut self, network: &Network, own: NodeId, local: &str) {
-        for id in self.board.networks() {
-            self.settle(id, network, own, local).await;
+        // The ingress network is made by somebody else.
+        let networks = self.board.definitions().into_iter().filter(|it| !it.is_ingress);
+        for definition in networks {
+            self.settle(definition.id, network, own, local).await;
         }
     }
 

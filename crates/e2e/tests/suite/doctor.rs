@@ -24,7 +24,10 @@ fn a_flushed_ruleset_comes_back_and_tables_of_others_are_left_alone() {
     let host = Host::new();
     host.load_images();
     host.ok(&["run", "-d", "--name", "web", "-p", "8080:80", "whoami"]);
+    host.ok(&["network", "create", "--internal", "walled"]);
+    host.ok(&["run", "-d", "--name", "prisoner", "--network", "walled", "whoami"]);
     host.until("it answers", || host.ask("127.0.0.1", 8080).is_some());
+    assert_eq!(host.differences(), Vec::<String>::new());
     nft(&host, &["flush", "ruleset"]);
     host.until("it answers again", || host.ask("127.0.0.1", 8080).is_some());
     nft(&host, &["add", "table", "inet", "theirs"]);

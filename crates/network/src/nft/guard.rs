@@ -18,6 +18,7 @@ use std::path::Path;
 
 use super::concatenation;
 use super::expression::{self, Expression, accept_goto, link_bytes};
+use super::list::{self, Elements, Target};
 use super::message::{Batch, Hook, LINK_NAME as IFNAME, NFPROTO_BRIDGE};
 use super::socket::Socket;
 use crate::{Error, namespace};
@@ -76,11 +77,6 @@ impl Guard {
         namespace::within(path, || Self::open("guard"))
     }
 
-    /// The table's name, of family `bridge`.
-    pub(crate) fn table(&self) -> &str {
-        &self.name
-    }
-
     /// Watches these ports and no others.
     pub(crate) fn set(&mut self, tenants: BTreeMap<String, Tenant>) -> Result<(), Error> {
         self.tenants = tenants;
@@ -124,8 +120,48 @@ impl Guard {
         self.commit(batch)
     }
 
-    /// Makes the table anew.
-    pub(crate) fn rebuild(&mut self) -> Result<(), Error> {
+    /// How the kernel's table differs from what it is to be; with `mends`, it is made anew.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(crate) fn audit(&mut self, mends: bool) -> Result<Vec<String>, Error> {
+        if !self.is_made {
+            return Ok(Vec::new());
+        }
+        let mut faults = Vec::new();
+        if let Err(error) = self.compare(&mut faults) {
+            faults.push(error.to_string());
+        }
+        if mends && !faults.is_empty() {
+            self.rebuild()?;
+        }
+        Ok(faults
+            .iter()
+            .map(|fault| format!("nftables table bridge {}: {fault}", self.name))
+            .collect())
+    }
+
+    fn compare(&mut self, faults: &mut Vec<String>) -> std::io::Result<()> {
+        let found = list::rules_of(&mut self.socket, NFPROTO_BRIDGE, &self.name)?;
+        for (chain, count) in [("prerouting", 1), ("guarded", rules().len())] {
+            if found.get(chain) != Some(&count) {
+                faults.push(format!("chain {chain} has not its {count} rules"));
+            }
+        }
+        let mut sets: BTreeMap<&str, Elements> = BTreeMap::new();
+        for (port, tenant) in &self.tenants {
+            for (set, key) in members(port, tenant) {
+                sets.entry(set).or_default().insert(key, Target::Data(Vec::new()));
+            }
+        }
+        for set in ["ports", "macs", "ipv4", "ipv6"] {
+            let found = list::elements_of(&mut self.socket, NFPROTO_BRIDGE, &self.name, set)?;
+            list::compare(set, &sets.remove(set).unwrap_or_default(), &found, faults);
+        }
+        Ok(())
+    }
+
+    fn rebuild(&mut self) -> Result<(), Error> {
         let mut batch = self.empty();
         batch.add_table(&self.name);
         for (set, key_type, key_bytes) in [

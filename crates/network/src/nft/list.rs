@@ -46,7 +46,17 @@ pub(super) fn elements(
     table: &str,
     map: &str,
 ) -> io::Result<Elements> {
-    let mut body = header(family.number());
+    elements_of(socket, family.number(), table, map)
+}
+
+/// [`elements`] of a table of any family, by its number.
+pub(super) fn elements_of(
+    socket: &mut Socket,
+    family: u8,
+    table: &str,
+    map: &str,
+) -> io::Result<Elements> {
+    let mut body = header(family);
     text(&mut body, 1, table);
     text(&mut body, 2, map);
     let mut elements = Elements::new();
@@ -64,7 +74,16 @@ pub(super) fn rules(
     family: Family,
     table: &str,
 ) -> io::Result<BTreeMap<String, usize>> {
-    let mut body = header(family.number());
+    rules_of(socket, family.number(), table)
+}
+
+/// [`rules`] of a table of any family, by its number.
+pub(super) fn rules_of(
+    socket: &mut Socket,
+    family: u8,
+    table: &str,
+) -> io::Result<BTreeMap<String, usize>> {
+    let mut body = header(family);
     text(&mut body, 1, table);
     let mut rules = BTreeMap::new();
     for answer in dump(socket, GETRULE, &body)? {

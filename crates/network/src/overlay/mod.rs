@@ -360,10 +360,11 @@ impl Overlays {
         id: &str,
         mends: bool,
     ) -> Result<Vec<String>, Error> {
-        let Some(made) = self.made.get(id) else { return Ok(Vec::new()) };
+        let Some(made) = self.made.get_mut(id) else { return Ok(Vec::new()) };
         let joined = self.members.iter().filter(|(_, member)| member.is_in(id));
         let links = joined.map(|(container, _)| link::link_name(container)).collect();
-        let faults = made.fabric.faults(&made.peers, &links, &made.overlay)?;
+        let mut faults = made.fabric.faults(&made.peers, &links, &made.overlay)?;
+        faults.extend(made.guard.audit(mends)?);
         if mends && !faults.is_empty() {
             self.mend_network(run_dir, id)?;
         }
