@@ -224,14 +224,14 @@ impl Tunnel {
         Ok(faults)
     }
 
-    /// What becomes readable when a device's process ends.
-    pub(crate) fn lives(&self) -> Vec<UnixStream> {
+    /// What becomes readable when a device's process ends; `None` when one has ended already.
+    pub(crate) fn lives(&self) -> Option<Vec<UnixStream>> {
         let directories = (0..self.slots.len()).map(|number| (number, self.slot_directory(number)));
         let processes = directories.filter(|(number, _)| {
             let slot = self.slots[*number].as_ref();
             slot.is_some_and(|slot| matches!(slot.device, Device::Process(_)))
         });
-        processes.filter_map(|(_, directory)| ::tunnel::Client::watch(&directory).ok()).collect()
+        processes.map(|(_, directory)| ::tunnel::Client::watch(&directory).ok()).collect()
     }
 
     fn make(&self, number: usize, sealer: Sealer) -> Result<(TunnelKey, Device), Error> {

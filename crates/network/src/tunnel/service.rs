@@ -55,7 +55,8 @@ impl Network {
 
     /// Returns when a tunnel's process has ended. Kernel devices do not end by themselves.
     pub async fn tunnel_ended(&self) {
-        let lives = self.0.lock().tunnel.lives();
+        // One may have ended while nobody waited here.
+        let Some(lives) = self.0.lock().tunnel.lives() else { return };
         let mut ends: Vec<_> = lives.into_iter().map(|life| Box::pin(ended(life))).collect();
         std::future::poll_fn(|context| {
             let is_over = ends.iter_mut().any(|end| end.as_mut().poll(context).is_ready());
