@@ -13,6 +13,7 @@ mod features;
 mod ingress;
 mod mtu;
 mod namespace;
+mod neighbours;
 mod netlink;
 mod nft;
 mod overlay;

@@ -12,9 +12,7 @@ use std::path::Path;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
+use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -23,6 +21,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Place, Underlay};
 use crate::bridge::up;
+use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
 use crate::{Error, address};
 
@@ -201,9 +200,8 @@ impl Fabric {
 
     /// Makes all that leads to a node and back by it, as far as it is not there.
     fn make_node(&self, node: IpAddr, number: u16) -> Result<(), Error> {
-        let mac = mac_of(node);
         let failed = || Error::kernel(format!("lead to node {node}"));
-        for entry in [self.forwarding(mac, node), self.neighbour(number, mac)] {
+        for entry in self.entries(node, number) {
             self.netlink.replace(RouteNetlinkMessage::NewNeighbour(entry)).map_err(failed())?;
         }
         let back = self.route(None, number, self.table(number));
@@ -227,8 +225,7 @@ impl Fabric {
         }
         let back = self.route(None, number, self.table(number));
         absent_is_fine(self.netlink.change(RouteNetlinkMessage::DelRoute(back)), &what)?;
-        let mac = mac_of(node);
-        for entry in [self.neighbour(number, mac), self.forwarding(mac, node)] {
+        for entry in self.entries(node, number) {
             let removed = self.netlink.change(RouteNetlinkMessage::DelNeighbour(entry));
             absent_is_fine(removed, &what)?;
         }
@@ -282,60 +279,22 @@ impl Fabric {
         })
     }
 
-    fn forwarding(&self, mac: [u8; 6], node: IpAddr) -> NeighbourMessage {
-        let mut message = self.permanent(AddressFamily::Bridge);
-        message.header.flags = NeighbourFlags::Own;
-        let to = match node {
-            IpAddr::V4(node) => NeighbourAddress::Inet(node),
-            IpAddr::V6(node) => NeighbourAddress::Inet6(node),
-        };
-        message.attributes = vec![
-            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-            NeighbourAttribute::Destination(to),
-        ];
-        message
-    }
-
-    fn neighbour(&self, number: u16, mac: [u8; 6]) -> NeighbourMessage {
-        let mut message = self.permanent(AddressFamily::Inet);
-        message.attributes = vec![
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(next_hop(number))),
-            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-        ];
-        message
-    }
-
-    fn permanent(&self, family: AddressFamily) -> NeighbourMessage {
-        let mut message = NeighbourMessage::default();
-        message.header.family = family;
-        message.header.ifindex = self.index;
-        message.header.state = NeighbourState::Permanent;
-        message
+    /// What the device is told of a node.
+    fn entries(&self, node: IpAddr, number: u16) -> [NeighbourMessage; 2] {
+        let mac = mac_of(node);
+        [forwarding(self.index, mac, node), neighbour(self.index, next_hop(number).into(), mac)]
     }
 
     /// The nodes that an earlier daemon led to.
     fn known_nodes(&self) -> Result<BTreeMap<IpAddr, u16>, Error> {
-        let mut places: BTreeMap<Vec<u8>, IpAddr> = BTreeMap::new();
-        let mut numbers = Vec::new();
-        for family in [AddressFamily::Bridge, AddressFamily::Inet] {
-            let mut message = NeighbourMessage::default();
-            message.header.family = family;
-            let listed = self.netlink.dump(RouteNetlinkMessage::GetNeighbour(message));
-            for entry in listed.map_err(Error::kernel("list neighbours"))? {
-                let RouteNetlinkMessage::NewNeighbour(entry) = entry else { continue };
-                if entry.header.ifindex != self.index {
-                    continue;
-                }
-                let Some((to, mac)) = ends_of(&entry) else { continue };
-                match (family, to) {
-                    (AddressFamily::Bridge, to) => drop(places.insert(mac, to)),
-                    (_, IpAddr::V4(hop)) => numbers.extend(number_of(hop).map(|it| (mac, it))),
-                    _ => {}
-                }
-            }
-        }
-        let known = numbers.into_iter();
-        Ok(known.filter_map(|(mac, number)| Some((*places.get(&mac)?, number))).collect())
+        let list = |family| neighbours::list(&self.netlink, self.index, family);
+        let places: BTreeMap<_, _> =
+            list(AddressFamily::Bridge)?.into_iter().map(|(node, mac)| (mac, node)).collect();
+        let numbers = list(AddressFamily::Inet)?.into_iter().filter_map(|(hop, mac)| match hop {
+            IpAddr::V4(hop) => Some((mac, number_of(hop)?)),
+            IpAddr::V6(_) => None,
+        });
+        Ok(numbers.filter_map(|(mac, number)| Some((*places.get(&mac)?, number))).collect())
     }
 
     fn known_routes(&self) -> Result<BTreeMap<Ipv4Addr, u16>, Error> {
@@ -529,29 +488,6 @@ fn find(netlink: &Netlink, name: &str) -> Result<Option<(u32, String)>, Error> {
         }
         _ => None,
     }))
-}
-
-/// Where an entry leads, and the hardware address it is for.
-fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, Vec<u8>)> {
-    let (mut to, mut mac) = (None, None);
-    for attribute in &entry.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                to = Some(IpAddr::V4(*address));
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                to = Some(IpAddr::V6(*address));
-            }
-            // The forwarding table's entries come without a family to read them by.
-            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-                let four = <[u8; 4]>::try_from(&bytes[..]).map(IpAddr::from);
-                to = four.or(<[u8; 16]>::try_from(&bytes[..]).map(IpAddr::from)).ok().or(to);
-            }
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = Some(bytes.clone()),
-            _ => {}
-        }
-    }
-    to.zip(mac)
 }
 
 fn absent_is_fine(removed: io::Result<()>, what: &str) -> Result<(), Error> {

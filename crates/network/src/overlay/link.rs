@@ -11,13 +11,11 @@ use ipnet::IpNet;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Overlay, Peer};
 use crate::bridge::{add_address, free_place, host_link, link_index, set_up, up};
+use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
 use crate::{Error, address, mtu as underlay, namespace, tunnel};
 
@@ -154,14 +152,14 @@ impl Fabric {
         let Peer { node, mac } = peer;
         let entry = RouteNetlinkMessage::NewNeighbour;
         self.netlink
-            .replace(entry(forwarding(mac, node)))
-            .and_then(|()| self.netlink.replace(entry(neighbour(address, mac))))
+            .replace(entry(forwarding(VXLAN_INDEX, mac, node)))
+            .and_then(|()| self.netlink.replace(entry(neighbour(VXLAN_INDEX, address, mac))))
             .map_err(Error::kernel(format!("tell where {address} is")))
     }
 
     pub(super) fn forget_peer(&self, address: IpAddr, peer: Peer) -> Result<(), Error> {
         let Peer { node, mac } = peer;
-        for entry in [neighbour(address, mac), forwarding(mac, node)] {
+        for entry in [neighbour(VXLAN_INDEX, address, mac), forwarding(VXLAN_INDEX, mac, node)] {
             match self.netlink.change(RouteNetlinkMessage::DelNeighbour(entry)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(Error::kernel(format!("forget where {address} is"))(error));
@@ -228,8 +226,10 @@ impl Fabric {
         let macs: BTreeSet<_> = peers.values().map(|peer| peer.mac).collect();
         let strange_nodes = nodes.into_iter().filter(|(mac, _)| !macs.contains(mac));
         let strange = addresses.into_iter().filter(|(address, _)| !peers.contains_key(address));
-        let entries = strange_nodes.map(|(mac, node)| forwarding(mac, node));
-        for entry in entries.chain(strange.map(|(address, mac)| neighbour(address, mac))) {
+        let entries = strange_nodes.map(|(mac, node)| forwarding(VXLAN_INDEX, mac, node));
+        for entry in
+            entries.chain(strange.map(|(address, mac)| neighbour(VXLAN_INDEX, address, mac)))
+        {
             self.netlink
                 .change(RouteNetlinkMessage::DelNeighbour(entry))
                 .map_err(Error::kernel("forget who is nobody"))?;
@@ -331,16 +331,7 @@ impl Fabric {
         let mut nodes = BTreeMap::new();
         let mut addresses = BTreeMap::new();
         for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = NeighbourMessage::default();
-            message.header.family = family;
-            let listed = self.netlink.dump(RouteNetlinkMessage::GetNeighbour(message));
-            for entry in listed.map_err(Error::kernel("list neighbours"))? {
-                let RouteNetlinkMessage::NewNeighbour(entry) = entry else { continue };
-                let is_ours = entry.header.ifindex == VXLAN_INDEX
-                    && entry.header.state == NeighbourState::Permanent;
-                let Some((destination, mac)) = ends_of(&entry).filter(|_| is_ours) else {
-                    continue;
-                };
+            for (destination, mac) in neighbours::list(&self.netlink, VXLAN_INDEX, family)? {
                 match family {
                     AddressFamily::Bridge => drop(nodes.insert(mac, destination)),
                     _ => drop(addresses.insert(destination, mac)),
@@ -479,64 +470,4 @@ fn vxlan(overlay: &Overlay, netns: i32) -> RouteNetlinkMessage {
         ]),
     ];
     RouteNetlinkMessage::NewLink(message)
-}
-
-fn forwarding(mac: [u8; 6], node: IpAddr) -> NeighbourMessage {
-    let mut message = permanent(AddressFamily::Bridge);
-    message.header.flags = NeighbourFlags::Own;
-    message.attributes = vec![
-        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-        NeighbourAttribute::Destination(destination(node)),
-    ];
-    message
-}
-
-fn neighbour(address: IpAddr, mac: [u8; 6]) -> NeighbourMessage {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let mut message = permanent(family);
-    message.attributes = vec![
-        NeighbourAttribute::Destination(destination(address)),
-        NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-    ];
-    message
-}
-
-fn permanent(family: AddressFamily) -> NeighbourMessage {
-    let mut message = NeighbourMessage::default();
-    message.header.family = family;
-    message.header.ifindex = VXLAN_INDEX;
-    message.header.state = NeighbourState::Permanent;
-    message
-}
-
-fn destination(address: IpAddr) -> NeighbourAddress {
-    match address {
-        IpAddr::V4(address) => NeighbourAddress::Inet(address),
-        IpAddr::V6(address) => NeighbourAddress::Inet6(address),
-    }
-}
-
-/// Where an entry leads, and the hardware address it is for.
-fn ends_of(entry: &NeighbourMessage) -> Option<(IpAddr, [u8; 6])> {
-    let mut to = None;
-    let mut mac = None;
-    for attribute in &entry.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                to = Some(IpAddr::V4(*address));
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                to = Some(IpAddr::V6(*address));
-            }
-            // The forwarding table's entries come without a family to read them by.
-            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-                let four: Option<[u8; 4]> = bytes[..].try_into().ok();
-                let sixteen: Option<[u8; 16]> = bytes[..].try_into().ok();
-                to = four.map(IpAddr::from).or(sixteen.map(IpAddr::from)).or(to);
-            }
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes[..].try_into().ok(),
-            _ => {}
-        }
-    }
-    to.zip(mac)
 }
