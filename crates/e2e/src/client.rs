@@ -1,15 +1,14 @@
-//! A machine on the hosts' switch that is no part of any swarm.
+//! A machine on the hosts' switch or router that is no part of any swarm.
 
 use std::os::fd::AsFd;
 use std::process::Command;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use testbed::Switch;
-
 use crate::host::next_name;
+use crate::middle::Middle;
 use crate::{Printed, printed};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// A network namespace with a cable to the switch. Dropping it removes it.
+/// A network namespace with a cable to the switch or router. Dropping it removes it.
 #[derive(Debug)]
 pub struct Client {
     pub address: String,
@@ -17,13 +16,12 @@ pub struct Client {
 }
 
 impl Client {
-    pub(crate) fn on(switch: &Switch, number: u8) -> Self {
+    pub(crate) fn on(middle: &Middle, number: u8) -> Self {
         let namespace = next_name();
         let machine = testbed::Host { namespace, hostname: "client".into(), mounts: None };
         machine.create().expect("the namespace is made");
-        let address = format!("10.99.0.{number}");
-        let port = format!("client{number}");
-        let placed = switch.connect(&port, &machine.namespace, &format!("{address}/24"));
+        let address = middle.address(number);
+        let placed = middle.connect(&format!("client{number}"), &machine.namespace, number);
         placed.expect("the cable is laid");
         Self { address, machine }
     }

@@ -13,6 +13,7 @@ mod daemon;
 mod follow;
 mod host;
 mod images;
+mod middle;
 mod registry;
 mod terminal;
 mod wire;

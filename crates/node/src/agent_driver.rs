@@ -218,11 +218,11 @@ impl AgentDriver {
                     continue;
                 }
                 () = tokio::time::sleep_until(self.settle_at) => {
-                    self.settle_at = Instant::now() + SETTLE_INTERVAL;
-                    let info = self.info.borrow().clone();
-                    self.connector
-                        .settle_all(&self.engine.network, info.node, &info.address)
-                        .await;
+                    self.settle_networks().await;
+                    continue;
+                }
+                () = self.connector.paths.changed() => {
+                    self.settle_networks().await;
                     continue;
                 }
                 () = self.connector.tunnel.due(&self.engine.network) => {
@@ -244,6 +244,15 @@ impl AgentDriver {
         heart.abort();
         self.agent.handle(Event::Disconnected, now());
         ended
+    }
+
+    /// Says once more what networks are to be.
+    async fn settle_networks(&mut self) {
+        self.settle_at = Instant::now() + SETTLE_INTERVAL;
+        let info = self.info.borrow().clone();
+        let network = &self.engine.network;
+        self.connector.settle_all(network, info.node, &info.address).await;
+        self.ingress.look_for_ways(&self.connector.paths, network, info.node, &info.address);
     }
 
     /// Keeps up with the containers while there is no manager.
@@ -341,6 +350,8 @@ impl AgentDriver {
             self.act(action, reporter).await;
         }
         if is_told {
+            let network = &self.engine.network;
+            self.ingress.look_for_ways(&self.connector.paths, network, info.node, &info.address);
             let mut held = self.agent.holding();
             held.networks.extend(self.ingress.told());
             self.keeper.keep(held);

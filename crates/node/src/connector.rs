@@ -14,6 +14,7 @@ use types::{NetworkId, NodeId, ServiceId, Task, TaskId};
 
 use crate::board::Board;
 use crate::name_book::NameBook;
+use crate::paths::Paths;
 use crate::tunnel::{Settings, Tunnel};
 
 /// Makes what this node was told of networks so.
@@ -22,6 +23,8 @@ pub(crate) struct Connector {
     board: Arc<Board>,
     names: Arc<NameBook>,
     pub(crate) tunnel: Tunnel,
+    /// How long packets to other nodes may be.
+    pub(crate) paths: Paths,
 }
 
 /// One network, as far as this node knows.
@@ -53,12 +56,18 @@ impl View {
         self.services.extend(services.map(|service| (service.service, service)));
     }
 
-    fn overlay(&self, local: Option<IpAddr>) -> Option<Overlay> {
+    fn overlay(&self, local: Option<IpAddr>, way: Option<u32>) -> Option<Overlay> {
         let definition = self.definition.as_ref()?;
         let port = if definition.data_port == 0 { DATA_PORT } else { definition.data_port };
         let (id, vni, mtu) = (definition.id.to_string(), definition.vni, definition.mtu);
         let is_encrypted = definition.is_encrypted;
-        Some(Overlay { id, vni, local, port, mtu, is_encrypted })
+        Some(Overlay { id, vni, local, port, mtu, way, is_encrypted })
+    }
+
+    /// Where other nodes of the network are.
+    fn nodes(&self, own: NodeId) -> BTreeSet<IpAddr> {
+        let others = self.peers.values().filter(|peer| peer.node != own);
+        others.filter_map(|peer| peer.data_address).collect()
     }
 
     fn is_encrypted(&self) -> bool {
@@ -156,8 +165,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(view: &View, own: NodeId, local: Option<IpAddr>) -> Option<Self> {
-        let overlay = view.overlay(local)?;
+    fn new(view: &View, own: NodeId, local: Option<IpAddr>, way: Option<u32>) -> Option<Self> {
+        let overlay = view.overlay(local, way)?;
         Some(Self { overlay, peers: view.elsewhere(own), services: view.services() })
     }
 }
@@ -170,7 +179,8 @@ impl Connector {
         tunnel: Settings,
         network: &Network,
     ) -> Self {
-        Self { board, names, tunnel: Tunnel::new(tunnel, network) }
+        let (tunnel, paths) = (Tunnel::new(tunnel, network), Paths::default());
+        Self { board, names, tunnel, paths }
     }
 
     /// Goes on with the tunnel of encrypted networks, when something is due.
@@ -225,8 +235,10 @@ impl Connector {
 
     async fn settle(&mut self, id: NetworkId, network: &Network, own: NodeId, local: &str) {
         let local = local.parse().ok();
+        let nodes = self.board.look(id, |view| view.nodes(own)).unwrap_or_default();
+        let way = self.paths.narrowest(network, local, &nodes);
         let wanted =
-            self.board.look(id, |view| (view.is_encrypted(), Wanted::new(view, own, local)));
+            self.board.look(id, |view| (view.is_encrypted(), Wanted::new(view, own, local, way)));
         let Some((is_encrypted, Some(wanted))) = wanted else { return };
         if is_encrypted {
             // A way to the others comes before what leads there.

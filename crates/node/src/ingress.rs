@@ -11,12 +11,14 @@ use std::time::Duration;
 use agent::{Action, Backend};
 use engine::Engine;
 use ipnet::IpNet;
-use network::{DATA_PORT, Front, Protocol, PublishedPort, Underlay};
+use network::{DATA_PORT, Front, Network, Protocol, PublishedPort, Underlay};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use types::endpoint::PortConfig;
 use types::network::{NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, endpoint};
+
+use crate::paths::Paths;
 
 /// Who publishes the services' ports on this host.
 const OWNER: &str = "ingress";
@@ -294,6 +296,14 @@ impl Ingress {
             port: if definition.data_port == 0 { DATA_PORT } else { definition.data_port },
             mtu: definition.mtu,
         })
+    }
+
+    /// Has the kernel find out what the ways to other nodes take: it tells clients and tasks itself whose packets are too long.
+    pub(crate) fn look_for_ways(&self, paths: &Paths, network: &Network, own: NodeId, local: &str) {
+        if !self.services.is_empty() {
+            let local = local.parse().ok();
+            paths.narrowest(network, local, &self.elsewhere(own, local).collect());
+        }
     }
 
     /// Where the other nodes are. Nodes that share this one's address cannot be reached over it.
