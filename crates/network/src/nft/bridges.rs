@@ -62,31 +62,20 @@ impl Fences {
 
     /// Makes the table what these bridges need.
     pub(crate) fn set(&mut self, fences: &[Fence]) -> Result<(), Error> {
-        let mut batch = self.empty();
+        let mut batch = self.socket.batch();
+        batch.remove_table(&self.name);
         batch.add_table(&self.name);
         self.add_sets(&mut batch, fences);
         self.add_forward(&mut batch);
         self.add_input(&mut batch);
         self.add_masquerade(&mut batch, fences);
-        self.commit(batch)
+        self.socket.commit_to(&self.name, batch)
     }
 
     pub(crate) fn remove(&mut self) -> Result<(), Error> {
-        let batch = self.empty();
-        self.commit(batch)
-    }
-
-    /// A batch that leaves nothing of the table, whether or not it was there.
-    fn empty(&self) -> Batch {
         let mut batch = self.socket.batch();
-        batch.add_table(&self.name);
-        batch.delete_table(&self.name);
-        batch
-    }
-
-    fn commit(&mut self, batch: Batch) -> Result<(), Error> {
-        let what = format!("change nftables table {}", self.name);
-        self.socket.commit(batch).map_err(Error::kernel(what))
+        batch.remove_table(&self.name);
+        self.socket.commit_to(&self.name, batch)
     }
 
     fn add_sets(&self, batch: &mut Batch, fences: &[Fence]) {

@@ -86,8 +86,7 @@ impl Table {
         let name = format!("skep-{instance}");
         let mut table = Self { name, socket, chains: BTreeSet::new(), base: BTreeMap::new() };
         let mut batch = table.socket.batch();
-        batch.add_table(&table.name);
-        batch.delete_table(&table.name);
+        batch.remove_table(&table.name);
         batch.add_table(&table.name);
         table.add_maps(&mut batch);
         table.add_base_chains(&mut batch, bridge, subnet);
@@ -180,9 +179,7 @@ impl Table {
 
     pub(crate) fn remove(&mut self) -> Result<(), Error> {
         let mut batch = self.socket.batch();
-        // Added first, so that it is there to be deleted even if somebody has flushed it.
-        batch.add_table(&self.name);
-        batch.delete_table(&self.name);
+        batch.remove_table(&self.name);
         self.chains.clear();
         self.commit(batch, "remove nftables table")
     }
