@@ -175,7 +175,7 @@ impl Cluster {
         self.middle().heal(self.host(number).hostname()).expect("the port is there");
     }
 
-    /// Has the routers on the narrow way tell nobody of packets that are too long for it.
+    /// Has the routers on the narrow way tell nobody of packets that are too long for it, and pass on no parts of packets.
     pub fn hush_routers(&self) {
         self.middle().hush().expect("the routers are there");
     }

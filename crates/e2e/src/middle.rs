@@ -67,7 +67,7 @@ impl Middle {
         }
     }
 
-    /// Has the routers on the narrow way tell nobody of packets that are too long for it.
+    /// Has the routers on the narrow way tell nobody of packets that are too long for it, and pass on no parts of packets.
     pub(crate) fn hush(&self) -> Result<(), Error> {
         match self {
             Self::Router { router, narrow: Some(narrow) } => router.hush(narrow.number),

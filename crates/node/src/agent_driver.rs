@@ -252,7 +252,8 @@ impl AgentDriver {
         let info = self.info.borrow().clone();
         let network = &self.engine.network;
         self.connector.settle_all(network, info.node, &info.address).await;
-        self.ingress.look_for_ways(&self.connector.paths, network, info.node, &info.address);
+        self.ingress.measure(&self.connector.paths, network, info.node, &info.address);
+        self.ingress.settle(&self.engine, info.node, &info.address).await;
     }
 
     /// Keeps up with the containers while there is no manager.
@@ -345,13 +346,15 @@ impl AgentDriver {
             self.ingress.has_heard_all();
         }
         let info = self.info.borrow().clone();
+        if is_told {
+            let network = &self.engine.network;
+            self.ingress.measure(&self.connector.paths, network, info.node, &info.address);
+        }
         self.ingress.settle(&self.engine, info.node, &info.address).await;
         for action in others {
             self.act(action, reporter).await;
         }
         if is_told {
-            let network = &self.engine.network;
-            self.ingress.look_for_ways(&self.connector.paths, network, info.node, &info.address);
             let mut held = self.agent.holding();
             held.networks.extend(self.ingress.told());
             self.keeper.keep(held);

@@ -44,6 +44,8 @@ pub(crate) struct Ingress {
     kept: Option<BTreeSet<Front>>,
     /// Ports that were found held, which was told.
     held: BTreeSet<Front>,
+    /// Bytes of a packet that reaches all other nodes, once it is known.
+    way: Option<u32>,
     is_touched: bool,
     /// Whether managers, or what was recalled of them, have said what there is: until then, what an earlier daemon left
     /// goes on working.
@@ -230,6 +232,7 @@ impl Ingress {
         let mut wanted = network::Ingress {
             underlay: self.underlay(local),
             nodes: self.elsewhere(own, local).collect(),
+            way: self.way,
             ..network::Ingress::default()
         };
         let mut serving: BTreeMap<ServiceId, Vec<Ipv4Addr>> = BTreeMap::new();
@@ -298,11 +301,15 @@ impl Ingress {
         })
     }
 
-    /// Has the kernel find out what the ways to other nodes take: it tells clients and tasks itself whose packets are too long.
-    pub(crate) fn look_for_ways(&self, paths: &Paths, network: &Network, own: NodeId, local: &str) {
-        if !self.services.is_empty() {
-            let local = local.parse().ok();
-            paths.narrowest(network, local, &self.elsewhere(own, local).collect());
+    /// Looks what the ways to other nodes take.
+    pub(crate) fn measure(&mut self, paths: &Paths, network: &Network, own: NodeId, local: &str) {
+        if self.services.is_empty() {
+            return;
+        }
+        let local = local.parse().ok();
+        let way = paths.narrowest(network, local, &self.elsewhere(own, local).collect());
+        if way.is_some() && way != self.way {
+            (self.way, self.is_touched) = (way, true);
         }
     }
 

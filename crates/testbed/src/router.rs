@@ -61,24 +61,27 @@ impl Router {
         let bytes = bytes.to_string();
         make_router(&hop)?;
         let cable = ["link", "add", port, "mtu", &bytes, "type", "veth", "peer"];
-        ip(&[&["-n", here][..], &cable, &["name", "up", "mtu", &bytes, "netns", &hop]].concat())?;
+        ip(&[&["-n", here][..], &cable, &["name", "back", "mtu", &bytes, "netns", &hop]].concat())?;
         raise(here, port, &near)?;
-        raise(&hop, "up", &far)?;
+        raise(&hop, "back", &far)?;
         let subnet = format!("10.99.{number}.0/24");
         ip(&["-n", here, "route", "add", &subnet, "via", &far])?;
         ip(&["-n", &hop, "route", "add", "default", "via", &near])?;
         lay(&hop, port, host, number)
     }
 
-    /// Has the routers on the way to a far host tell nobody of packets that are too long for them.
+    /// Has the routers on the way to a far host tell nobody of packets that are too long for them, and pass on no parts of
+    /// packets, as some firewalls do.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn hush(&self, number: u8) -> Result<(), Error> {
+        let table = "add table ip hush; \
+             add chain ip hush out { type filter hook output priority 0; }; \
+             add rule ip hush out icmp type destination-unreachable drop; \
+             add chain ip hush in { type filter hook prerouting priority -500; }; \
+             add rule ip hush in ip frag-off & 0x3fff != 0 drop";
         for router in [&self.namespace, &self.hop(number)] {
-            let table = "add table ip hush; \
-                 add chain ip hush out { type filter hook output priority 0; }; \
-                 add rule ip hush out icmp type destination-unreachable drop";
             run(Command::new("ip").args(["netns", "exec", router, "nft", table]))?;
         }
         Ok(())

@@ -14,6 +14,7 @@ mod cluster_networks;
 mod cluster_nodes;
 mod cluster_placement;
 mod cluster_quorum;
+mod cluster_router;
 mod cluster_writes;
 mod containers;
 mod daemon;

@@ -14,7 +14,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Overlay, Peer, way};
-use crate::bridge::{add_address, free_place, host_link, link_index, set_up, up};
+use crate::bridge::{add_address, free_place, host_link, link_index, set_up, taking, up};
 use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
 use crate::{Error, address, mtu as underlay, namespace, tunnel};
@@ -399,13 +399,6 @@ fn make_vxlan(path: &Path, overlay: &Overlay, way: Option<&Path>) -> Result<(), 
     outside
         .create(vxlan(overlay, netns.as_raw_fd()))
         .map_err(Error::kernel(format!("make the vxlan device of network {}", overlay.id)))
-}
-
-fn taking(index: u32, bytes: u32) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.attributes = vec![LinkAttribute::Mtu(bytes)];
-    RouteNetlinkMessage::SetLink(message)
 }
 
 fn plug_in(within: &Netlink, index: u32) -> io::Result<()> {
