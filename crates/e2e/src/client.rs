@@ -1,6 +1,8 @@
 //! A machine on the hosts' switch or router that is no part of any swarm.
 
+use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::host::next_name;
@@ -33,18 +35,14 @@ impl Client {
         printed(command.output().expect("ip runs"))
     }
 
+    /// Its network namespace.
+    pub fn namespace(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.machine.namespace)
+    }
+
     /// Does something there, on a thread of its own.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let path = format!("/run/netns/{}", self.machine.namespace);
-        let file = std::fs::File::open(path).expect("the namespace is there");
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let network = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(file.as_fd(), network).expect("enters");
-                work()
-            });
-            thread.join().expect("the work is done")
-        })
+        within(&self.namespace(), work)
     }
 
     /// What a port answers.
@@ -58,4 +56,17 @@ impl Drop for Client {
     fn drop(&mut self) {
         let _ = self.machine.remove();
     }
+}
+
+/// Does something in a network namespace, on a thread of its own.
+pub fn within<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(namespace).expect("the namespace is there");
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(file.as_fd(), network).expect("enters");
+            work()
+        });
+        thread.join().expect("the work is done")
+    })
 }

@@ -362,6 +362,12 @@ impl Host {
         listed.lines().map(str::to_owned).collect()
     }
 
+    /// The network namespace of a container that runs here.
+    pub fn namespace_of(&self, container: &str) -> PathBuf {
+        let pid = self.ok(&["inspect", container, "--format", "{{.State.Pid}}"]);
+        PathBuf::from(format!("/proc/{pid}/ns/net"))
+    }
+
     /// Container identifiers of the running tasks of a service.
     pub fn running(&self, service: &str) -> Vec<String> {
         let filters = format!(r#"{{"service":["{service}"],"desired-state":["running"]}}"#);
@@ -377,6 +383,12 @@ impl Host {
     /// Imports the images `busybox:latest` and `whoami:latest`.
     pub fn load_images(&self) {
         images::load(self);
+    }
+
+    /// Imports the images `nginx:latest` and `redis:latest`.
+    pub fn load_web_images(&self) {
+        images::load_nginx(self);
+        images::load_redis(self);
     }
 
     /// Imports the image `registry:latest`, whose containers are registries on port 5000.
