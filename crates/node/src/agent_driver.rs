@@ -87,6 +87,8 @@ impl AgentDriver {
         tunnel: Settings,
     ) -> Self {
         let Local { board, names, attachments } = local;
+        let ingress = Ingress::new(board.clone());
+        let keeper = Keeper::start(files.clone(), board.clone());
         let connector = Connector::new(board, names, tunnel, &engine.network);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         Self {
@@ -98,12 +100,12 @@ impl AgentDriver {
             events,
             inbox,
             report_lost: Arc::default(),
-            ingress: Ingress::default(),
+            ingress,
             has_work: false,
             connector,
             attachments,
             settle_at: Instant::now() + SETTLE_INTERVAL,
-            keeper: Keeper::start(files.clone()),
+            keeper,
             files,
         }
     }
@@ -225,7 +227,7 @@ impl AgentDriver {
                     self.settle_networks().await;
                     continue;
                 }
-                () = self.connector.tunnel.due(&self.engine.network) => {
+                () = self.connector.tunnel.due() => {
                     let local = self.info.borrow().address.clone();
                     self.connector.proceed_with_tunnel(&self.engine.network, &local).await;
                     continue;
@@ -336,9 +338,6 @@ impl AgentDriver {
             && !std::mem::replace(&mut self.has_work, true);
         let is_told = matches!(&event, Event::Assigned(_));
         let actions = self.agent.handle(event, now());
-        for action in &actions {
-            self.connector.look_on(action);
-        }
         // Whom connections are led to comes first: before a task is told to stop, or told of as running.
         let others: Vec<_> =
             actions.into_iter().filter_map(|action| self.ingress.note(action)).collect();
@@ -355,9 +354,7 @@ impl AgentDriver {
             self.act(action, reporter).await;
         }
         if is_told {
-            let mut held = self.agent.holding();
-            held.networks.extend(self.ingress.told());
-            self.keeper.keep(held);
+            self.keeper.keep(self.agent.holding());
         }
         if is_first_work {
             self.connector.leave_others(&self.engine.network).await;

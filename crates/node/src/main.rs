@@ -28,6 +28,7 @@ mod state;
 mod steward;
 mod swarm_events;
 mod templating;
+mod told;
 mod tunnel;
 mod whole;
 

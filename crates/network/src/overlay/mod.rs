@@ -73,6 +73,30 @@ pub struct Peer {
 /// Virtual addresses and the tasks behind them.
 pub type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
 
+/// What is known of addresses from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update<T> {
+    /// All there is.
+    Whole(BTreeMap<IpAddr, T>),
+    /// Of these addresses; nothing of those without a value. Others stay as they are.
+    Part(BTreeMap<IpAddr, Option<T>>),
+}
+
+impl<T: PartialEq> Update<T> {
+    /// What is to change where this is `known`.
+    pub(crate) fn changes(self, known: &BTreeMap<IpAddr, T>) -> BTreeMap<IpAddr, Option<T>> {
+        let all = match self {
+            Self::Part(some) => some,
+            Self::Whole(all) => {
+                let gone = known.keys().filter(|address| !all.contains_key(address));
+                let gone: Vec<_> = gone.map(|address| (*address, None)).collect();
+                all.into_iter().map(|(address, value)| (address, Some(value))).chain(gone).collect()
+            }
+        };
+        all.into_iter().filter(|(address, value)| known.get(address) != value.as_ref()).collect()
+    }
+}
+
 /// Who answers a container's questions for names.
 pub trait Namer: std::fmt::Debug + Send + Sync {
     /// Begins to answer on sockets bound at the container's 127.0.0.11. Called before the container's first process
@@ -202,42 +226,43 @@ impl Overlays {
         namespace::list(&fabrics(run_dir))
     }
 
-    /// Says which containers are on which other nodes; what is not named is forgotten.
-    pub(crate) fn set_peers(
-        &mut self,
-        id: &str,
-        peers: &BTreeMap<IpAddr, Peer>,
-    ) -> Result<(), Error> {
+    /// Says which containers are on which other nodes.
+    pub(crate) fn set_peers(&mut self, id: &str, peers: Update<Peer>) -> Result<(), Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(()) };
-        let stale: Vec<_> = made
-            .peers
-            .iter()
-            .filter(|(address, peer)| peers.get(address) != Some(peer))
-            .map(|(address, peer)| (*address, *peer))
-            .collect();
-        for (address, peer) in stale {
-            made.fabric.forget_peer(address, peer)?;
-            made.peers.remove(&address);
-        }
-        for (address, peer) in peers {
-            if !made.peers.contains_key(address) {
-                made.fabric.add_peer(*address, *peer)?;
-                made.peers.insert(*address, *peer);
+        let changes = peers.changes(&made.peers);
+        // A hardware address may pass from one to another: what is gone goes first.
+        for address in changes.keys() {
+            if let Some(peer) = made.peers.get(address) {
+                made.fabric.forget_peer(*address, *peer)?;
+                made.peers.remove(address);
             }
+        }
+        for (address, peer) in changes.into_iter().filter_map(|(it, peer)| Some((it, peer?))) {
+            made.fabric.add_peer(address, peer)?;
+            made.peers.insert(address, peer);
         }
         Ok(())
     }
 
     /// Says which services there are in the network; every container in it balances over them.
-    pub(crate) fn set_services(&mut self, id: &str, services: Services) -> Result<(), Error> {
+    pub(crate) fn set_services(
+        &mut self,
+        id: &str,
+        services: Update<BTreeSet<IpAddr>>,
+    ) -> Result<(), Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(()) };
-        if made.services == services {
-            return Ok(());
+        let changes = services.changes(&made.services);
+        for (address, backends) in &changes {
+            match backends {
+                Some(backends) => drop(made.services.insert(*address, backends.clone())),
+                None => drop(made.services.remove(address)),
+            }
         }
-        made.services = services;
         let Self { made, members, .. } = self;
         for member in members.values_mut().filter(|member| member.is_in(id)) {
-            member.balancer.balance(visible(made, &member.joins))?;
+            if !member.balancer.change(&changes)? {
+                member.balancer.balance(visible(made, &member.joins))?;
+            }
         }
         Ok(())
     }
@@ -390,7 +415,7 @@ impl Overlays {
         made.fabric.fit(&made.overlay, &places)?;
         made.fabric.forget_strangers(&made.peers)?;
         let wanted = std::mem::replace(&mut made.peers, made.fabric.known_peers()?);
-        self.set_peers(id, &wanted)
+        self.set_peers(id, Update::Whole(wanted))
     }
 
     /// How a container's table differs from what it should be; with `mends`, it is made anew.
