@@ -220,11 +220,11 @@ impl AgentDriver {
                     continue;
                 }
                 () = tokio::time::sleep_until(self.settle_at) => {
-                    self.settle_at = Instant::now() + SETTLE_INTERVAL;
-                    let info = self.info.borrow().clone();
-                    self.connector
-                        .settle_all(&self.engine.network, info.node, &info.address)
-                        .await;
+                    self.settle_networks().await;
+                    continue;
+                }
+                () = self.connector.paths.changed() => {
+                    self.settle_networks().await;
                     continue;
                 }
                 () = self.connector.tunnel.due() => {
@@ -246,6 +246,16 @@ impl AgentDriver {
         heart.abort();
         self.agent.handle(Event::Disconnected, now());
         ended
+    }
+
+    /// Says once more what networks are to be.
+    async fn settle_networks(&mut self) {
+        self.settle_at = Instant::now() + SETTLE_INTERVAL;
+        let info = self.info.borrow().clone();
+        let network = &self.engine.network;
+        self.connector.settle_all(network, info.node, &info.address).await;
+        self.ingress.measure(&self.connector.paths, network, info.node, &info.address);
+        self.ingress.settle(&self.engine, info.node, &info.address).await;
     }
 
     /// Keeps up with the containers while there is no manager.
@@ -335,6 +345,10 @@ impl AgentDriver {
             self.ingress.has_heard_all();
         }
         let info = self.info.borrow().clone();
+        if is_told {
+            let network = &self.engine.network;
+            self.ingress.measure(&self.connector.paths, network, info.node, &info.address);
+        }
         self.ingress.settle(&self.engine, info.node, &info.address).await;
         for action in others {
             self.act(action, reporter).await;

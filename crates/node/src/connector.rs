@@ -14,6 +14,7 @@ use types::{NetworkId, NodeId, Task};
 
 use crate::board::Board;
 use crate::name_book::NameBook;
+use crate::paths::Paths;
 use crate::told::{Told, Touched};
 use crate::tunnel::{Settings, Tunnel};
 
@@ -23,6 +24,8 @@ pub(crate) struct Connector {
     board: Arc<Board>,
     names: Arc<NameBook>,
     pub(crate) tunnel: Tunnel,
+    /// How long packets to other nodes may be.
+    pub(crate) paths: Paths,
 }
 
 /// One network on this node.
@@ -42,12 +45,12 @@ impl View {
         Touched { is_all: touched.is_all || had_trouble, ..touched }
     }
 
-    fn overlay(&self, local: Option<IpAddr>) -> Option<Overlay> {
+    fn overlay(&self, local: Option<IpAddr>, way: Option<u32>) -> Option<Overlay> {
         let definition = self.told.definition.as_ref()?;
         let port = if definition.data_port == 0 { DATA_PORT } else { definition.data_port };
         let (id, vni, mtu) = (definition.id.to_string(), definition.vni, definition.mtu);
         let is_encrypted = definition.is_encrypted;
-        Some(Overlay { id, vni, local, port, mtu, is_encrypted })
+        Some(Overlay { id, vni, local, port, mtu, way, is_encrypted })
     }
 
     fn is_encrypted(&self) -> bool {
@@ -89,8 +92,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(view: &View, touched: &Touched, own: NodeId, local: Option<IpAddr>) -> Option<Self> {
-        let overlay = view.overlay(local)?;
+    fn new(view: &View, touched: &Touched, own: NodeId, overlay: Overlay) -> Self {
         let (peers, services) = match touched.is_all {
             true => {
                 let peers = view.told.addresses();
@@ -106,7 +108,7 @@ impl Wanted {
                 (Update::Part(peers.collect()), Update::Part(services.collect()))
             }
         };
-        Some(Self { overlay, peers, services })
+        Self { overlay, peers, services }
     }
 }
 
@@ -118,7 +120,8 @@ impl Connector {
         tunnel: Settings,
         network: &Network,
     ) -> Self {
-        Self { board, names, tunnel: Tunnel::new(tunnel, network) }
+        let (tunnel, paths) = (Tunnel::new(tunnel, network), Paths::default());
+        Self { board, names, tunnel, paths }
     }
 
     /// Goes on with the tunnel of encrypted networks, when something is due.
@@ -165,10 +168,16 @@ impl Connector {
         local: &str,
     ) {
         let local = local.parse().ok();
-        let wanted = self
-            .board
-            .look(id, |view| (view.is_encrypted(), Wanted::new(view, touched, own, local)));
-        let Some((is_encrypted, Some(wanted))) = wanted else { return };
+        let wanted = self.board.look(id, |view| {
+            let way = match touched.is_all || touched.is_elsewhere {
+                true => self.paths.narrowest(network, local, &view.told.sites(local)),
+                // What was known holds.
+                false => None,
+            };
+            let overlay = view.overlay(local, way)?;
+            Some((view.is_encrypted(), Wanted::new(view, touched, own, overlay)))
+        });
+        let Some((is_encrypted, wanted)) = wanted.flatten() else { return };
         if is_encrypted {
             // A way to the others comes before what leads there.
             let keys = self.board.gather(|view| view.keys(own)).into_iter().collect();

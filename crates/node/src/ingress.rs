@@ -12,7 +12,7 @@ use std::time::Duration;
 use agent::{Action, Backend};
 use engine::Engine;
 use ipnet::IpNet;
-use network::{DATA_PORT, Front, Protocol, PublishedPort, Underlay};
+use network::{DATA_PORT, Front, Network, Protocol, PublishedPort, Underlay};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use types::endpoint::PortConfig;
@@ -20,6 +20,7 @@ use types::network::{NetworkChange, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, endpoint};
 
 use crate::board::Board;
+use crate::paths::Paths;
 use crate::told::Told;
 
 /// Who publishes the services' ports on this host.
@@ -43,6 +44,8 @@ pub(crate) struct Ingress {
     kept: Option<BTreeSet<Front>>,
     /// Ports that were found held, which was told.
     held: BTreeSet<Front>,
+    /// Bytes of a packet that reaches all other nodes, once it is known.
+    way: Option<u32>,
     is_touched: bool,
     /// Whether managers, or what was recalled of them, have said what there is: until then, what an earlier daemon left
     /// goes on working.
@@ -59,6 +62,7 @@ impl Ingress {
             own: BTreeMap::new(),
             kept: None,
             held: BTreeSet::new(),
+            way: None,
             is_touched: false,
             is_told: false,
             retry_at: None,
@@ -209,11 +213,25 @@ impl Ingress {
         self.held.is_empty()
     }
 
+    /// Looks what the ways to other nodes take.
+    pub(crate) fn measure(&mut self, paths: &Paths, network: &Network, own: NodeId, local: &str) {
+        let told = self.told();
+        if told.services.is_empty() {
+            return;
+        }
+        let local = local.parse().ok();
+        let way = paths.narrowest(network, local, &elsewhere(&told, own, local).collect());
+        if way.is_some() && way != self.way {
+            (self.way, self.is_touched) = (way, true);
+        }
+    }
+
     /// What the kernel is to do.
     fn wanted(&self, told: &Told, own: NodeId, local: Option<IpAddr>) -> network::Ingress {
         let mut wanted = network::Ingress {
             underlay: underlay(told, local),
             nodes: elsewhere(told, own, local).collect(),
+            way: self.way,
             ..network::Ingress::default()
         };
         let mut serving: BTreeMap<ServiceId, Vec<Ipv4Addr>> = BTreeMap::new();

@@ -19,6 +19,7 @@ mod local;
 mod lock;
 mod membership;
 mod name_book;
+mod paths;
 mod purge;
 mod readiness;
 mod recovery;

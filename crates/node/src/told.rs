@@ -20,6 +20,8 @@ pub(crate) struct Told {
     /// Whose an address is. While one task follows another it may be both's for a moment.
     holders: BTreeMap<IpAddr, BTreeSet<TaskId>>,
     tasks: BTreeMap<ServiceId, BTreeSet<TaskId>>,
+    /// Who is on the node that takes the traffic of overlays there.
+    sites: BTreeMap<IpAddr, BTreeSet<TaskId>>,
     /// Whose a virtual address is.
     fronts: BTreeMap<IpAddr, BTreeSet<ServiceId>>,
 }
@@ -35,6 +37,8 @@ pub(crate) struct Touched {
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// Addresses that services have, or had.
     pub(crate) virtual_ips: BTreeSet<IpAddr>,
+    /// Whether the network has come to another node.
+    pub(crate) is_elsewhere: bool,
 }
 
 impl Told {
@@ -76,6 +80,11 @@ impl Told {
         for address in &peer.addresses {
             self.holders.entry(*address).or_default().insert(peer.task);
         }
+        if let Some(site) = peer.data_address {
+            let tasks = self.sites.entry(site).or_default();
+            touched.is_elsewhere |= tasks.is_empty();
+            tasks.insert(peer.task);
+        }
         self.peers.insert(peer.task, peer);
     }
 
@@ -86,6 +95,9 @@ impl Told {
         remove_from(&mut self.tasks, peer.service, task);
         for address in &peer.addresses {
             remove_from(&mut self.holders, *address, task);
+        }
+        if let Some(site) = peer.data_address {
+            remove_from(&mut self.sites, site, task);
         }
         touched.addresses.extend(peer.addresses);
     }
@@ -116,6 +128,11 @@ impl Told {
     /// Addresses that peers have.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.holders.keys().copied()
+    }
+
+    /// Where nodes of the network take its traffic, `own` left out.
+    pub(crate) fn sites(&self, own: Option<IpAddr>) -> BTreeSet<IpAddr> {
+        self.sites.keys().copied().filter(|site| Some(*site) != own).collect()
     }
 
     /// Addresses that services have.

@@ -46,6 +46,7 @@ impl Host {
             local: Some(self.address()),
             port: DATA_PORT,
             mtu: None,
+            way: None,
             is_encrypted: false,
         }
     }
