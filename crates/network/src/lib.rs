@@ -17,6 +17,7 @@ mod neighbours;
 mod netlink;
 mod nft;
 mod overlay;
+mod path;
 mod ports;
 mod reserve;
 mod state_file;
@@ -39,7 +40,8 @@ pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use nft::BaseChain;
 pub use overlay::link::hardware_address;
-pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services};
+pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services, Update};
+pub use path::Path as NodePath;
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
@@ -241,15 +243,33 @@ impl Network {
     }
 
     /// Which addresses of a network are on which other nodes; what is not named is forgotten.
-    pub async fn set_peers(&self, id: &str, peers: BTreeMap<IpAddr, Peer>) -> Result<(), Error> {
+    pub async fn set_peers(&self, id: &str, peers: Update<Peer>) -> Result<(), Error> {
         let id = id.to_owned();
-        self.with_overlays(move |overlays, _| overlays.set_peers(&id, &peers)).await
+        self.with_overlays(move |overlays, _| overlays.set_peers(&id, peers)).await
     }
 
     /// The services of a network, for every container in it to balance over.
-    pub async fn set_services(&self, id: &str, services: Services) -> Result<(), Error> {
+    pub async fn set_services(
+        &self,
+        id: &str,
+        services: Update<BTreeSet<IpAddr>>,
+    ) -> Result<(), Error> {
         let id = id.to_owned();
         self.with_overlays(move |overlays, _| overlays.set_services(&id, services)).await
+    }
+
+    /// How long packets to another node may be, as far as networks of the swarm care. Nothing where that cannot be found out.
+    /// Takes some seconds in the worst case.
+    ///
+    /// # Errors
+    /// Where the node cannot be sent to at all.
+    pub async fn path_to(
+        &self,
+        local: Option<IpAddr>,
+        node: IpAddr,
+    ) -> Result<Option<NodePath>, Error> {
+        let failed = Error::kernel(format!("find the way to {node}"));
+        blocking(move || path::find(local, node).map_err(failed)).await
     }
 
     /// Links a container that is connected or isolated to a network of the swarm. Idempotent.

@@ -1,10 +1,8 @@
 //! The routing mesh: every node answers on a published port, and tasks see who asks.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use e2e::{Client, Cluster, Host, skep_only};
@@ -287,79 +285,4 @@ fn a_service_shows_its_place_in_the_ingress_network() {
     }
     let ports = host.ok(&["ps", "--format", "{{.Ports}}", "--filter", "name=web"]);
     assert_eq!(ports, "", "not the container's own");
-}
-
-fn request(address: &str) -> std::io::Result<()> {
-    let address = format!("{address}:8080").parse().expect("an address");
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    match answer.contains("RemoteAddr: ") {
-        true => Ok(()),
-        false => Err(std::io::ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-/// Asks by every node, again and again, while `change` runs; answers with how many were asked and not answered.
-fn under_load(cluster: &Cluster, client: &Client, change: impl FnOnce()) -> (usize, Vec<String>) {
-    let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
-        let askers: Vec<_> = addresses(cluster)
-            .into_iter()
-            .map(|address| {
-                let (is_over, asked) = (&is_over, &asked);
-                scope.spawn(move || {
-                    client.within(|| {
-                        let mut failures = Vec::new();
-                        while !is_over.load(Ordering::Relaxed) {
-                            asked.fetch_add(1, Ordering::Relaxed);
-                            if let Err(error) = request(&address) {
-                                failures.push(format!("{address}: {error}"));
-                            }
-                        }
-                        failures
-                    })
-                })
-            })
-            .collect();
-        change();
-        is_over.store(true, Ordering::Relaxed);
-        let failures = askers.into_iter().flat_map(|asker| asker.join().expect("asks"));
-        let failures = failures.collect();
-        (asked.load(Ordering::Relaxed), failures)
-    })
-}
-
-#[test]
-fn an_update_under_load_loses_no_request() {
-    skep_only!("stock Docker loses some");
-    let cluster = Cluster::swarm(1, 2);
-    let (first, client) = (cluster.host(1), cluster.client());
-    for order in ["stop-first", "start-first"] {
-        // A container that is told to stop is dead at once, with whatever it was about to answer.
-        let update = ["--update-order", order, "--stop-signal", "SIGKILL"];
-        let publish = ["--publish", "8080:80", "--replicas", "3", "whoami"];
-        create(first, "web", &[&update[..], &publish].concat());
-        first.until_running("web", 3);
-        for address in addresses(&cluster) {
-            first.until("all answer", || {
-                client.ask(&address, 8080).is_some() && replicas(&client, &address, 30).len() == 3
-            });
-        }
-        let before: BTreeSet<_> = first.running("web").into_iter().collect();
-        let (asked, failures) = under_load(&cluster, &client, || {
-            first.ok(&["service", "update", "--detach", "--force", "web"]);
-            first.until("all are new", || {
-                let hosts = cluster.hosts().iter();
-                let now: Vec<_> = hosts.flat_map(|host| host.containers("web")).collect();
-                now.len() == 3 && now.iter().all(|container| !before.contains(container))
-            });
-        });
-        assert!(asked > 50, "{asked} asked");
-        assert_eq!(failures, Vec::<String>::new(), "{order}: of {asked}");
-        first.ok(&["service", "rm", "web"]);
-        first.until("nobody answers", || client.ask(&first.address, 8080).is_none());
-    }
 }
