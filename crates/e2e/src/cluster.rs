@@ -180,6 +180,14 @@ impl Cluster {
         self.middle().hush().expect("the routers are there");
     }
 
+    /// Takes the power from a host and starts it again, with its daemon.
+    pub fn reboot(&mut self, number: usize) {
+        let middle = self.middle.as_ref().expect("it goes last");
+        let host = &mut self.hosts[number - 1];
+        host.reboot(middle, u8::try_from(number).expect("few"));
+        host.start();
+    }
+
     /// Runs `step` for all hosts at once.
     pub fn all(&mut self, step: impl Fn(&mut Host) + Sync) {
         in_parallel(&mut self.hosts, step);

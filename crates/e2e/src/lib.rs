@@ -14,6 +14,7 @@ mod follow;
 mod host;
 mod images;
 mod middle;
+mod reboot;
 mod registry;
 mod terminal;
 mod wire;

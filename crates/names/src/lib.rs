@@ -7,4 +7,4 @@ mod server;
 mod zone;
 
 pub use server::{Server, host_resolvers};
-pub use zone::{Host, Names, Reply, SharedZone, Zone};
+pub use zone::{Host, Names, Reply, SharedZone, Zone, addresses_in, question};

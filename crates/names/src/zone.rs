@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
@@ -72,6 +72,13 @@ impl Zone {
         }
     }
 
+    /// Names, with the addresses behind each.
+    pub fn all(&self) -> impl Iterator<Item = (&str, BTreeSet<IpAddr>)> {
+        let addresses =
+            |hosts: &BTreeMap<_, BTreeSet<_>>| hosts.values().flatten().copied().collect();
+        self.names.iter().map(move |(name, hosts)| (name.as_str(), addresses(hosts)))
+    }
+
     fn find(&self, name: &str) -> Option<BTreeSet<IpAddr>> {
         let within = name.strip_suffix(&self.network).and_then(|name| name.strip_suffix('.'));
         let hosts = self.names.get(name).or_else(|| self.names.get(within?))?;
@@ -98,6 +105,16 @@ pub struct Names {
     pub zones: Vec<SharedZone>,
     /// Whether nothing outside its networks is asked.
     pub is_internal: bool,
+}
+
+impl PartialEq for Names {
+    /// Whether both hold the very same zones.
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = |(one, other): (&SharedZone, &SharedZone)| Arc::ptr_eq(one, other);
+        self.is_internal == other.is_internal
+            && self.zones.len() == other.zones.len()
+            && self.zones.iter().zip(&other.zones).all(is_same)
+    }
 }
 
 /// What becomes of a question.
@@ -164,6 +181,26 @@ impl Names {
     }
 }
 
+/// A question for the IPv4 addresses behind a name, as it is sent.
+pub fn question(name: &str) -> Option<Vec<u8>> {
+    let mut message = Message::query();
+    let name = Name::from_ascii(format!("{name}.")).ok()?;
+    message.queries.push(Query::query(name, RecordType::A));
+    message.to_vec().ok()
+}
+
+/// The IPv4 addresses of an answer; nothing where it is none.
+pub fn addresses_in(answer: &[u8]) -> Option<BTreeSet<IpAddr>> {
+    let message = Message::from_vec(answer).ok()?;
+    let is_answer = message.metadata.message_type == MessageType::Response
+        && message.metadata.response_code == ResponseCode::NoError;
+    let addresses = message.answers.iter().filter_map(|record| match record.data {
+        RData::A(A(address)) => Some(IpAddr::V4(address)),
+        _ => None,
+    });
+    is_answer.then(|| addresses.collect())
+}
+
 /// A failure to be told instead of silence, when the world does not answer.
 pub(crate) fn failure(question: &[u8]) -> Option<Vec<u8>> {
     let message = Message::from_vec(question).ok()?;
@@ -202,8 +239,6 @@ fn finish(answer: &Message) -> Reply {
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::op::Query;
-
     use super::*;
 
     fn names(is_internal: bool) -> Names {

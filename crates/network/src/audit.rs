@@ -100,6 +100,7 @@ impl Inner {
         faults.extend(said(audited, "routing mesh"));
         let audited = self.lock().tunnel.audit(mends);
         faults.extend(said(audited, "tunnel"));
+        faults.extend(self.audit_names(mends));
         faults.extend(said(self.leaks(), "leaks"));
         faults
     }

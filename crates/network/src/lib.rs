@@ -19,6 +19,7 @@ mod nft;
 mod overlay;
 mod path;
 mod ports;
+mod questions;
 mod reserve;
 mod state_file;
 mod tunnel;
@@ -40,7 +41,10 @@ pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use nft::BaseChain;
 pub use overlay::link::hardware_address;
-pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services, Update};
+pub use overlay::{
+    AskWithin, Asker, DATA_PORT, Join, NameFault, NameSockets, Namer, Overlay, Peer, Services,
+    Update,
+};
 pub use path::Path as NodePath;
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};

@@ -15,6 +15,7 @@ mod cluster_nodes;
 mod cluster_placement;
 mod cluster_quorum;
 mod cluster_router;
+mod cluster_stale;
 mod cluster_updates;
 mod cluster_web;
 mod cluster_writes;

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use network::{
-    Asker, DATA_PORT, Join, LocalNames, NameSockets, Namer, Network, Overlay, Peer, Services,
-    Update,
+    AskWithin, Asker, DATA_PORT, Join, LocalNames, NameFault, NameSockets, Namer, Network, Overlay,
+    Peer, Services, Update,
 };
 
 use crate::hosts::{Machine, Node, PORT, ask, block_on, inside, ip, serve};
@@ -103,6 +103,10 @@ impl Namer for Silent {
     fn tell(&self, _: LocalNames) {}
 
     fn forget_network(&self, _: &str) {}
+
+    fn faults(&self, _: &[Asker<'_>], _: AskWithin<'_>) -> Vec<NameFault> {
+        Vec::new()
+    }
 }
 
 /// Two hosts with a wire between them.
