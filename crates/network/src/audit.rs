@@ -116,7 +116,9 @@ impl Inner {
         let mut faults = table.faults(&rules);
         if mends && !faults.is_empty() {
             let config = &self.config;
-            let renewed = nft::Table::open(&config.instance, &config.bridge, self.bridge.subnet);
+            let wires = table.wires();
+            let renewed =
+                nft::Table::open(&config.instance, &config.bridge, self.bridge.subnet, wires);
             let filled = renewed.and_then(|mut renewed| {
                 renewed.change(&[], &rules)?;
                 *table = renewed;

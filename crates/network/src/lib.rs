@@ -200,7 +200,12 @@ impl Network {
     pub async fn set_ingress(&self, ingress: Ingress) -> Result<(), Error> {
         let inner = self.0.clone();
         blocking(move || {
-            let (set, gone) = inner.lock().mesh.set(ingress);
+            let mut state = inner.lock();
+            if let Some(underlay) = &ingress.underlay {
+                state.table.untrack(underlay.port);
+            }
+            let (set, gone) = state.mesh.set(ingress);
+            drop(state);
             // There may be many connections to look through: nobody else has to wait for that.
             set.and(nft::forget_connections(&gone))
         })
@@ -215,7 +220,15 @@ impl Network {
 
     /// Makes a network of the swarm here, or brings it in line.
     pub async fn make_overlay(&self, overlay: Overlay) -> Result<(), Error> {
-        self.with_overlays(|overlays, run_dir| overlays.make(run_dir, overlay)).await
+        let inner = self.0.clone();
+        blocking(move || {
+            let mut state = inner.lock();
+            if !overlay.is_encrypted {
+                state.table.untrack(overlay.port);
+            }
+            state.overlays.make(&inner.config.run_dir, overlay)
+        })
+        .await
     }
 
     /// Removes a network of the swarm from this node. Idempotent.
@@ -465,7 +478,8 @@ fn open(config: Config) -> Result<Network, Error> {
     let isolated = namespace::list(&namespaces(&config.run_dir))?;
     let isolated = isolated.into_iter().filter(|name| !endpoints.contains_key(name)).collect();
     let ports = ports::Ports::load(&config.run_dir);
-    let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet)?;
+    let wires = BTreeSet::new();
+    let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet, wires)?;
     table.change(&[], &ports.rules())?;
     let mut overlays = overlay::Overlays::load(&config.run_dir)?;
     let fences = nft::Fences::open(&config.instance, &config.bridge)?;

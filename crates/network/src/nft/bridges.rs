@@ -106,10 +106,11 @@ impl Fences {
         let (input, output) = (expression::load_input_link, expression::load_output_link);
         let is = |set| Expression::Member { set, is_member: true };
         let rules = [
+            // Nearly every packet, and the cheapest to tell: what may not be is not let through at its beginning.
+            [expression::is_known_connection(), vec![Expression::Accept]].concat(),
             vec![input(first), output(first + 4), is("same"), Expression::Accept],
             vec![input(first), is("internal"), Expression::Drop],
             vec![output(first), is("internal"), Expression::Drop],
-            [expression::is_known_connection(), vec![Expression::Accept]].concat(),
             // A published port is for everybody.
             [expression::is_destination_nat(), vec![Expression::Accept]].concat(),
             [vec![input(first), is("bridges")], accept_goto("leaving")].concat(),

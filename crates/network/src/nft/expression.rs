@@ -29,6 +29,7 @@ const CT_DIRECTION_REPLY: u8 = 1;
 /// `ARPHRD_ETHER`.
 const LINK_IS_ETHERNET: u16 = 1;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const TCP_SYN: u8 = 2;
 const TCP_RST: u8 = 4;
 const TCP_OPTION_MAXSEG: u8 = 2;
@@ -120,6 +121,8 @@ pub(super) enum Expression {
     },
     Drop,
     Accept,
+    /// The packet is no part of a connection that the kernel follows.
+    Untracked,
     /// Puts the bytes into the register.
     Load {
         register: u32,
@@ -276,6 +279,18 @@ pub(super) fn clamp_segments() -> Vec<Expression> {
     ]
 }
 
+/// UDP to a port of the set is followed as a connection no more.
+pub(super) fn untrack_datagrams(set: &'static str) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::protocol(register),
+        equals(&[UDP]),
+        Expression::destination_port(register),
+        Expression::Member { set, is_member: true },
+        Expression::Untracked,
+    ]
+}
+
 fn equals(value: &[u8]) -> Expression {
     Expression::Compare { register: FIRST_REGISTER, equal: true, value: value.to_vec() }
 }
@@ -389,6 +404,7 @@ fn name(expression: &Expression) -> &'static str {
         | Expression::DestinationNatAddress(_)
         | Expression::SourceNatAddress => "nat",
         Expression::Masquerade => "masq",
+        Expression::Untracked => "notrack",
     }
 }
 
@@ -475,7 +491,7 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             number(bytes, 1, *register);
             value(bytes, 2, loaded);
         }
-        Expression::Masquerade => {}
+        Expression::Masquerade | Expression::Untracked => {}
     }
 }
 

@@ -3,14 +3,16 @@
 //! ```text
 //! table bridge skep-<name> {
 //!   set ports { type ifname }
+//!   set whole { type ifname . ether_addr . ipv4_addr }
 //!   set macs  { type ifname . ether_addr }
 //!   set ipv4  { type ifname . ipv4_addr }
 //!   set ipv6  { type ifname . ipv6_addr }
 //!   chain prerouting { iifname @ports goto guarded }
-//!   chain guarded    { ether saddr, arp senders, ip and ip6 sources must be members; no advertised routers, no VLAN tags }
+//!   chain guarded    { @whole accept; ether saddr, arp senders, ip and ip6 sources must be members; no advertised routers, no VLAN tags }
 //! }
 //! ```
-//! A container's own address may be used from its own port only: nobody speaks for a neighbour or for the gateway.
+//! A container's own address may be used from its own port only: nobody speaks for a neighbour or for the gateway. Nearly
+//! all packets are of IPv4 and right in all parts, so one look at `whole` lets them through.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -155,7 +157,7 @@ impl Guard {
                 sets.entry(set).or_default().insert(key, Target::Data(Vec::new()));
             }
         }
-        for set in ["ports", "macs", "ipv4", "ipv6"] {
+        for set in ["ports", "whole", "macs", "ipv4", "ipv6"] {
             let found = list::elements_of(&mut self.socket, NFPROTO_BRIDGE, &self.name, set)?;
             list::compare(set, &sets.remove(set).unwrap_or_default(), &found, faults);
         }
@@ -168,6 +170,7 @@ impl Guard {
         batch.add_table(&self.name);
         for (set, key_type, key_bytes) in [
             ("ports", IFNAME, IFNAME_BYTES),
+            ("whole", concatenation(&[IFNAME, ETHER, IPV4]), IFNAME_BYTES + MAC_BYTES + 4),
             ("macs", concatenation(&[IFNAME, ETHER]), IFNAME_BYTES + MAC_BYTES),
             ("ipv4", concatenation(&[IFNAME, IPV4]), IFNAME_BYTES + 4),
             ("ipv6", concatenation(&[IFNAME, IPV6]), IFNAME_BYTES + 16),
@@ -223,7 +226,16 @@ fn rules() -> Vec<Vec<Expression>> {
         |value: &[u8]| Expression::Compare { register: first, equal: true, value: value.to_vec() };
     let only =
         |ethertype, rule: Vec<Expression>| [expression::protocol_is(ethertype), rule].concat();
-    let mut rules = Vec::new();
+    // A tag stands where the type is, so what is tagged is not taken for a packet here.
+    let mut rules = vec![vec![
+        field(LINK_HEADER, 12, 2, first),
+        is(&IP.to_be_bytes()),
+        expression::load_input_link(first),
+        field(LINK_HEADER, 6, 6, first + 4),
+        field(NETWORK_HEADER, 12, 4, first + 6),
+        Expression::Member { set: "whole", is_member: true },
+        Expression::Accept,
+    ]];
     // What is in a tagged frame would be looked for in the wrong place.
     for tag in VLAN_TAGS {
         rules.push(vec![
@@ -302,9 +314,14 @@ fn members(port: &str, tenant: &Tenant) -> Vec<(&'static str, Vec<u8>)> {
         ("ipv4", key(&Ipv4Addr::UNSPECIFIED.octets())),
         ("ipv6", key(&Ipv6Addr::UNSPECIFIED.octets())),
     ];
-    members.extend(tenant.addresses.iter().map(|address| match address {
-        IpAddr::V4(address) => ("ipv4", key(&address.octets())),
-        IpAddr::V6(address) => ("ipv6", key(&address.octets())),
-    }));
+    for address in &tenant.addresses {
+        match address {
+            IpAddr::V4(address) => {
+                members.push(("ipv4", key(&address.octets())));
+                members.push(("whole", [key(&mac), address.octets().to_vec()].concat()));
+            }
+            IpAddr::V6(address) => members.push(("ipv6", key(&address.octets()))),
+        }
+    }
     members
 }

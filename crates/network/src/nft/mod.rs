@@ -6,9 +6,12 @@
 //!   map backends { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
 //!   chain b3     { dnat to l4proto . dport . numgen random mod 3 map @backends }
 //!   chain prerouting, output { fib daddr type local goto published }
+//!   set wires    { type inet_service }                                            # 4789
+//!   chain guard, sending { udp dport @wires notrack }
 //! }
 //! ```
-//! A port costs map elements only, and a change of backends is one transaction.
+//! What overlays send from node to node is not followed as connections: each of their packets is one of a container's, which
+//! are followed where they begin, and the host's table of connections stays small. A port costs map elements only, and a change of backends is one transaction.
 
 mod balance;
 mod bridges;
@@ -56,6 +59,8 @@ pub(crate) struct Table {
     socket: Socket,
     /// For which numbers of backends there are chains, with and without an address in the key.
     chains: BTreeSet<(bool, u32)>,
+    /// UDP ports of overlays.
+    wires: BTreeSet<u16>,
     /// How many rules each chain had when the table was made.
     base: BTreeMap<String, usize>,
 }
@@ -81,19 +86,41 @@ fn concatenation(types: &[u32]) -> u32 {
 
 impl Table {
     /// Makes the table anew, in one transaction: at no moment is there a table without its rules.
-    pub(crate) fn open(instance: &str, bridge: &str, subnet: Ipv4Net) -> Result<Self, Error> {
+    pub(crate) fn open(
+        instance: &str,
+        bridge: &str,
+        subnet: Ipv4Net,
+        wires: BTreeSet<u16>,
+    ) -> Result<Self, Error> {
         let socket = Socket::open().map_err(Error::kernel("open an nftables socket"))?;
         let name = format!("skep-{instance}");
-        let mut table = Self { name, socket, chains: BTreeSet::new(), base: BTreeMap::new() };
+        let (chains, base) = (BTreeSet::new(), BTreeMap::new());
+        let mut table = Self { name, socket, chains, wires, base };
         let mut batch = table.socket.batch();
         batch.remove_table(&table.name);
         batch.add_table(&table.name);
         table.add_maps(&mut batch);
         table.add_base_chains(&mut batch, bridge, subnet);
+        table.add_wires(&mut batch);
         table.commit(batch, "make nftables table")?;
         let base = list::rules(&mut table.socket, Family::Ipv4, &table.name);
         table.base = base.map_err(Error::kernel("list nftables rules"))?;
         Ok(table)
+    }
+
+    /// Ports of [`Table::untrack`], for the next table.
+    pub(crate) fn wires(&self) -> BTreeSet<u16> {
+        self.wires.clone()
+    }
+
+    /// What goes to this UDP port of a node, and comes to it, is followed as a connection no more.
+    pub(crate) fn untrack(&mut self, port: u16) {
+        if self.wires.insert(port) {
+            let mut batch = self.socket.batch();
+            batch.add_member(&self.name, "wires", &port_key(port));
+            // Where somebody has removed the table, whoever puts it back knows the port.
+            let _ = self.socket.commit(batch);
+        }
     }
 
     /// How the kernel's table differs from one with these rules.
@@ -114,6 +141,10 @@ impl Table {
                 faults.push(format!("chain {chain} has {found} rules and should have {count}"));
             }
         }
+        let member = |port: &u16| (port_key(*port), list::Target::Data(Vec::new()));
+        let wires = self.wires.iter().map(member).collect();
+        let found = list::elements(&mut self.socket, Family::Ipv4, &self.name, "wires")?;
+        list::compare("wires", &wires, &found, faults);
         for with_address in [false, true] {
             let (fronts, backends) = map_names(with_address);
             let (mut to_chains, mut to_tasks) = (list::Elements::new(), list::Elements::new());
@@ -278,12 +309,25 @@ impl Table {
             table,
             "guard",
             &[
-                expression::input_link_is_not("lo"),
                 expression::destination_in([127, 0, 0, 0], [255, 0, 0, 0]),
+                expression::input_link_is_not("lo"),
                 vec![Expression::Drop],
             ]
             .concat(),
         );
+    }
+
+    fn add_wires(&self, batch: &mut Batch) {
+        let table = &self.name;
+        batch.add_set(table, "wires", INET_SERVICE, 2);
+        for port in &self.wires {
+            batch.add_member(table, "wires", &port_key(*port));
+        }
+        let raw = Some(Hook { kind: "filter", hook: Hook::OUTPUT, priority: -300 });
+        batch.add_chain(table, "sending", raw);
+        for chain in ["guard", "sending"] {
+            batch.add_rule(table, chain, &expression::untrack_datagrams("wires"));
+        }
     }
 
     fn add_chain(&self, batch: &mut Batch, (with_address, backends): (bool, u32)) {
@@ -356,6 +400,10 @@ fn front_bytes(front: Front) -> Vec<u8> {
     let mut bytes = front.address.map_or_else(Vec::new, |address| address.octets().to_vec());
     bytes.extend([protocol, 0, 0, 0, high, low, 0, 0]);
     bytes
+}
+
+fn port_key(port: u16) -> Vec<u8> {
+    port.to_be_bytes().to_vec()
 }
 
 fn backend_bytes(address: Ipv4Addr, port: u16) -> [u8; 8] {
