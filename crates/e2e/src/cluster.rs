@@ -1,5 +1,6 @@
 //! Hosts on one switch or router, and the swarm that they make.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use testbed::{Router, Switch};
@@ -154,7 +155,7 @@ impl Cluster {
 
     /// Looks at what passes between the hosts: frames in which one of the words is readable, datagrams of the UDP ports.
     pub fn wire(&self, words: &[&str], ports: &[u16]) -> Wire {
-        Wire::look(self.middle().namespace(), words, ports)
+        Wire::look(&Path::new("/run/netns").join(self.middle().namespace()), words, ports)
     }
 
     /// Asks every host whether its kernel has what its daemon was told, and nothing else. Ours only.

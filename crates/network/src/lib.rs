@@ -117,7 +117,14 @@ impl Network {
         mac: Option<[u8; 6]>,
     ) -> Result<Endpoint, Error> {
         let (inner, container) = (self.0.clone(), container.to_owned());
-        blocking(move || inner.connect(&container, mac)).await
+        blocking(move || inner.connect(&container, mac, false)).await
+    }
+
+    /// Makes the namespace of `container` with a link by which it reaches the world and no other container. Idempotent; one
+    /// that has [`Network::connect`]ed before is alone from now on.
+    pub async fn lead_alone(&self, container: &str) -> Result<Endpoint, Error> {
+        let (inner, container) = (self.0.clone(), container.to_owned());
+        blocking(move || inner.connect(&container, None, true)).await
     }
 
     /// Makes a namespace without any link but loopback. Idempotent.
@@ -203,6 +210,7 @@ impl Network {
             let mut state = inner.lock();
             if let Some(underlay) = &ingress.underlay {
                 state.table.untrack(underlay.port);
+                state.bridges.hide(underlay.port)?;
             }
             let (set, gone) = state.mesh.set(ingress);
             drop(state);
@@ -223,6 +231,7 @@ impl Network {
         let inner = self.0.clone();
         blocking(move || {
             let mut state = inner.lock();
+            state.bridges.hide(overlay.port)?;
             if !overlay.is_encrypted {
                 state.table.untrack(overlay.port);
             }
@@ -538,9 +547,14 @@ impl Inner {
         self.state.lock().expect("network state is left whole")
     }
 
-    fn connect(&self, container: &str, mac: Option<[u8; 6]>) -> Result<Endpoint, Error> {
-        if let Some(endpoint) = self.lock().endpoints.get(container) {
-            return Ok(endpoint.clone());
+    fn connect(
+        &self,
+        container: &str,
+        mac: Option<[u8; 6]>,
+        is_alone: bool,
+    ) -> Result<Endpoint, Error> {
+        if let Some(endpoint) = self.connected(container, is_alone)? {
+            return Ok(endpoint);
         }
         let address = self.lock().pool.allocate()?;
         let path = namespaces(&self.config.run_dir).join(container);
@@ -550,6 +564,7 @@ impl Inner {
             prefix_len: self.bridge.subnet.prefix_len(),
             gateway: self.bridge.gateway(),
             mac: address::text_of(mac.unwrap_or_else(|| address::mac(address))),
+            is_alone,
         };
         let is_first = !self.has_namespace(container);
         let linked = self.link(container, &endpoint, is_first);
@@ -569,6 +584,19 @@ impl Inner {
             state.overlays.enter(container, &path, DEFAULT_NETWORK)?;
         }
         Ok(endpoint)
+    }
+
+    /// What a container has already, alone or not as it is to be.
+    fn connected(&self, container: &str, is_alone: bool) -> Result<Option<Endpoint>, Error> {
+        let mut state = self.lock();
+        let State { endpoints, guard, .. } = &mut *state;
+        let Some(endpoint) = endpoints.get_mut(container) else { return Ok(None) };
+        if endpoint.is_alone != is_alone {
+            endpoint.is_alone = is_alone;
+            guard.admit(&bridge::host_link(container), endpoint.tenant())?;
+            endpoint::save(&self.config.run_dir, container, endpoint)?;
+        }
+        Ok(Some(endpoint.clone()))
     }
 
     /// Links a container to the bridge that every node has.

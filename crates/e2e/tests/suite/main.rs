@@ -9,6 +9,7 @@ mod cluster_disk;
 mod cluster_encrypted;
 mod cluster_failover;
 mod cluster_ingress;
+mod cluster_isolation;
 mod cluster_join;
 mod cluster_networks;
 mod cluster_nodes;

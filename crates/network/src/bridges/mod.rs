@@ -322,6 +322,11 @@ impl Bridges {
         self.fences.table()
     }
 
+    /// Keeps containers off a UDP port of nodes.
+    pub(crate) fn hide(&mut self, data_port: u16) -> Result<(), Error> {
+        if self.fences.hide(data_port) { self.fence() } else { Ok(()) }
+    }
+
     /// Keeps the networks apart, as they are now.
     pub(crate) fn fence(&mut self) -> Result<(), Error> {
         let fences: Vec<_> = self
@@ -382,7 +387,7 @@ impl Made {
         let mac = address::parse_mac(&plug.mac).expect("written by us");
         let Plug { link, address, is_alone, .. } = plug;
         let (address, is_alone) = (*address, *is_alone);
-        guard.admit(link, Tenant { mac, addresses: vec![address.into()] })?;
+        guard.admit(link, tenant(plug).expect("the address is written by us"))?;
         let wire = Wire { link, netns, is_first, address, mac, is_alone };
         let linked = self.bridge.plug(wire);
         if linked.is_err() {
@@ -395,7 +400,8 @@ impl Made {
 
 fn tenant(plug: &Plug) -> Option<Tenant> {
     let mac = address::parse_mac(&plug.mac)?;
-    Some(Tenant { mac, addresses: vec![plug.address.into()] })
+    // Those that are alone are kept apart by their ports: all others of the network are alone too.
+    Some(Tenant { mac, addresses: vec![plug.address.into()], is_alone: false })
 }
 
 /// The host's end of a container's link to a network: `ve` and twelve digits of both (FNV-1a).

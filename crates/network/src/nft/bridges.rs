@@ -8,21 +8,30 @@
 //!     iifname . oifname @same accept
 //!     iifname @internal drop; oifname @internal drop
 //!     ct state established,related accept; ct status dnat accept
-//!     iifname @bridges goto leaving; oifname @made drop         # leaving: oifname @bridges drop
+//!     iifname @bridges goto leaving; oifname @made drop         # leaving: oifname @bridges drop; udp dport @data drop
 //!   }
-//!   chain input { iifname @internal ct state established,related accept; iifname @internal drop }
+//!   chain input { iifname @bridges udp dport @data drop
+//!                 iifname @internal ct state established,related accept; iifname @internal drop }
 //!   chain postrouting { … masquerade }
 //! }
 //! ```
 //! It is made anew with every change: there are few networks, and one transaction shows no gap.
+//!
+//! `data` are the UDP ports to which nodes send what their containers say in networks of the swarm. Whoever could send there
+//! from within a container would speak in networks that it is not in, on any node: it has a node's address by then.
+
+use std::collections::BTreeSet;
 
 use ipnet::Ipv4Net;
 
-use super::concatenation;
 use super::expression::{self, Expression, accept_goto, link_bytes, mask_of};
 use super::message::{Batch, Hook, LINK_NAME as IFNAME};
 use super::socket::Socket;
-use crate::Error;
+use super::{INET_SERVICE, concatenation};
+use crate::{DATA_PORT, Error};
+
+/// `IPPROTO_UDP`.
+const UDP: u8 = 17;
 
 const IFNAME_BYTES: usize = 16;
 
@@ -46,18 +55,25 @@ pub(crate) struct Fences {
     socket: Socket,
     /// The bridge that every node has: kept apart from the others, and otherwise another table's.
     default_link: String,
+    data_ports: BTreeSet<u16>,
 }
 
 impl Fences {
     pub(crate) fn open(instance: &str, default_link: &str) -> Result<Self, Error> {
         let socket = Socket::open().map_err(Error::kernel("open an nftables socket"))?;
         let name = format!("skep-{instance}-nets");
-        Ok(Self { name, socket, default_link: default_link.to_owned() })
+        let (default_link, data_ports) = (default_link.to_owned(), BTreeSet::from([DATA_PORT]));
+        Ok(Self { name, socket, default_link, data_ports })
     }
 
     /// The table's name, of family `ip`.
     pub(crate) fn table(&self) -> &str {
         &self.name
+    }
+
+    /// Keeps containers off another UDP port of nodes, from the next [`Fences::set`] on; false where it does already.
+    pub(crate) fn hide(&mut self, port: u16) -> bool {
+        self.data_ports.insert(port)
     }
 
     /// Makes the table what these bridges need.
@@ -82,6 +98,10 @@ impl Fences {
         batch.add_set(&self.name, "same", concatenation(&[IFNAME, IFNAME]), 2 * IFNAME_BYTES);
         for set in ["internal", "bridges", "made"] {
             batch.add_set(&self.name, set, IFNAME, IFNAME_BYTES);
+        }
+        batch.add_set(&self.name, "data", INET_SERVICE, 2);
+        for port in &self.data_ports {
+            batch.add_member(&self.name, "data", &port.to_be_bytes());
         }
         let default = link_bytes(&self.default_link);
         batch.add_member(&self.name, "same", &[&default[..], &default].concat());
@@ -121,6 +141,7 @@ impl Fences {
             batch.add_rule(table, "forward", &rule);
         }
         batch.add_rule(table, "leaving", &[output(first), is("bridges"), Expression::Drop]);
+        batch.add_rule(table, "leaving", &to_data_port());
     }
 
     /// Nothing on this host is reached from an internal network but what it has asked itself.
@@ -129,6 +150,9 @@ impl Fences {
         let first = expression::FIRST_REGISTER;
         let hook = Hook { kind: "filter", hook: Hook::INPUT, priority: BEFORE_FILTERS };
         batch.add_chain(table, "input", Some(hook));
+        let bridges = Expression::Member { set: "bridges", is_member: true };
+        let from_bridges = vec![expression::load_input_link(first), bridges];
+        batch.add_rule(table, "input", &[from_bridges, to_data_port()].concat());
         batch.add_rule(
             table,
             "input",
@@ -166,4 +190,16 @@ impl Fences {
             batch.add_rule(table, "postrouting", &rule);
         }
     }
+}
+
+/// Drops what goes to a node's data port.
+fn to_data_port() -> Vec<Expression> {
+    let first = expression::FIRST_REGISTER;
+    vec![
+        Expression::protocol(first),
+        Expression::Compare { register: first, equal: true, value: vec![UDP] },
+        Expression::destination_port(first),
+        Expression::Member { set: "data", is_member: true },
+        Expression::Drop,
+    ]
 }

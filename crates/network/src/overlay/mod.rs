@@ -586,7 +586,7 @@ fn places<'a>(members: &'a BTreeMap<String, Member>, overlay: &str) -> Vec<Place
 fn tenant(join: &Join) -> Option<Tenant> {
     let addresses: Vec<_> = join.addresses.iter().map(IpNet::addr).collect();
     let mac = link::hardware_address(addresses.iter().copied())?;
-    Some(Tenant { mac, addresses })
+    Some(Tenant { mac, addresses, is_alone: false })
 }
 
 /// The services of all networks a container is in.
