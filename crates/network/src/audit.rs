@@ -168,11 +168,10 @@ impl State {
             chains.iter().any(|chain| chain.family == family && chain.table == table)
         };
         let mut faults = Vec::new();
-        if !has("ip", self.bridges.table()) {
-            faults.push(format!("nftables table {} is gone", self.bridges.table()));
-            if mends {
-                self.bridges.fence()?;
-            }
+        let gone = self.bridges.tables().filter(|(family, table)| !has(family, table));
+        faults.extend(gone.map(|(family, table)| format!("nftables table {family} {table} is gone")));
+        if mends && !faults.is_empty() {
+            self.bridges.fence()?;
         }
         faults.extend(self.guard.audit(mends)?);
         Ok(faults)

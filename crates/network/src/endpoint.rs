@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::nft::Tenant;
-use crate::{Error, address, namespace, state_file};
+use crate::{Error, address, ipv6, namespace, state_file};
 
 /// One container's attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +23,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// Who is behind the container's port.
     pub(crate) fn tenant(&self) -> Tenant {
-        Tenant { mac: self.hardware_address(), addresses: vec![self.address.into()] }
+        let addresses = vec![self.address.into(), ipv6::of_container(self.address).into()];
+        Tenant { mac: self.hardware_address(), addresses }
     }
 
     pub(crate) fn hardware_address(&self) -> [u8; 6] {

@@ -11,6 +11,7 @@ mod endpoint;
 mod error;
 mod features;
 mod ingress;
+mod ipv6;
 mod mtu;
 mod namespace;
 mod neighbours;
@@ -646,6 +647,9 @@ impl Inner {
     fn publish(&self, owner: &str, ports: Vec<PublishedPort>) -> Result<(), Error> {
         let mut state = self.lock();
         let State { ports: known, table, .. } = &mut *state;
+        if !ports.is_empty() && ipv6::is_spoken() {
+            ipv6::forward()?;
+        }
         let change = known.replace(owner, ports)?;
         if let Err(error) = table.change(&change.removed, &change.added) {
             known.restore(owner, change);

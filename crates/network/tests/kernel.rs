@@ -93,7 +93,7 @@ fn tcp(published: u16, backends: &[&Endpoint]) -> PublishedPort {
         host_ip: None,
         published,
         target: 80,
-        backends: backends.iter().map(|endpoint| endpoint.address).collect(),
+        backends: backends.iter().map(|endpoint| endpoint.address.into()).collect(),
     }
 }
 

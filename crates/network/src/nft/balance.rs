@@ -15,10 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use super::expression::{self, Expression};
+use super::expression::{self, Expression, octets};
 use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket;
-use super::{ELEMENTS_PER_BATCH_MAX, IPV4, IPV6, MARK, VERDICT, concatenation, list};
+use super::{ELEMENTS_PER_BATCH_MAX, MARK, VERDICT, concatenation, list};
 use crate::{Error, namespace};
 
 const TABLE: &str = "skep";
@@ -178,10 +178,7 @@ impl Table {
         batch.add_table(TABLE);
         batch.delete_table(TABLE);
         batch.add_table(TABLE);
-        let (address, bytes) = match self.family {
-            Family::Ipv4 => (IPV4, 4),
-            Family::Ipv6 => (IPV6, 16),
-        };
+        let (address, bytes) = (self.family.address_type(), self.family.bytes());
         for (name, key, key_bytes, data_type, data_bytes) in [
             ("vips", &[address][..], bytes, VERDICT, 0),
             ("backends", &[address, MARK][..], bytes + 4, address, bytes),
@@ -247,10 +244,7 @@ impl Table {
         if self.chains.insert(count) {
             batch.add_chain(TABLE, &chain, None);
             let first = expression::FIRST_REGISTER;
-            let behind = match self.family {
-                Family::Ipv4 => first + 1,
-                Family::Ipv6 => first + 4,
-            };
+            let behind = first + self.family.registers();
             batch.add_rule(
                 TABLE,
                 &chain,
@@ -288,13 +282,6 @@ fn withdraw(batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
 /// Slot numbers are marks: in the host's order.
 fn slot_key(address: IpAddr, slot: u32) -> Vec<u8> {
     [&octets(address)[..], &slot.to_ne_bytes()].concat()
@@ -313,6 +300,6 @@ fn lead_names(protocol: u8, port: u16) -> Vec<Expression> {
         is(&NAMES_PORT.to_be_bytes()),
         Expression::Load { register: first, value: NAMES_ADDRESS.octets().to_vec() },
         Expression::Load { register: first + 1, value: port.to_be_bytes().to_vec() },
-        Expression::DestinationNat,
+        Expression::DestinationNat(Family::Ipv4),
     ]
 }

@@ -1,6 +1,8 @@
 //! Parts of rules, as the kernel's virtual machine takes them.
 
-use ipnet::Ipv4Net;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::message::{Family, attribute, nested, number, text};
 
@@ -39,6 +41,10 @@ const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_F_DADDR: u32 = 2;
 /// `RTN_LOCAL`: the address is one of this host's.
 const ADDRESS_LOCAL: u32 = 2;
+/// `NFT_REJECT_ICMP_UNREACH`.
+const REJECT_BY_ICMP: u32 = 0;
+/// `ICMPV6_NOROUTE`.
+const ICMPV6_NO_ROUTE: u8 = 0;
 const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
 const VERDICT_DROP: u32 = 0;
@@ -120,18 +126,27 @@ pub(super) enum Expression {
     },
     Drop,
     Accept,
+    /// Tells the sender that it will get no answer.
+    Reject(Refusal),
     /// Puts the bytes into the register.
     Load {
         register: u32,
         value: Vec<u8>,
     },
-    /// To the address and port in the first two registers.
-    DestinationNat,
+    /// To the address and port that stand one after the other from the first register on.
+    DestinationNat(Family),
     /// To the address that begins in the first register, the port as it is.
     DestinationNatAddress(Family),
-    /// Under the address in the first register.
-    SourceNatAddress,
+    /// Under the address that begins in the first register.
+    SourceNatAddress(Family),
     Masquerade,
+}
+
+/// How a sender is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refusal {
+    /// ICMP: there is no way to the address.
+    NoRoute,
 }
 
 impl Expression {
@@ -148,8 +163,13 @@ impl Expression {
         Self::Payload { base: NETWORK_HEADER, offset, bytes, register }
     }
 
-    pub(super) fn source_address(register: u32) -> Self {
-        Self::Payload { base: NETWORK_HEADER, offset: 12, bytes: 4, register }
+    /// An address of IPv6 takes four registers.
+    pub(super) fn source_address_of(family: Family, register: u32) -> Self {
+        let (offset, bytes) = match family {
+            Family::Ipv4 => (12, 4),
+            Family::Ipv6 => (8, 16),
+        };
+        Self::Payload { base: NETWORK_HEADER, offset, bytes, register }
     }
 
     pub(super) fn destination_port(register: u32) -> Self {
@@ -172,10 +192,6 @@ impl Expression {
     }
 }
 
-pub(super) fn mask_of(subnet: Ipv4Net) -> [u8; 4] {
-    subnet.netmask().octets()
-}
-
 pub(super) fn accept_goto(chain: &'static str) -> Vec<Expression> {
     vec![Expression::Goto { chain }]
 }
@@ -189,21 +205,33 @@ pub(super) fn destination_is_local() -> Vec<Expression> {
     ]
 }
 
-pub(super) fn source_in(network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
-    address_in(12, network, mask)
+pub(super) fn source_in(subnet: impl Into<IpNet>) -> Vec<Expression> {
+    let subnet = subnet.into();
+    let register = FIRST_REGISTER;
+    address_in(Expression::source_address_of(Family::of(subnet.addr()), register), subnet)
 }
 
-pub(super) fn destination_in(network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
-    address_in(16, network, mask)
+pub(super) fn destination_in(subnet: impl Into<IpNet>) -> Vec<Expression> {
+    let subnet = subnet.into();
+    let register = FIRST_REGISTER;
+    address_in(Expression::destination_address_of(Family::of(subnet.addr()), register), subnet)
 }
 
-fn address_in(offset: u32, network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
+fn address_in(address: Expression, subnet: IpNet) -> Vec<Expression> {
     let register = FIRST_REGISTER;
     vec![
-        Expression::Payload { base: NETWORK_HEADER, offset, bytes: 4, register },
-        Expression::Mask { register, mask: mask.to_vec() },
-        Expression::Compare { register, equal: true, value: network.to_vec() },
+        address,
+        Expression::Mask { register, mask: octets(subnet.netmask()) },
+        Expression::Compare { register, equal: true, value: octets(subnet.network()) },
     ]
+}
+
+/// An address as registers and sets hold it.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// Loads the hardware address that a packet came from.
@@ -385,9 +413,10 @@ fn name(expression: &Expression) -> &'static str {
         | Expression::Drop
         | Expression::Accept
         | Expression::Load { .. } => "immediate",
-        Expression::DestinationNat
+        Expression::Reject(_) => "reject",
+        Expression::DestinationNat(_)
         | Expression::DestinationNatAddress(_)
-        | Expression::SourceNatAddress => "nat",
+        | Expression::SourceNatAddress(_) => "nat",
         Expression::Masquerade => "masq",
     }
 }
@@ -464,13 +493,17 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::Drop => decide(bytes, VERDICT_DROP),
         Expression::Accept => decide(bytes, VERDICT_ACCEPT),
+        Expression::Reject(Refusal::NoRoute) => {
+            number(bytes, 1, REJECT_BY_ICMP);
+            attribute(bytes, 2, &[ICMPV6_NO_ROUTE]);
+        }
         // Address and port stand in neighbouring registers.
-        Expression::DestinationNat => {
-            nat(bytes, NAT_DESTINATION, Family::Ipv4);
-            number(bytes, 5, FIRST_REGISTER + 1);
+        Expression::DestinationNat(family) => {
+            nat(bytes, NAT_DESTINATION, *family);
+            number(bytes, 5, FIRST_REGISTER + family.registers());
         }
         Expression::DestinationNatAddress(family) => nat(bytes, NAT_DESTINATION, *family),
-        Expression::SourceNatAddress => nat(bytes, NAT_SOURCE, Family::Ipv4),
+        Expression::SourceNatAddress(family) => nat(bytes, NAT_SOURCE, *family),
         Expression::Load { register, value: loaded } => {
             number(bytes, 1, *register);
             value(bytes, 2, loaded);

@@ -21,21 +21,26 @@
 //! }
 //! ```
 //! A node that gets a connection for a task that serves no more passes it on by `published`: whoever has not heard yet
-//! loses nothing.
+//! loses nothing. There is a table of this form for each version of IP that the host speaks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::expression::{self, Expression, mask_of};
+use super::expression::{self, Expression, octets};
 use super::list::{self, Elements, Target};
 use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket as Netfilter;
-use super::{ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, IPV4, MARK, VERDICT, concatenation};
+use super::{
+    ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, MARK, VERDICT, concatenation, port_bytes,
+    socket_bytes,
+};
 use crate::Error;
-use crate::ingress::{Front, MARK_MASK, Socket, mark};
-use crate::ports::Protocol;
+use crate::ingress::{Front, MARK_MASK, mark};
+
+/// A socket that connections are led to.
+pub(crate) type Socket = (IpAddr, u16);
 
 /// The kernel's number for a hardware address (nft userspace, datatype.h).
 const ETHER: u32 = 9;
@@ -48,11 +53,11 @@ const ELEMENTS_AT_ONCE_MAX: usize = 20_000;
 pub(crate) struct MeshRules {
     pub(crate) base: Base,
     pub(crate) fronts: BTreeMap<Front, BTreeSet<Socket>>,
-    pub(crate) own: BTreeMap<(Ipv4Addr, Front), Socket>,
+    pub(crate) own: BTreeMap<(IpAddr, Front), Socket>,
     /// Numbers of other nodes, by hardware address on the device.
     pub(crate) nodes: BTreeMap<[u8; 6], u16>,
     /// Addresses of nodes, each with the tasks that are on it.
-    pub(crate) homes: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+    pub(crate) homes: BTreeSet<(IpAddr, IpAddr)>,
 }
 
 /// What rarely changes; the table is made anew then.
@@ -61,16 +66,17 @@ pub(crate) struct Base {
     pub(crate) link: String,
     pub(crate) bridge: String,
     /// Addresses of containers and of their gateways, which mean somebody else on other nodes.
-    pub(crate) inside: Vec<Ipv4Net>,
-    pub(crate) subnets: Vec<Ipv4Net>,
+    pub(crate) inside: Vec<IpNet>,
+    pub(crate) subnets: Vec<IpNet>,
     /// Under which address the host and its containers ask tasks of other nodes.
-    pub(crate) local: Option<Ipv4Addr>,
+    pub(crate) local: Option<IpAddr>,
 }
 
 /// The table of one daemon.
 #[derive(Debug)]
 pub(crate) struct MeshTable {
     name: String,
+    family: Family,
     socket: Netfilter,
     /// What it holds; unknown before the first change, as an earlier daemon may have left one.
     known: Option<Known>,
@@ -81,19 +87,20 @@ struct Known {
     base: Base,
     /// Each backend in its slot.
     fronts: BTreeMap<Front, Vec<Socket>>,
-    own: BTreeMap<(Ipv4Addr, Front), Socket>,
+    own: BTreeMap<(IpAddr, Front), Socket>,
     nodes: BTreeMap<[u8; 6], u16>,
-    homes: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+    homes: BTreeSet<(IpAddr, IpAddr)>,
     /// For which numbers of backends, and of nodes, there are chains.
     balancing: BTreeSet<usize>,
     marking: BTreeSet<u16>,
 }
 
 impl MeshTable {
-    /// A table that is there stays as it is for now.
-    pub(crate) fn open(instance: &str) -> Result<Self, Error> {
+    /// For one version of IP, as which `of` is an address. A table that is there stays as it is for now.
+    pub(crate) fn open(instance: &str, of: IpAddr) -> Result<Self, Error> {
         let socket = Netfilter::open().map_err(Error::kernel("open an nftables socket"))?;
-        Ok(Self { name: format!("skep-{instance}-ingress"), socket, known: None })
+        let (name, family) = (format!("skep-{instance}-ingress"), Family::of(of));
+        Ok(Self { name, family, socket, known: None })
     }
 
     /// Brings the table in line. Connections that are under way keep their task.
@@ -122,7 +129,8 @@ impl MeshTable {
         if let Err(error) = self.compare(&mut faults) {
             faults.push(error.to_string());
         }
-        faults.iter().map(|fault| format!("nftables table {}: {fault}", self.name)).collect()
+        let (family, name) = (self.family.name(), &self.name);
+        faults.iter().map(|fault| format!("nftables table {family} {name}: {fault}")).collect()
     }
 
     /// Begins anew with the next change.
@@ -138,13 +146,13 @@ impl MeshTable {
             let key = front_bytes(*front);
             for (slot, socket) in (0u32..).zip(sockets) {
                 let slot = [&key[..], &slot.to_ne_bytes()].concat();
-                put("backends", slot, Target::Data(socket_bytes(*socket).to_vec()));
+                put("backends", slot, Target::Data(socket_bytes(socket.0, socket.1)));
             }
             put("fronts", key.to_vec(), Target::Chain(format!("b{}", sockets.len())));
         }
         for ((address, front), socket) in &known.own {
-            let key = [&address.octets()[..], &front_bytes(*front)].concat();
-            put("own", key, Target::Data(socket_bytes(*socket).to_vec()));
+            let key = [&octets(*address)[..], &front_bytes(*front)].concat();
+            put("own", key, Target::Data(socket_bytes(socket.0, socket.1)));
         }
         for (mac, number) in &known.nodes {
             put("came_by", mac.to_vec(), Target::Chain(format!("from{number}")));
@@ -152,9 +160,9 @@ impl MeshTable {
             put("go_by", mark, Target::Chain(format!("to{number}")));
         }
         for (node, task) in &known.homes {
-            put("homes", [node.octets(), task.octets()].concat(), Target::Data(Vec::new()));
+            put("homes", [octets(*node), octets(*task)].concat(), Target::Data(Vec::new()));
         }
-        let found = list::rules(&mut self.socket, Family::Ipv4, &self.name)?;
+        let found = list::rules(&mut self.socket, self.family, &self.name)?;
         let balancing = known.balancing.iter().map(|count| format!("b{count}"));
         for chain in balancing.chain(["published", "prerouting", "output"].map(str::to_owned)) {
             if !found.contains_key(&chain) {
@@ -162,7 +170,7 @@ impl MeshTable {
             }
         }
         for map in ["fronts", "backends", "own", "came_by", "go_by", "homes"] {
-            let found = list::elements(&mut self.socket, Family::Ipv4, &self.name, map)?;
+            let found = list::elements(&mut self.socket, self.family, &self.name, map)?;
             let wanted = maps.remove(map).unwrap_or_default();
             list::compare(map, &wanted, &found, faults);
         }
@@ -171,7 +179,7 @@ impl MeshTable {
 
     pub(crate) fn remove(&mut self) -> Result<(), Error> {
         self.known = None;
-        let mut batch = self.socket.batch();
+        let mut batch = self.socket.batch_for(self.family);
         // Added first, so that it is there to be deleted in any case.
         batch.add_table(&self.name);
         batch.delete_table(&self.name);
@@ -192,7 +200,8 @@ struct Work<'a> {
 impl Work<'_> {
     fn batch(&mut self, elements: usize) -> &mut Batch {
         self.size += elements;
-        self.batch.get_or_insert_with(|| self.table.socket.batch())
+        let table = &self.table;
+        self.batch.get_or_insert_with(|| table.socket.batch_for(table.family))
     }
 
     fn name(&self) -> String {
@@ -213,15 +222,15 @@ impl Work<'_> {
 
     /// Takes away what there is and makes the frame.
     fn begin(&mut self, base: Base) -> Known {
-        let name = self.name();
+        let (name, family) = (self.name(), self.table.family);
         let batch = self.batch(0);
         batch.add_table(&name);
         batch.delete_table(&name);
         batch.add_table(&name);
-        add_maps(batch, &name);
-        add_leading(batch, &name, &base);
+        add_maps(batch, &name, family);
+        add_leading(batch, &name, family, &base);
         add_marking(batch, &name, &base);
-        add_leaving(batch, &name, &base);
+        add_leaving(batch, &name, family, &base);
         Known { base, ..Known::default() }
     }
 
@@ -257,10 +266,10 @@ impl Work<'_> {
     fn set_homes(
         &mut self,
         known: &mut Known,
-        homes: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+        homes: BTreeSet<(IpAddr, IpAddr)>,
     ) -> Result<(), Error> {
         let name = self.name();
-        let key = |(node, task): &(Ipv4Addr, Ipv4Addr)| [node.octets(), task.octets()].concat();
+        let key = |(node, task): &(IpAddr, IpAddr)| [octets(*node), octets(*task)].concat();
         for home in known.homes.difference(&homes) {
             self.batch(1).delete_element(&name, "homes", &key(home));
             self.commit_when_full()?;
@@ -276,11 +285,11 @@ impl Work<'_> {
     fn set_own(
         &mut self,
         known: &mut Known,
-        own: BTreeMap<(Ipv4Addr, Front), Socket>,
+        own: BTreeMap<(IpAddr, Front), Socket>,
     ) -> Result<(), Error> {
         let name = self.name();
-        let key = |(address, front): &(Ipv4Addr, Front)| {
-            [&address.octets()[..], &front_bytes(*front)].concat()
+        let key = |(address, front): &(IpAddr, Front)| {
+            [&octets(*address)[..], &front_bytes(*front)].concat()
         };
         for (place, socket) in &known.own {
             if own.get(place) != Some(socket) {
@@ -289,7 +298,7 @@ impl Work<'_> {
         }
         for (place, socket) in &own {
             if known.own.get(place) != Some(socket) {
-                self.batch(1).add_element(&name, "own", &key(place), &socket_bytes(*socket));
+                self.batch(1).add_element(&name, "own", &key(place), &socket_bytes(socket.0, socket.1));
             }
         }
         known.own = own;
@@ -325,7 +334,7 @@ impl Work<'_> {
         if old == next {
             return;
         }
-        let name = self.name();
+        let (name, family) = (self.name(), self.table.family);
         let key = front_bytes(front);
         let slot_key = |slot: usize| {
             let slot = u32::try_from(slot).expect("far fewer backends than 2^32");
@@ -343,13 +352,13 @@ impl Work<'_> {
         }
         for (slot, socket) in next.iter().enumerate() {
             if old.get(slot) != Some(socket) {
-                batch.add_element(&name, "backends", &slot_key(slot), &socket_bytes(*socket));
+                batch.add_element(&name, "backends", &slot_key(slot), &socket_bytes(socket.0, socket.1));
             }
         }
         if !next.is_empty() && !is_same_count {
             let chain = format!("b{}", next.len());
             if balancing.insert(next.len()) {
-                add_balancing(batch, &name, &chain, next.len());
+                add_balancing(batch, &name, family, &chain, next.len());
             }
             batch.add_goto(&name, "fronts", &key, &chain);
         }
@@ -385,15 +394,17 @@ fn slots(old: &[Socket], wanted: &BTreeSet<Socket>) -> Vec<Socket> {
     filled
 }
 
-fn add_maps(batch: &mut Batch, table: &str) {
+fn add_maps(batch: &mut Batch, table: &str, family: Family) {
+    let (address, address_bytes) = (family.address_type(), family.bytes());
     let front = [INET_PROTO, INET_SERVICE];
-    let own = [IPV4, INET_PROTO, INET_SERVICE];
+    let own = [address, INET_PROTO, INET_SERVICE];
     let slot = [INET_PROTO, INET_SERVICE, MARK];
-    let socket = concatenation(&[IPV4, INET_SERVICE]);
+    let socket = concatenation(&[address, INET_SERVICE]);
+    let socket_bytes = address_bytes + 4;
     let maps: [(&str, &[u32], usize, u32, usize); 5] = [
         ("fronts", &front, 8, VERDICT, 0),
-        ("backends", &slot, 12, socket, 8),
-        ("own", &own, 12, socket, 8),
+        ("backends", &slot, 12, socket, socket_bytes),
+        ("own", &own, address_bytes + 8, socket, socket_bytes),
         ("came_by", &[ETHER], 6, VERDICT, 0),
         ("go_by", &[MARK], 4, VERDICT, 0),
     ];
@@ -401,11 +412,11 @@ fn add_maps(batch: &mut Batch, table: &str) {
         let key_type = concatenation(key);
         batch.add_map(table, &MapSpec { name, key_type, key_bytes, data_type, data_bytes });
     }
-    batch.add_set(table, "homes", concatenation(&[IPV4, IPV4]), 8);
+    batch.add_set(table, "homes", concatenation(&[address, address]), 2 * address_bytes);
 }
 
 /// Chains that lead connections to tasks.
-fn add_leading(batch: &mut Batch, table: &str, base: &Base) {
+fn add_leading(batch: &mut Batch, table: &str, family: Family, base: &Base) {
     let first = expression::FIRST_REGISTER;
     let nat = |hook| Some(Hook { kind: "nat", hook, priority: -100 });
     batch.add_chain(table, "published", None);
@@ -415,9 +426,9 @@ fn add_leading(batch: &mut Batch, table: &str, base: &Base) {
     let look_up = [front_key(first), vec![Expression::look_up_verdict("fronts")]];
     batch.add_rule(table, "published", &look_up.concat());
     let own = [
-        vec![Expression::destination_address(first)],
-        front_key(first + 1),
-        vec![Expression::look_up("own"), Expression::DestinationNat],
+        vec![Expression::destination_address_of(family, first)],
+        front_key(first + family.registers()),
+        vec![Expression::look_up("own"), Expression::DestinationNat(family)],
     ];
     batch.add_rule(table, "incoming", &own.concat());
     batch.add_rule(table, "incoming", &expression::accept_goto("published"));
@@ -452,7 +463,7 @@ fn add_marking(batch: &mut Batch, table: &str, base: &Base) {
 }
 
 /// Chains for what leaves by the device, or must not leave.
-fn add_leaving(batch: &mut Batch, table: &str, base: &Base) {
+fn add_leaving(batch: &mut Batch, table: &str, family: Family, base: &Base) {
     let hook = Hook { kind: "filter", hook: Hook::POSTROUTING, priority: -150 };
     batch.add_chain(table, "clamp", Some(hook));
     let by_link = expression::output_link(&base.link, true);
@@ -465,22 +476,21 @@ fn add_leaving(batch: &mut Batch, table: &str, base: &Base) {
         Some(local) => vec![
             Expression::Load {
                 register: expression::FIRST_REGISTER,
-                value: local.octets().to_vec(),
+                value: octets(local),
             },
-            Expression::SourceNatAddress,
+            Expression::SourceNatAddress(family),
         ],
         None => vec![Expression::Masquerade],
     };
-    let loopback = Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8);
-    for subnet in base.inside.iter().chain([&loopback]) {
-        let inside = expression::source_in(subnet.network().octets(), mask_of(*subnet));
+    for subnet in base.inside.iter().chain([&family.loopback()]) {
+        let inside = expression::source_in(*subnet);
         batch.add_rule(table, "leaving", &[by_link.clone(), inside, as_this_node.clone()].concat());
     }
     // A node that asks another one for what itself serves: it would not take its own address from outside.
     let first = expression::FIRST_REGISTER;
     let at_home = vec![
-        Expression::source_address(first),
-        Expression::destination_address(first + 1),
+        Expression::source_address_of(family, first),
+        Expression::destination_address_of(family, first + family.registers()),
         Expression::Member { set: "homes", is_member: true },
     ];
     batch.add_rule(table, "leaving", &[by_link, at_home, as_this_node].concat());
@@ -490,14 +500,20 @@ fn add_leaving(batch: &mut Batch, table: &str, base: &Base) {
         let stray = [
             expression::input_link(&base.link),
             expression::output_link(&base.link, false),
-            expression::destination_in(subnet.network().octets(), mask_of(*subnet)),
+            expression::destination_in(*subnet),
             vec![Expression::Drop],
         ];
         batch.add_rule(table, "stray", &stray.concat());
     }
 }
 
-fn add_balancing(batch: &mut Batch, table: &str, chain: &str, backends: usize) {
+fn add_balancing(
+    batch: &mut Batch,
+    table: &str,
+    family: Family,
+    chain: &str,
+    backends: usize,
+) {
     let first = expression::FIRST_REGISTER;
     let modulus = u32::try_from(backends).expect("far fewer backends than 2^32");
     batch.add_chain(table, chain, None);
@@ -506,7 +522,7 @@ fn add_balancing(batch: &mut Batch, table: &str, chain: &str, backends: usize) {
         vec![
             Expression::Random { modulus, register: first + 2 },
             Expression::look_up("backends"),
-            Expression::DestinationNat,
+            Expression::DestinationNat(family),
         ],
     ];
     batch.add_rule(table, chain, &choose.concat());
@@ -518,18 +534,7 @@ fn front_key(register: u32) -> Vec<Expression> {
 }
 
 fn front_bytes((protocol, port): Front) -> [u8; 8] {
-    let protocol = match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    };
-    let [high, low] = port.to_be_bytes();
-    [protocol, 0, 0, 0, high, low, 0, 0]
-}
-
-fn socket_bytes((address, port): Socket) -> [u8; 8] {
-    let ([a, b, c, d], [high, low]) = (address.octets(), port.to_be_bytes());
-    [a, b, c, d, high, low, 0, 0]
+    port_bytes(protocol, port)
 }
 
 #[cfg(test)]
@@ -537,7 +542,7 @@ mod tests {
     use super::*;
 
     fn sockets(numbers: &[u8]) -> Vec<Socket> {
-        numbers.iter().map(|number| (Ipv4Addr::new(10, 255, 0, *number), 80)).collect()
+        numbers.iter().map(|number| (IpAddr::from([10, 255, 0, *number]), 80)).collect()
     }
 
     #[test]
