@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use types::NodeId;
 use types::assignment::ManagerPeer;
-use types::cluster::UnlockKey;
+use types::cluster::{DATA_PATH_PORT, SUBNET_SIZE, UnlockKey};
 use types::node::{Availability, NodeState, Reachability, Role};
 use types::resources::Generic;
 
@@ -48,9 +48,6 @@ const JOIN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a leaving node waits for the others to take note.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
-
-/// UDP port of the overlay where none is named.
-const DATA_PATH_PORT: u32 = 4789;
 
 /// The parts that run while the node is in a swarm.
 #[derive(Debug)]
@@ -350,7 +347,7 @@ impl Membership {
         let bridge = self.engine.network.bridge();
         let addresses = address::resolve(&request.advertise_addr, &request.listen_addr, bridge)?;
         let data_path_port = match request.data_path_port {
-            0 => DATA_PATH_PORT,
+            0 => DATA_PATH_PORT.into(),
             port => port,
         };
         if !(1024..=49151).contains(&data_path_port) {
@@ -705,7 +702,7 @@ fn address_pools(pools: Vec<String>, size: u32) -> Result<(Vec<String>, u8), Api
             .map_err(|_| ApiError::bad_request(format!("invalid CIDR address: {pool}")))?;
     }
     match size {
-        0 => Ok((pools, 24)),
+        0 => Ok((pools, SUBNET_SIZE)),
         size @ 8..=29 => Ok((pools, u8::try_from(size).expect("29 and less fit"))),
         size => Err(ApiError::bad_request(format!("invalid subnet size {size}: expected 8 to 29"))),
     }

@@ -12,6 +12,7 @@ pub mod defaults;
 mod error;
 pub mod external;
 pub mod native;
+pub mod process;
 pub mod seccomp;
 pub mod spec;
 

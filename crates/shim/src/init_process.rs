@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use runtime::process;
 use rustix::process::{Pid, WaitOptions, getpid, setpgid, wait};
 use rustix::termios::tcsetpgrp;
 
@@ -17,15 +18,15 @@ pub(crate) fn run(args: &[OsString]) -> ! {
     };
     let Some((program, rest)) = command.split_first() else {
         complain("no command to run");
-        sys::exit_now(runtime::EXIT_NOT_FOUND);
+        process::exit_now(runtime::EXIT_NOT_FOUND);
     };
     sys::block_all_signals();
-    match sys::fork() {
+    match process::fork() {
         Ok(0) => become_command(program, rest),
         Ok(child) => forward_until_end(child),
         Err(errno) => {
             complain(&format!("fork: {}", runtime::errno_text(errno)));
-            sys::exit_now(runtime::EXIT_NOT_EXECUTABLE)
+            process::exit_now(runtime::EXIT_NOT_EXECUTABLE)
         }
     }
 }
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &[OsString]) -> ! {
 fn become_command(program: &OsString, args: &[OsString]) -> ! {
     // A group of its own, in the foreground of a terminal if there is one.
     let _ = setpgid(None, None);
-    sys::ignore(libc::SIGTTOU);
+    process::ignore(libc::SIGTTOU);
     let _ = tcsetpgrp(rustix::stdio::stdin(), getpid());
     sys::restore(libc::SIGTTOU);
     sys::restore(libc::SIGPIPE);
@@ -44,7 +45,7 @@ fn become_command(program: &OsString, args: &[OsString]) -> ! {
         _ => runtime::EXIT_NOT_EXECUTABLE,
     };
     complain(&format!("exec {}: {error}", program.to_string_lossy()));
-    sys::exit_now(code)
+    process::exit_now(code)
 }
 
 fn forward_until_end(child: i32) -> ! {
@@ -52,7 +53,7 @@ fn forward_until_end(child: i32) -> ! {
         match sys::wait_signal() {
             libc::SIGCHLD => {
                 if let Some(code) = reap(child) {
-                    sys::exit_now(code);
+                    process::exit_now(code);
                 }
             }
             // Stops of the terminal concern whoever reads from it, which is not this process.

@@ -29,6 +29,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use runtime::process;
+
 /// Becomes a shim or a container's process 1 when the arguments of this process say so, and never
 /// returns then. To be called before anything else: the shim inherits what came before.
 pub fn dispatch(args: &[OsString]) {
@@ -47,11 +49,11 @@ fn main(args: &[OsString]) -> ! {
         None => Err(runtime::Error::InvalidSpec { reason: "no bundle directory given".into() }),
     };
     match result {
-        Ok(()) => sys::exit_now(0),
+        Ok(()) => process::exit_now(0),
         Err(error) => {
             let text = format!("shim: {}\n", error.text());
             let _ = rustix::io::write(rustix::stdio::stderr(), OsString::from(text).as_bytes());
-            sys::exit_now(1)
+            process::exit_now(1)
         }
     }
 }

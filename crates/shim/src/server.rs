@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use runtime::native::Stdio;
+use runtime::process;
 use runtime::spec::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -118,8 +119,8 @@ pub(crate) fn run(bundle: &Path) -> Result<(), runtime::Error> {
         Log::open(&config.log).map_err(io(format!("open log {}", config.log.path.display())))?;
     let listener = listen_at(SOCKET_FILE).map_err(|errno| step("listen", errno))?;
     // From here on the daemon's wait for this process is over and the socket is there.
-    if sys::fork().map_err(|errno| step("fork", errno))? != 0 {
-        sys::exit_now(0);
+    if process::fork().map_err(|errno| step("fork", errno))? != 0 {
+        process::exit_now(0);
     }
     let signals = detach(&config).map_err(|errno| step("detach from daemon", errno))?;
     let first = take_first_connection().map_err(|errno| step("take connection", errno))?;
@@ -169,7 +170,7 @@ fn detach(config: &Config) -> rustix::io::Result<OwnedFd> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_name(c"skep-shim")?;
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE] {
-        sys::ignore(signal);
+        process::ignore(signal);
     }
     if let Some(score) = config.oom_score_adj {
         // A wish: some hosts do not grant it.

@@ -1,36 +1,11 @@
 //! The few system calls that have no safe wrapper.
 
-#![allow(unsafe_code, reason = "fork, signals and signalfd have no safe wrapper")]
+#![allow(unsafe_code, reason = "signals and signalfd have no safe wrapper")]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use rustix::io::Errno;
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
-}
-
-/// Forks; zero in the child. The process must have one thread.
-pub(crate) fn fork() -> rustix::io::Result<i32> {
-    // SAFETY: The shim has one thread, so no lock of another is held in the child.
-    match unsafe { libc::fork() } {
-        -1 => Err(last_errno()),
-        pid => Ok(pid),
-    }
-}
-
-/// Ends the process at once.
-pub(crate) fn exit_now(code: i32) -> ! {
-    // SAFETY: _exit never returns and touches no memory.
-    unsafe { libc::_exit(code) }
-}
-
-/// Ignores a signal.
-pub(crate) fn ignore(signal: i32) {
-    // SAFETY: SIG_IGN is no handler of ours.
-    unsafe { libc::signal(signal, libc::SIG_IGN) };
-}
+use runtime::process::last_errno;
 
 /// Gives a signal its default effect.
 pub(crate) fn restore(signal: i32) {

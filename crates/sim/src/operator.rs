@@ -2,26 +2,15 @@
 
 use planner::services;
 use store::{Draft, Key};
-use types::cluster::RootCa;
 use types::node::{Availability, NodeSpec, NodeState, Role};
 use types::service::{Mode, UpdateConfig, UpdateOrder};
-use types::{Cluster, ClusterId, ClusterSpec, Meta, Node, NodeId, ServiceId, ServiceSpec};
+use types::{Cluster, ClusterId, Meta, Node, NodeId, ServiceId, ServiceSpec};
 
 use crate::invariants::LABEL;
 
 /// The cluster with all its nodes, as joins would have made them one after the other.
 pub(crate) fn write_cluster(draft: &mut Draft, nodes: &[(NodeId, Role)]) {
-    draft.put(Cluster {
-        id: ClusterId::from_random(1),
-        meta: Meta::default(),
-        spec: ClusterSpec::default(),
-        root_ca: RootCa::default(),
-        unlock_key: None,
-        data_path_port: 4_789,
-        default_address_pools: Vec::new(),
-        subnet_size: 24,
-        removed: Vec::new(),
-    });
+    draft.put(Cluster::new(ClusterId::from_random(1)));
     for (id, role) in nodes {
         join(draft, *id, *role);
     }

@@ -25,6 +25,8 @@ mod sys;
 use std::ffi::OsString;
 use std::path::Path;
 
+use runtime::process;
+
 pub use client::Client;
 pub use error::Error;
 pub use protocol::{Config, Key, Peer, State};
@@ -43,11 +45,11 @@ fn main(args: &[OsString]) -> ! {
         None => Err(Error::NoDirectory),
     };
     match result {
-        Ok(()) => sys::exit_now(0),
+        Ok(()) => process::exit_now(0),
         Err(error) => {
             let text = format!("{}\n", error.text());
             let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
-            sys::exit_now(1)
+            process::exit_now(1)
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use boringtun::noise::TunnResult;
+use runtime::process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -60,9 +61,9 @@ pub(crate) fn run(directory: &Path) -> Result<(), Error> {
     enter(&config.netns)?;
     let device = sys::open_tun(&config.device)
         .map_err(Error::step(format!("make tun device {}", config.device)))?;
-    let fork = sys::fork().map_err(|errno| Error::step("fork")(errno.into()))?;
+    let fork = process::fork().map_err(|errno| Error::step("fork")(errno.into()))?;
     if fork != 0 {
-        sys::exit_now(0);
+        process::exit_now(0);
     }
     detach().map_err(|errno| Error::step("detach from the daemon")(errno.into()))?;
     let peers = Arc::new(Peers::new(random()?));
@@ -112,7 +113,7 @@ fn detach() -> rustix::io::Result<()> {
     rustix::thread::set_name(c"skep-tunnel")?;
     rustix::process::chdir("/")?;
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE] {
-        sys::ignore(signal);
+        process::ignore(signal);
     }
     let null = rustix::fs::open(
         "/dev/null",
@@ -147,7 +148,7 @@ fn carry(device: &Arc<OwnedFd>, socket: &Arc<OwnedFd>, peers: &Arc<Peers>) -> Re
             if confine::confine().is_ok() {
                 let _ = direction(&device, &socket, &peers);
             }
-            sys::exit_now(1)
+            process::exit_now(1)
         });
         thread.map_err(Error::step("start a thread"))?;
     }

@@ -1,12 +1,12 @@
-//! The system calls that have no safe wrapper: the tun device, datagrams in bulk, fork.
-#![allow(unsafe_code, reason = "the tun device, UDP segmentation and fork have no safe wrapper")]
+//! The system calls that have no safe wrapper: the tun device, datagrams in bulk.
+#![allow(unsafe_code, reason = "the tun device and UDP segmentation have no safe wrapper")]
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::io::Errno;
+use runtime::process::last_errno;
 
 const TUN_DEVICE: &str = "/dev/net/tun";
 
@@ -33,31 +33,6 @@ pub(crate) struct Received {
     /// Bytes of each datagram but the last, which may be shorter.
     pub(crate) segment: usize,
     pub(crate) from: SocketAddr,
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
-}
-
-/// Forks; zero in the child. The process must have one thread.
-pub(crate) fn fork() -> rustix::io::Result<i32> {
-    // SAFETY: The process has one thread, so no lock of another is held in the child.
-    match unsafe { libc::fork() } {
-        -1 => Err(last_errno()),
-        pid => Ok(pid),
-    }
-}
-
-/// Ends the process at once.
-pub(crate) fn exit_now(code: i32) -> ! {
-    // SAFETY: _exit never returns and touches no memory.
-    unsafe { libc::_exit(code) }
-}
-
-/// Ignores a signal.
-pub(crate) fn ignore(signal: i32) {
-    // SAFETY: SIG_IGN is no handler of ours.
-    unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
 /// Makes a tun device of this name in the present network namespace; it is gone with the descriptor.

@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::limits::REMOVED_NODES_MAX;
 use crate::{Annotations, ClusterId, Meta, NodeId, Timestamp};
 
+/// UDP port of overlays where none is named.
+pub const DATA_PATH_PORT: u16 = 4_789;
+
+/// Prefix length of networks where none is named.
+pub const SUBNET_SIZE: u8 = 24;
+
 /// What the operator sets with `docker swarm update`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -252,6 +258,21 @@ pub struct RemovedNode {
 }
 
 impl Cluster {
+    /// A cluster with Docker Swarm's defaults, and no root that could issue certificates yet.
+    pub fn new(id: ClusterId) -> Self {
+        Self {
+            id,
+            meta: Meta::default(),
+            spec: ClusterSpec::default(),
+            root_ca: RootCa::default(),
+            unlock_key: None,
+            data_path_port: DATA_PATH_PORT,
+            default_address_pools: Vec::new(),
+            subnet_size: SUBNET_SIZE,
+            removed: Vec::new(),
+        }
+    }
+
     /// Certificates of `node` are worth nothing from now on.
     pub fn shut_out(&mut self, node: NodeId, now: Timestamp) {
         self.removed.retain(|removed| removed.until > now && removed.node != node);
@@ -271,17 +292,7 @@ mod tests {
     use super::*;
 
     fn cluster() -> Cluster {
-        Cluster {
-            id: ClusterId::from_random(1),
-            meta: Meta::default(),
-            spec: ClusterSpec::default(),
-            root_ca: RootCa::default(),
-            unlock_key: None,
-            data_path_port: 4_789,
-            default_address_pools: Vec::new(),
-            subnet_size: 24,
-            removed: Vec::new(),
-        }
+        Cluster::new(ClusterId::from_random(1))
     }
 
     #[test]

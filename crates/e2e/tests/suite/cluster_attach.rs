@@ -4,22 +4,7 @@ use std::collections::BTreeSet;
 
 use e2e::{Cluster, Host, skep_only};
 
-use crate::sleeper;
-
-fn run(host: &Host, name: &str, options: &[&str]) -> String {
-    let arguments = [&["run", "-d", "--name", name], options, &["busybox", "sleep", "100000"]];
-    host.ok(&arguments.concat())
-}
-
-fn serve(host: &Host, name: &str, options: &[&str]) {
-    host.ok(&[&["run", "-d", "--name", name, "--hostname", name], options, &["whoami"]].concat());
-}
-
-/// Whether a container is answered by `url`.
-fn reaches(host: &Host, container: &str, url: &str) -> bool {
-    let wget = ["timeout", "3", "wget", "-q", "-O", "-", url];
-    host.docker(&[&["exec", container], &wget[..]].concat()).code == 0
-}
+use crate::{answerer, idle, reaches, sleeper};
 
 fn until_reached(host: &Host, container: &str, url: &str) {
     host.until(&format!("{container} reaches {url}"), || reaches(host, container, url));
@@ -47,9 +32,9 @@ fn plain_containers_and_services_find_each_other_on_all_hosts() {
     let cluster = Cluster::swarm(1, 2);
     let (first, second, third) = (cluster.host(1), cluster.host(2), cluster.host(3));
     first.ok(&["network", "create", "-d", "overlay", "--attachable", "blue"]);
-    serve(second, "web", &["--network", "blue", "--network-alias", "site"]);
-    run(third, "client", &["--network", "blue"]);
-    run(first, "boss", &["--network", "blue"]);
+    answerer(second, "web", &["--network", "blue", "--network-alias", "site"]);
+    idle(third, "client", &["--network", "blue"]);
+    idle(first, "boss", &["--network", "blue"]);
     for (host, container) in [(third, "client"), (first, "boss"), (second, "web")] {
         if container != "web" {
             until_reached(host, container, "http://web/");
@@ -89,7 +74,7 @@ fn workers_show_the_networks_they_take_part_in_and_who_is_there() {
     let listed = |host: &Host| host.ok(&["network", "ls", "--format", "{{.Name}} {{.Driver}}"]);
     assert!(listed(first).lines().any(|line| line == "blue overlay"));
     assert!(!listed(second).contains("blue"), "nobody there has asked for it");
-    run(second, "box1", &["--network", "blue", "--ip", "10.88.0.77"]);
+    idle(second, "box1", &["--network", "blue", "--ip", "10.88.0.77"]);
     assert!(listed(second).lines().any(|line| line == "blue overlay"));
     assert!(listed(second).lines().any(|line| line == "docker_gwbridge bridge"));
     assert_eq!(address(second, "box1", "blue"), "10.88.0.77");
@@ -154,7 +139,7 @@ fn only_attachable_networks_take_plain_containers_and_addresses_are_the_swarms()
         let refused = host.refused(&["run", "-d", "--network", "nope", "busybox"]);
         assert!(refused.contains("network nope not found"), "{refused}");
     }
-    run(first, "box1", &["--network", "blue", "--ip", "10.88.0.77"]);
+    idle(first, "box1", &["--network", "blue", "--ip", "10.88.0.77"]);
     skep_only!("stock Docker says no more than that it has waited in vain");
     for (ip, text) in [("10.88.0.77", "is in use"), ("10.99.0.77", "is in none of the subnets")] {
         let refused = second.refused(&["run", "-d", "--network", "blue", "--ip", ip, "busybox"]);
@@ -170,8 +155,8 @@ fn running_containers_join_and_leave_networks_of_the_swarm() {
     for network in ["blue", "red"] {
         first.ok(&["network", "create", "-d", "overlay", "--attachable", network]);
     }
-    serve(first, "web", &["--network", "red"]);
-    run(second, "box1", &[]);
+    answerer(first, "web", &["--network", "red"]);
+    idle(second, "box1", &[]);
     second.ok(&["network", "connect", "blue", "box1"]);
     second.ok(&["network", "connect", "--alias", "mine", "red", "box1"]);
     until_reached(second, "box1", "http://web/");
@@ -191,7 +176,7 @@ fn running_containers_join_and_leave_networks_of_the_swarm() {
     second.ok(&["start", "box1"]);
     until_reached(second, "box1", "http://web/");
     first.ok(&["network", "create", "-d", "overlay", "--attachable", "--internal", "inner"]);
-    run(second, "box2", &["--network", "inner"]);
+    idle(second, "box2", &["--network", "inner"]);
     assert!(!second.ok(&["exec", "box2", "ip", "route"]).contains("default"));
 }
 
@@ -200,10 +185,10 @@ fn attached_containers_outlive_daemons_and_leaders_and_what_ended_meanwhile_is_g
     skep_only!("Docker refuses live restore in a swarm");
     let mut cluster = Cluster::swarm(3, 1);
     cluster.host(1).ok(&["network", "create", "-d", "overlay", "--attachable", "blue"]);
-    serve(cluster.host(2), "web", &["--network", "blue"]);
-    run(cluster.host(4), "client", &["--network", "blue"]);
-    run(cluster.host(4), "short", &["--network", "blue"]);
-    run(cluster.host(4), "always", &["--network", "blue", "--restart", "always"]);
+    answerer(cluster.host(2), "web", &["--network", "blue"]);
+    idle(cluster.host(4), "client", &["--network", "blue"]);
+    idle(cluster.host(4), "short", &["--network", "blue"]);
+    idle(cluster.host(4), "always", &["--network", "blue", "--restart", "always"]);
     until_reached(cluster.host(4), "client", "http://web/");
     let pid = |name: &str| cluster.host(4).ok(&["inspect", name, "--format", "{{.State.Pid}}"]);
     let (ends, returns) = (pid("short"), pid("always"));
@@ -217,7 +202,7 @@ fn attached_containers_outlive_daemons_and_leaders_and_what_ended_meanwhile_is_g
     until_reached(worker, "client", "http://web/");
     until_reached(worker, "always", "http://web/");
     other.until("what ended meanwhile is given back", || attached(other).len() == 3);
-    run(worker, "later", &["--network", "blue"]);
+    idle(worker, "later", &["--network", "blue"]);
     until_reached(worker, "later", "http://web/");
 }
 
@@ -226,7 +211,7 @@ fn a_node_that_leaves_gives_its_places_back() {
     let cluster = Cluster::swarm(1, 1);
     let (first, second) = (cluster.host(1), cluster.host(2));
     first.ok(&["network", "create", "-d", "overlay", "--attachable", "blue"]);
-    run(second, "box1", &["--network", "blue"]);
+    idle(second, "box1", &["--network", "blue"]);
     assert_eq!(attached(first).len(), 1);
     second.ok(&["swarm", "leave"]);
     let listed = second.ok(&["network", "ls", "--format", "{{.Name}}"]);
@@ -247,8 +232,8 @@ fn services_take_and_leave_networks_by_updates() {
     for network in ["blue", "red"] {
         first.ok(&["network", "create", "-d", "overlay", "--attachable", network]);
     }
-    serve(first, "inblue", &["--network", "blue"]);
-    serve(first, "inred", &["--network", "red"]);
+    answerer(first, "inblue", &["--network", "blue"]);
+    answerer(first, "inred", &["--network", "red"]);
     let options = ["--network", "name=blue,alias=here", "--constraint", "node.role==worker"];
     sleeper(first, "box1", &options);
     first.until_running("box1", 1);
@@ -261,7 +246,7 @@ fn services_take_and_leave_networks_by_updates() {
     let update = ["service", "update", "--detach", "--network-add"];
     first.ok(&[&update[..], &["name=red,alias=there", "box1"]].concat());
     second.until("both are there", || within("http://inblue/") && within("http://inred/"));
-    run(first, "asker", &["--network", "red"]);
+    idle(first, "asker", &["--network", "red"]);
     first.until("its alias is known", || {
         first.docker(&["exec", "asker", "nslookup", "there"]).stdout.contains("Name:")
     });

@@ -67,6 +67,18 @@ fn processes(host: &Host) -> Vec<String> {
     found.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
+/// The encrypted network `blue` with the service `web` and a client of it on each of the hosts, which reach each other.
+fn sealed_services(cluster: &Cluster) {
+    let first = cluster.host(1);
+    network(first, "blue", &["--opt", "encrypted"]);
+    answering(first, "web", "blue");
+    sleeper(first, "client", &["--network", "blue", "--mode", "global"]);
+    let hosts = cluster.hosts().len();
+    first.until_running("web", hosts);
+    first.until_running("client", hosts);
+    until_reached(cluster, 1, "web", "sealed-secret", hosts);
+}
+
 fn assert_sealed(wire: &Wire, word: &str, when: &str) {
     assert_eq!(wire.readable(word), 0, "{word} is readable {when}");
 }
@@ -106,14 +118,8 @@ fn nothing_of_an_encrypted_network_is_readable_on_the_wire() {
 fn keys_are_replaced_while_packets_flow() {
     e2e::skep_only!("Docker's encryption needs IPsec in the kernel");
     let cluster = Cluster::swarm_with_flags(&[&SHORT_LIVES, &SHORT_LIVES]);
-    let first = cluster.host(1);
     let wire = cluster.wire(&["sealed-secret"], &SEALED);
-    network(first, "blue", &["--opt", "encrypted"]);
-    answering(first, "web", "blue");
-    sleeper(first, "client", &["--network", "blue", "--mode", "global"]);
-    first.until_running("web", 2);
-    first.until_running("client", 2);
-    until_reached(&cluster, 1, "web", "sealed-secret", 2);
+    sealed_services(&cluster);
     until_reached(&cluster, 2, "web", "sealed-secret", 2);
     let old: Vec<_> = cluster.hosts().iter().map(keys).collect();
     let is_renewed = || {
@@ -139,13 +145,7 @@ fn a_tunnel_outlives_its_daemon_and_is_made_anew_when_it_is_killed() {
     e2e::skep_only!("Docker's encryption needs IPsec in the kernel");
     let mut cluster = Cluster::swarm(1, 1);
     let wire = cluster.wire(&["sealed-secret"], &[PLAIN]);
-    let first = cluster.host(1);
-    network(first, "blue", &["--opt", "encrypted"]);
-    answering(first, "web", "blue");
-    sleeper(first, "client", &["--network", "blue", "--mode", "global"]);
-    first.until_running("web", 2);
-    first.until_running("client", 2);
-    until_reached(&cluster, 1, "web", "sealed-secret", 2);
+    sealed_services(&cluster);
     let before = keys(cluster.host(2));
     cluster.host_mut(2).kill();
     assert_eq!(reached(cluster.host(1), "client", "web", "sealed-secret").len(), 2, "no daemon");

@@ -51,3 +51,20 @@ fn sleeper(host: &Host, name: &str, more: &[&str]) {
     arguments.extend(["busybox", "sleep", "100000"]);
     host.ok(&arguments);
 }
+
+/// Starts a plain container that does nothing.
+fn idle(host: &Host, name: &str, options: &[&str]) -> String {
+    let arguments = [&["run", "-d", "--name", name], options, &["busybox", "sleep", "100000"]];
+    host.ok(&arguments.concat())
+}
+
+/// Starts a plain container that answers on port 80 with its host's name.
+fn answerer(host: &Host, name: &str, options: &[&str]) {
+    host.ok(&[&["run", "-d", "--name", name, "--hostname", name], options, &["whoami"]].concat());
+}
+
+/// Whether a container is answered by `url`.
+fn reaches(host: &Host, container: &str, url: &str) -> bool {
+    let wget = ["timeout", "3", "wget", "-q", "-O", "-", url];
+    host.docker(&[&["exec", container], &wget[..]].concat()).code == 0
+}

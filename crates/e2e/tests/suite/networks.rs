@@ -2,28 +2,13 @@
 
 use e2e::{Host, skep_only};
 
+use crate::{answerer, idle, reaches};
+
 /// A host with images, in no swarm.
 fn host() -> Host {
     let host = Host::new();
     host.load_images();
     host
-}
-
-/// Starts a container that does nothing.
-fn run(host: &Host, name: &str, options: &[&str]) -> String {
-    let arguments = [&["run", "-d", "--name", name], options, &["busybox", "sleep", "100000"]];
-    host.ok(&arguments.concat())
-}
-
-/// Starts a container that answers on port 80 with its host's name.
-fn serve(host: &Host, name: &str, options: &[&str]) {
-    host.ok(&[&["run", "-d", "--name", name, "--hostname", name], options, &["whoami"]].concat());
-}
-
-/// Whether a container is answered by `url`.
-fn reaches(host: &Host, container: &str, url: &str) -> bool {
-    let wget = ["timeout", "3", "wget", "-q", "-O", "-", url];
-    host.docker(&[&["exec", container], &wget[..]].concat()).code == 0
 }
 
 /// What a container's place in a network is.
@@ -46,10 +31,10 @@ fn containers_of_a_network_find_each_other_by_name_and_no_others() {
     for network in ["blue", "red"] {
         assert_eq!(host.ok(&["network", "create", network]).len(), 64);
     }
-    serve(&host, "web", &["--network", "blue", "--network-alias", "site"]);
-    serve(&host, "other", &["--network", "red"]);
-    serve(&host, "plain", &[]);
-    run(&host, "client", &["--network", "blue"]);
+    answerer(&host, "web", &["--network", "blue", "--network-alias", "site"]);
+    answerer(&host, "other", &["--network", "red"]);
+    answerer(&host, "plain", &[]);
+    idle(&host, "client", &["--network", "blue"]);
     let id = host.ok(&["inspect", "web", "--format", "{{.Id}}"]);
     for name in ["web", "WEB", "site", "web.blue", &id[..12]] {
         assert!(reaches(&host, "client", &format!("http://{name}/")), "{name}");
@@ -63,7 +48,7 @@ fn containers_of_a_network_find_each_other_by_name_and_no_others() {
         assert!(!reaches(&host, "client", &url), "{container} is another network's");
     }
     assert_eq!(resolves(&host, "client", "web"), Some(address("web", "blue")));
-    run(&host, "before", &["--network", "blue"]);
+    idle(&host, "before", &["--network", "blue"]);
     host.ok(&["rename", "before", "after"]);
     assert!(resolves(&host, "client", "after").is_some());
     assert!(resolves(&host, "client", "before").is_none());
@@ -105,7 +90,7 @@ fn networks_are_made_as_asked_for() {
     assert_eq!(shown["IPAM"]["Config"], config);
     assert_eq!(shown["Options"]["com.docker.network.driver.mtu"], "1400");
     assert_eq!((&shown["Scope"], &shown["Driver"]), (&"local".into(), &"bridge".into()));
-    run(&host, "box1", &["--network", "blue"]);
+    idle(&host, "box1", &["--network", "blue"]);
     assert!(host.ok(&["exec", "box1", "ip", "link", "show", "eth0"]).contains("mtu 1400"));
     assert!(host.exec(&["ip", "-br", "link"]).stdout.contains("mybr0"));
     let members = "{{range .Containers}}{{.Name}} {{.IPv4Address}}{{end}}";
@@ -139,7 +124,7 @@ fn networks_are_listed_and_removed_as_docker_does() {
     let line = shown.lines().nth(1).expect("one network");
     let words: Vec<_> = line.split_whitespace().collect();
     assert_eq!(words, [&id[..12], "blue", "bridge", "local"]);
-    run(&host, "box1", &["--network", "blue"]);
+    idle(&host, "box1", &["--network", "blue"]);
     assert_eq!(listed(&host, &["dangling=true"]), "red");
     let used = host.refused(&["network", "rm", "blue"]);
     assert!(used.contains("error while removing network: network blue"), "{used}");
@@ -189,8 +174,8 @@ fn a_container_takes_and_leaves_networks_while_it_runs_and_while_it_does_not() {
     let host = host();
     host.ok(&["network", "create", "blue"]);
     host.ok(&["network", "create", "--subnet", "10.77.0.0/24", "red"]);
-    serve(&host, "web", &["--network", "red"]);
-    run(&host, "box1", &[]);
+    answerer(&host, "web", &["--network", "red"]);
+    idle(&host, "box1", &[]);
     assert!(resolves(&host, "box1", "web").is_none());
     host.ok(&["network", "connect", "--alias", "mine", "--ip", "10.77.0.77", "red", "box1"]);
     assert!(reaches(&host, "box1", "http://web/"));
@@ -216,8 +201,8 @@ fn a_container_takes_and_leaves_networks_while_it_runs_and_while_it_does_not() {
     assert!(reaches(&host, "box1", "http://web/"));
     assert!(place(&host, "box1", "bridge", "IPAddress").starts_with("172."));
     let id = host.ok(&["inspect", "box1", "--format", "{{.Id}}"]);
-    run(&host, "shared", &["--network", "host"]);
-    run(&host, "closed", &["--network", "none"]);
+    idle(&host, "shared", &["--network", "host"]);
+    idle(&host, "closed", &["--network", "none"]);
     let not_in = format!("container {id} is not connected to network blue");
     for (arguments, text) in [
         (&["disconnect", "blue", "box1"][..], not_in.as_str()),
@@ -249,7 +234,7 @@ fn a_container_takes_and_leaves_networks_while_it_runs_and_while_it_does_not() {
 fn addresses_can_be_asked_for_and_are_refused_in_dockers_words() {
     let host = host();
     host.ok(&["network", "create", "--subnet", "10.77.0.0/29", "red"]);
-    run(&host, "box1", &["--network", "red", "--ip", "10.77.0.5"]);
+    idle(&host, "box1", &["--network", "red", "--ip", "10.77.0.5"]);
     assert_eq!(place(&host, "box1", "red", "IPAddress"), "10.77.0.5");
     assert_eq!(place(&host, "box1", "red", "MacAddress"), "02:42:0a:4d:00:05");
     for (ip, text) in [
@@ -271,12 +256,12 @@ fn addresses_can_be_asked_for_and_are_refused_in_dockers_words() {
     let lost = host.ok(&["ps", "-a", "--filter", "name=lost", "--format", "{{.Status}}"]);
     assert_eq!(lost, "Created");
     for number in 2..6 {
-        run(&host, &format!("more{number}"), &["--network", "red"]);
+        idle(&host, &format!("more{number}"), &["--network", "red"]);
     }
     let refused = host.refused(&["run", "-d", "--network", "red", "busybox"]);
     assert!(refused.contains("no available IPv4 addresses on this network's address pools: red"));
     host.ok(&["rm", "-f", "box1"]);
-    run(&host, "last", &["--network", "red"]);
+    idle(&host, "last", &["--network", "red"]);
     assert_eq!(place(&host, "last", "red", "IPAddress"), "10.77.0.5");
 }
 
@@ -285,10 +270,10 @@ fn from_an_internal_network_nothing_outside_is_reached_or_asked() {
     let host = host();
     host.ok(&["network", "create", "--internal", "inner"]);
     host.ok(&["network", "create", "outer"]);
-    serve(&host, "web", &["--network", "inner"]);
-    serve(&host, "other", &["--network", "outer", "-p", "8080:80"]);
-    run(&host, "box1", &["--network", "inner"]);
-    run(&host, "box2", &["--network", "outer"]);
+    answerer(&host, "web", &["--network", "inner"]);
+    answerer(&host, "other", &["--network", "outer", "-p", "8080:80"]);
+    idle(&host, "box1", &["--network", "inner"]);
+    idle(&host, "box2", &["--network", "outer"]);
     assert!(reaches(&host, "box1", "http://web/"));
     assert!(reaches(&host, "box2", "http://10.99.0.1:8080/"), "by the published port");
     for url in ["http://10.99.0.1:8080/", "http://172.17.0.1:8080/"] {
@@ -303,7 +288,7 @@ fn from_an_internal_network_nothing_outside_is_reached_or_asked() {
 fn published_ports_of_containers_in_networks_answer_everywhere() {
     let host = host();
     host.ok(&["network", "create", "blue"]);
-    serve(&host, "web", &["--network", "blue", "-p", "8080:80"]);
+    answerer(&host, "web", &["--network", "blue", "-p", "8080:80"]);
     for address in ["127.0.0.1", "10.99.0.1"] {
         assert!(host.ask(address, 8080).is_some(), "{address}");
     }
@@ -320,15 +305,15 @@ fn networks_and_names_outlive_the_daemon() {
     skep_only!("stock Docker is asked for live restore by a flag");
     let mut host = host();
     host.ok(&["network", "create", "--subnet", "10.77.0.0/24", "blue"]);
-    serve(&host, "web", &["--network", "blue", "-p", "8080:80"]);
-    run(&host, "client", &["--network", "blue"]);
+    answerer(&host, "web", &["--network", "blue", "-p", "8080:80"]);
+    idle(&host, "client", &["--network", "blue"]);
     let before = place(&host, "web", "blue", "IPAddress");
     host.kill();
     assert!(host.ask("127.0.0.1", 8080).is_some(), "without a daemon");
     host.start();
     assert_eq!(place(&host, "web", "blue", "IPAddress"), before);
     assert!(reaches(&host, "client", "http://web/"));
-    run(&host, "later", &["--network", "blue"]);
+    idle(&host, "later", &["--network", "blue"]);
     assert!(reaches(&host, "later", "http://web/"));
     host.ok(&["rm", "-f", "web", "client", "later"]);
     host.ok(&["network", "rm", "blue"]);
@@ -344,7 +329,7 @@ fn unused_networks_are_pruned_and_events_tell() {
     host.ok(&["network", "create", "--label", "keep=yes", "kept"]);
     host.ok(&["network", "create", "used"]);
     host.ok(&["network", "create", "idle"]);
-    run(&host, "box1", &["--network", "used"]);
+    idle(&host, "box1", &["--network", "used"]);
     let pruned = host.ok(&["network", "prune", "-f", "--filter", "label!=keep=yes"]);
     assert!(pruned.contains("idle") && !pruned.contains("used") && !pruned.contains("kept"));
     host.ok(&["rm", "-f", "box1"]);
@@ -368,16 +353,16 @@ fn unused_networks_are_pruned_and_events_tell() {
 #[test]
 fn hosts_links_and_shared_networks_work_as_in_docker() {
     let host = host();
-    serve(&host, "web", &[]);
-    run(&host, "linked", &["--link", "web:db"]);
+    answerer(&host, "web", &[]);
+    idle(&host, "linked", &["--link", "web:db"]);
     assert!(reaches(&host, "linked", "http://db/"));
     let hosts = host.ok(&["exec", "linked", "cat", "/etc/hosts"]);
     assert!(hosts.lines().any(|line| line.ends_with(" web") && line.contains("\tdb ")), "{hosts}");
     host.ok(&["network", "create", "blue"]);
-    serve(&host, "site", &["--network", "blue"]);
-    run(&host, "client", &["--network", "blue", "--link", "site:shop"]);
+    answerer(&host, "site", &["--network", "blue"]);
+    idle(&host, "client", &["--network", "blue", "--link", "site:shop"]);
     assert!(reaches(&host, "client", "http://shop/"));
-    run(&host, "beside", &["--network", "container:site"]);
+    idle(&host, "beside", &["--network", "container:site"]);
     assert!(reaches(&host, "beside", "http://127.0.0.1/"));
     let refused = host.refused(&["run", "--link", "nope:db", "busybox", "true"]);
     assert!(refused.contains("could not get container for nope"), "{refused}");
@@ -388,9 +373,9 @@ fn a_container_cannot_speak_for_another() {
     skep_only!("stock Docker lets containers use any address");
     let host = host();
     host.ok(&["network", "create", "--subnet", "10.77.0.0/24", "blue"]);
-    serve(&host, "web", &["--network", "blue", "--ip", "10.77.0.10"]);
+    answerer(&host, "web", &["--network", "blue", "--ip", "10.77.0.10"]);
     let options = ["--network", "blue", "--ip", "10.77.0.20", "--cap-add", "NET_ADMIN"];
-    run(&host, "liar", &options);
+    idle(&host, "liar", &options);
     assert!(reaches(&host, "liar", "http://10.77.0.10/"));
     let within = |command: &[&str]| host.ok(&[&["exec", "liar"], command].concat());
     within(&["ip", "addr", "flush", "dev", "eth0"]);

@@ -72,15 +72,13 @@ pub(crate) fn bootstrap(
     validate(&request.spec)?;
     let seconds = now().as_nanos() / 1_000_000_000;
     let cluster = Cluster {
-        id: ClusterId::from_random(rand::random()),
-        meta: Meta::default(),
         root_ca: first_root(&request.spec, seconds)?,
         spec: request.spec,
         unlock_key: request.unlock_key,
         data_path_port: request.data_path_port,
         default_address_pools: request.default_address_pools,
         subnet_size: request.subnet_size,
-        removed: Vec::new(),
+        ..Cluster::new(ClusterId::from_random(rand::random()))
     };
     let first = Restore {
         node: request.node,

@@ -121,8 +121,7 @@ impl Table {
     fn make_sure_of_nothing(&mut self, socket: &mut Socket) {
         if matches!(self.holds, Holds::Unknown) {
             let mut batch = socket.batch_for(self.family);
-            batch.add_table(TABLE);
-            batch.delete_table(TABLE);
+            batch.remove_table(TABLE);
             let _ = socket.commit(batch);
             self.holds = Holds::NoTable;
         }
@@ -175,8 +174,7 @@ impl Table {
 
     fn rebuild(&mut self, socket: &mut Socket, services: Services) -> Result<(), Error> {
         let mut batch = socket.batch_for(self.family);
-        batch.add_table(TABLE);
-        batch.delete_table(TABLE);
+        batch.remove_table(TABLE);
         batch.add_table(TABLE);
         let (address, bytes) = (self.family.address_type(), self.family.bytes());
         for (name, key, key_bytes, data_type, data_bytes) in [

@@ -85,35 +85,25 @@ impl Fences {
     /// Makes the tables what these bridges need.
     pub(crate) fn set(&mut self, fences: &[Fence]) -> Result<(), Error> {
         for family in self.families.clone() {
-            let mut batch = self.empty(family);
+            let mut batch = self.socket.batch_for(family);
+            batch.remove_table(&self.name);
             batch.add_table(&self.name);
             self.add_sets(&mut batch, family, fences);
             self.add_forward(&mut batch, family);
             self.add_input(&mut batch);
             self.add_masquerade(&mut batch, family, fences);
-            self.commit(batch)?;
+            self.socket.commit_to(&self.name, batch)?;
         }
         Ok(())
     }
 
     pub(crate) fn remove(&mut self) -> Result<(), Error> {
-        self.families.clone().into_iter().try_for_each(|family| {
-            let batch = self.empty(family);
-            self.commit(batch)
-        })
-    }
-
-    /// A batch that leaves nothing of the table, whether or not it was there.
-    fn empty(&self, family: Family) -> Batch {
-        let mut batch = self.socket.batch_for(family);
-        batch.add_table(&self.name);
-        batch.delete_table(&self.name);
-        batch
-    }
-
-    fn commit(&mut self, batch: Batch) -> Result<(), Error> {
-        let what = format!("change nftables table {}", self.name);
-        self.socket.commit(batch).map_err(Error::kernel(what))
+        for family in self.families.clone() {
+            let mut batch = self.socket.batch_for(family);
+            batch.remove_table(&self.name);
+            self.socket.commit_to(&self.name, batch)?;
+        }
+        Ok(())
     }
 
     fn add_sets(&self, batch: &mut Batch, family: Family, fences: &[Fence]) {

@@ -115,9 +115,10 @@ impl Guard {
     }
 
     pub(crate) fn remove(&mut self) -> Result<(), Error> {
-        let batch = self.empty();
+        let mut batch = self.socket.batch().of_family(NFPROTO_BRIDGE);
+        batch.remove_table(&self.name);
         self.is_made = false;
-        self.commit(batch)
+        self.socket.commit_to(&self.name, batch)
     }
 
     /// How the kernel's table differs from what it is to be; with `mends`, it is made anew.
@@ -162,7 +163,8 @@ impl Guard {
     }
 
     fn rebuild(&mut self) -> Result<(), Error> {
-        let mut batch = self.empty();
+        let mut batch = self.socket.batch().of_family(NFPROTO_BRIDGE);
+        batch.remove_table(&self.name);
         batch.add_table(&self.name);
         for (set, key_type, key_bytes) in [
             ("ports", IFNAME, IFNAME_BYTES),
@@ -177,19 +179,7 @@ impl Guard {
             self.add_tenant(&mut batch, port, tenant);
         }
         self.is_made = true;
-        self.commit(batch)
-    }
-
-    fn empty(&self) -> Batch {
-        let mut batch = self.socket.batch().of_family(NFPROTO_BRIDGE);
-        batch.add_table(&self.name);
-        batch.delete_table(&self.name);
-        batch
-    }
-
-    fn commit(&mut self, batch: Batch) -> Result<(), Error> {
-        let what = format!("change nftables table {}", self.name);
-        self.socket.commit(batch).map_err(Error::kernel(what))
+        self.socket.commit_to(&self.name, batch)
     }
 
     fn add_tenant(&self, batch: &mut Batch, port: &str, tenant: &Tenant) {

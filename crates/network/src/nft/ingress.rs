@@ -180,9 +180,7 @@ impl MeshTable {
     pub(crate) fn remove(&mut self) -> Result<(), Error> {
         self.known = None;
         let mut batch = self.socket.batch_for(self.family);
-        // Added first, so that it is there to be deleted in any case.
-        batch.add_table(&self.name);
-        batch.delete_table(&self.name);
+        batch.remove_table(&self.name);
         let removed = self.socket.commit(batch);
         removed.map_err(Error::kernel(format!("remove nftables table {}", self.name)))
     }
@@ -211,8 +209,7 @@ impl Work<'_> {
     fn commit(&mut self) -> Result<(), Error> {
         self.size = 0;
         let Some(batch) = self.batch.take() else { return Ok(()) };
-        let what = format!("change nftables table {}", self.table.name);
-        self.table.socket.commit(batch).map_err(Error::kernel(what))
+        self.table.socket.commit_to(&self.table.name, batch)
     }
 
     /// Between parts that need not be in one transaction.
@@ -224,8 +221,7 @@ impl Work<'_> {
     fn begin(&mut self, base: Base) -> Known {
         let (name, family) = (self.name(), self.table.family);
         let batch = self.batch(0);
-        batch.add_table(&name);
-        batch.delete_table(&name);
+        batch.remove_table(&name);
         batch.add_table(&name);
         add_maps(batch, &name, family);
         add_leading(batch, &name, family, &base);

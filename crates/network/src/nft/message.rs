@@ -184,7 +184,9 @@ impl Batch {
         self.nftables(NEWTABLE, NLM_F_CREATE, |bytes| text(bytes, 1, table));
     }
 
-    pub(super) fn delete_table(&mut self, table: &str) {
+    /// Leaves nothing of a table. It is added first, so that it is there to be deleted even if somebody has flushed it.
+    pub(super) fn remove_table(&mut self, table: &str) {
+        self.add_table(table);
         self.nftables(DELTABLE, 0, |bytes| text(bytes, 1, table));
     }
 

@@ -129,8 +129,7 @@ impl FamilyTable {
         let (chains, base) = (BTreeSet::new(), BTreeMap::new());
         let mut table = Self { name, family, socket, chains, base };
         let mut batch = table.socket.batch_for(family);
-        batch.add_table(&table.name);
-        batch.delete_table(&table.name);
+        batch.remove_table(&table.name);
         batch.add_table(&table.name);
         table.add_maps(&mut batch);
         table.add_base_chains(&mut batch, bridge, subnet);
@@ -229,9 +228,7 @@ impl FamilyTable {
 
     fn remove(&mut self) -> Result<(), Error> {
         let mut batch = self.socket.batch_for(self.family);
-        // Added first, so that it is there to be deleted even if somebody has flushed it.
-        batch.add_table(&self.name);
-        batch.delete_table(&self.name);
+        batch.remove_table(&self.name);
         self.chains.clear();
         self.commit(batch, "remove nftables table")
     }

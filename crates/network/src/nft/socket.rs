@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::message::{Batch, Family};
+use crate::Error;
 
 const NETLINK_NETFILTER: i32 = 12;
 const SOL_NETLINK: i32 = 270;
@@ -56,6 +57,12 @@ impl Socket {
 
     pub(super) fn batch_for(&self, family: Family) -> Batch {
         Batch::new(self.sequence, family)
+    }
+
+    /// Carries out a batch that is all about one table.
+    pub(super) fn commit_to(&mut self, table: &str, batch: Batch) -> Result<(), Error> {
+        let what = format!("change nftables table {table}");
+        self.commit(batch).map_err(Error::kernel(what))
     }
 
     /// Carries the batch out. nfnetlink answers within `send`, so whatever it has to say is there afterwards.

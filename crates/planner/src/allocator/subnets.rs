@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use store::Snapshot;
+use types::cluster::SUBNET_SIZE;
 use types::network::{NetworkSpec, Subnet, SubnetSpec};
 
 /// The first number for networks; Docker's.
@@ -14,7 +15,6 @@ const VNI_LAST: u32 = (1 << 24) - 1;
 
 /// What networks are cut from where nothing else was said at `swarm init`.
 const DEFAULT_POOL: &str = "10.0.0.0/8";
-const DEFAULT_SIZE: u8 = 24;
 /// The ingress network's size then; it is the last of the pool.
 const INGRESS_PREFIX: u8 = 16;
 
@@ -118,7 +118,7 @@ fn free_ipv4(snapshot: &Snapshot, chosen: &[Subnet], is_ingress: bool) -> Option
     let pools = if named.is_empty() { &defaults[..] } else { &named[..] };
     // Every task of a service that publishes ports has an address there: 254 would be few. Whoever names pools has said
     // how large networks are to be.
-    if is_ingress && pools == defaults && cluster.subnet_size == DEFAULT_SIZE {
+    if is_ingress && pools == defaults && cluster.subnet_size == SUBNET_SIZE {
         let of_ingress: Vec<_> = defaults[0].subnets(INGRESS_PREFIX).ok()?.collect();
         let is_free = |subnet: &&IpNet| overlapping(snapshot, chosen, "", **subnet).is_none();
         return of_ingress.iter().rev().find(is_free).copied();

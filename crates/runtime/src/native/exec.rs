@@ -17,6 +17,7 @@ use super::{Started, Stdio, devices};
 use crate::Error;
 use crate::cgroup::Cgroup;
 use crate::error::Step;
+use crate::process::exit_now;
 use crate::spec::{NamespaceKind, Process, Spec};
 
 /// A process to bring into a running container.
@@ -60,7 +61,7 @@ pub fn exec(exec: &Exec<'_>, stdio: Stdio) -> Result<Started, Error> {
         let child = Child { exec, process: &process, group: &group, init: &init, stdio: &stdio };
         let Err(error) = child.run(&other);
         other.fail(&error);
-        sys::exit_now(1)
+        exit_now(1)
     }
     joined.leave()?;
     let Side::Parent { pid, pidfd } = side? else { unreachable!("the child never gets here") };

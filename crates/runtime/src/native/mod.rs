@@ -30,6 +30,7 @@ pub use exec::{Exec, confine, exec};
 use crate::Error;
 use crate::cgroup::Cgroup;
 use crate::error::Step;
+use crate::process::exit_now;
 use crate::spec::{IdMapping, NamespaceKind, Spec};
 use channel::{Channel, Message};
 use init::Init;
@@ -162,7 +163,7 @@ fn open_group(group: &Cgroup) -> Result<OwnedFd, Error> {
 fn run_child(init: &Init<'_>) -> ! {
     let Err(error) = init.run();
     init.channel.fail(&error);
-    sys::exit_now(1)
+    exit_now(1)
 }
 
 /// Lets the child go on and listens until its program runs.

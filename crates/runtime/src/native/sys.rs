@@ -3,12 +3,12 @@
 #![allow(unsafe_code, reason = "system calls that neither std nor rustix wraps")]
 
 use std::ffi::{CStr, CString};
-use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use crate::process::last_errno;
 use crate::seccomp::Filter;
 
 /// Arguments of clone3(2), from linux/sched.h.
@@ -53,10 +53,6 @@ pub(super) const MOUNT_ATTR_NODIRATIME: u64 = 0x80;
 pub(super) enum Side {
     Child,
     Parent { pid: i32, pidfd: OwnedFd },
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 fn check(result: libc::c_long) -> rustix::io::Result<libc::c_long> {
@@ -206,10 +202,4 @@ pub(super) fn execve(program: &CStr, args: &[CString], env: &[CString]) -> Errno
     // SAFETY: Both lists end with a null pointer and point to C strings that are still alive.
     unsafe { libc::execve(program.as_ptr(), args.as_ptr(), env.as_ptr()) };
     last_errno()
-}
-
-/// Ends the process without running any exit handler of the parent's copy.
-pub(super) fn exit_now(code: i32) -> ! {
-    // SAFETY: _exit never returns and touches no memory.
-    unsafe { libc::_exit(code) }
 }

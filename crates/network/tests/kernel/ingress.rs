@@ -1,68 +1,17 @@
-//! Sentences about the routing mesh, on hosts joined by a switch. Needs root, iproute2 and nft.
-#![allow(
-    unsafe_code,
-    reason = "each host is a thread of its own in a network namespace of its own"
-)]
-
+//! Sentences about the routing mesh, on hosts joined by a switch.
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::mpsc;
 use std::time::Duration;
 
-use network::{Config, DATA_PORT, Ingress, LocalNetwork, Network, PlugRequest, Protocol, Underlay};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use network::{DATA_PORT, Ingress, LocalNetwork, PlugRequest, Protocol, Underlay};
 
-/// The port that every node answers on, and the one that tasks listen on.
+use crate::hosts::{Machine, Node, PORT, block_on, inside, ip, run};
+
+/// The port that every node answers on.
 const PUBLISHED: u16 = 8080;
-const TARGET: u16 = 80;
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
-
-fn run(program: &str, arguments: &str) -> String {
-    let output = Command::new(program).args(arguments.split(' ')).output().expect("installed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments}: {said}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-fn ip(arguments: &str) -> String {
-    run("ip", arguments)
-}
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A network namespace of its own, and the thread that works in it.
-struct Machine {
-    thread: i32,
-    jobs: mpsc::SyncSender<Job>,
-}
-
-impl Machine {
-    fn new() -> Self {
-        let (jobs, inbox) = mpsc::sync_channel::<Job>(1);
-        let (ready, is_ready) = mpsc::sync_channel(1);
-        std::thread::spawn(move || {
-            // SAFETY: the thread is our own; its namespace ends with it.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("needs root");
-            ip("link set lo up");
-            ready.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("awaited");
-            for job in inbox {
-                job();
-            }
-        });
-        Self { thread: is_ready.recv().expect("it is up"), jobs }
-    }
-
-    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (done, result) = mpsc::sync_channel(1);
-        let job = move || drop(done.send(job()));
-        self.jobs.send(Box::new(job)).expect("it is up");
-        result.recv().expect("the job is done")
-    }
-}
 
 /// Hosts 1 and 2 are nodes; a client has 9.
 struct Wire {
@@ -96,32 +45,8 @@ impl Wire {
     }
 
     fn node(&self, number: u8) -> Node {
-        let directory = tempfile::tempdir().expect("directory");
-        let machine = self.machine(number);
-        let config = Config {
-            instance: format!("in{number}"),
-            bridge: "skep0".into(),
-            subnet: None,
-            run_dir: directory.path().join("run"),
-            state_dir: directory.path().join("state"),
-        };
-        let mut node = Node { number, machine, config, network: None, _directory: directory };
-        node.start();
-        node
+        Node::new(number, self.machine(number))
     }
-}
-
-struct Node {
-    number: u8,
-    machine: Machine,
-    config: Config,
-    network: Option<Network>,
-    _directory: tempfile::TempDir,
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("runtime").block_on(work)
 }
 
 fn address(number: u8) -> Ipv4Addr {
@@ -137,17 +62,6 @@ struct Task {
 }
 
 impl Node {
-    /// Begins as a new daemon does.
-    fn start(&mut self) {
-        let config = self.config.clone();
-        let opened = self.machine.run(move || block_on(Network::open(config)));
-        self.network = Some(opened.expect("opens"));
-    }
-
-    fn network(&self) -> Network {
-        self.network.clone().expect("started")
-    }
-
     /// A container with an address on the bridge.
     fn container(&self, name: &'static str, last: u8) -> (PathBuf, Task) {
         let network = self.network();
@@ -191,7 +105,7 @@ fn ingress_of(own: u8, serving: &[Task], there: &[Task]) -> Ingress {
     for task in serving {
         for protocol in PROTOCOLS {
             let front = (protocol, PUBLISHED);
-            let inside = (task.inside, TARGET);
+            let inside = (task.inside, PORT);
             let socket = if task.node == own { inside } else { (task.address, PUBLISHED) };
             ingress.fronts.entry(front).or_default().insert(socket);
             if task.node == own {
@@ -202,22 +116,10 @@ fn ingress_of(own: u8, serving: &[Task], there: &[Task]) -> Ingress {
     ingress
 }
 
-fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
-    let file = std::fs::File::open(netns).expect("the namespace is there");
-    std::thread::scope(|scope| {
-        let entered = scope.spawn(|| {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                .expect("enters");
-            work()
-        });
-        entered.join().expect("the work is done")
-    })
-}
-
 /// Answers each line and each datagram with `word` and the caller's address, for as long as the test runs.
 fn serve(netns: &Path, word: &'static str) {
     let (listener, socket) = inside(netns, || {
-        let any = ("0.0.0.0", TARGET);
+        let any = ("0.0.0.0", PORT);
         (TcpListener::bind(any).expect("binds"), UdpSocket::bind(any).expect("binds"))
     });
     std::thread::spawn(move || {
@@ -449,9 +351,9 @@ fn another_daemon_takes_over_and_cleans_what_is_stale() {
     one.machine.run(|| {
         ip("route add 10.255.0.99/32 via 169.254.0.1 dev ing-in1 onlink proto static");
     });
-    one.network = None;
+    one.stop();
     assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("b saw me"), "without a daemon");
-    one.start();
+    one.restart();
     assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("b saw me"), "not yet told");
     one.set(&[task], &[]);
     assert!(say(&mut under_way, b"\n").is_some_and(|answer| answer.starts_with("b 10.99.0.9:")));

@@ -1,91 +1,12 @@
-//! Sentences about what the kernel does for us, each in a network namespace of its own. Needs root and iproute2.
-#![allow(unsafe_code, reason = "each test moves a thread of its own into a new network namespace")]
+//! Sentences about containers in the default network and the ports they publish.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
-use std::path::Path;
-use std::process::Command;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use network::{Config, Endpoint, Network, Protocol, PublishedPort};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use network::{Endpoint, Protocol, PublishedPort};
 
-/// Runs `test` as if on a fresh host.
-fn on_a_fresh_host(test: impl AsyncFnOnce(Host) + Send + 'static) {
-    let run = move || {
-        // SAFETY: the thread is our own; its namespace ends with it.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("needs root");
-        ip("link set lo up");
-        let directory = tempfile::tempdir().expect("directory");
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        runtime.block_on(test(Host { directory }));
-    };
-    std::thread::spawn(run).join().expect("the test passes");
-}
-
-struct Host {
-    directory: tempfile::TempDir,
-}
-
-impl Host {
-    fn config(&self) -> Config {
-        Config {
-            instance: "test".into(),
-            bridge: "skep0".into(),
-            subnet: None,
-            run_dir: self.directory.path().join("run"),
-            state_dir: self.directory.path().join("state"),
-        }
-    }
-
-    async fn network(&self) -> Network {
-        Network::open(self.config()).await.expect("opens")
-    }
-}
-
-fn ip(arguments: &str) -> String {
-    let output =
-        Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// Runs `work` in a container's namespace.
-fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
-    let file = File::open(netns).expect("the namespace is there");
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                .expect("enters");
-            work()
-        });
-        thread.join().expect("works")
-    })
-}
-
-/// A server that tells each client its own name and the client's address.
-fn serve(endpoint: &Endpoint, name: &'static str) {
-    let listener = inside(&endpoint.netns, || {
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).expect("nobody has the port")
-    });
-    std::thread::spawn(move || {
-        while let Ok((mut stream, peer)) = listener.accept() {
-            let _ = write!(stream, "{name} {}", peer.ip());
-        }
-    });
-}
-
-fn ask(address: impl Into<IpAddr>, port: u16) -> Result<String, std::io::Error> {
-    let address = SocketAddr::new(address.into(), port);
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
+use crate::hosts::{Neighbour, ask, inside, ip, on_a_fresh_host, run, serve};
 
 fn tcp(published: u16, backends: &[&Endpoint]) -> PublishedPort {
     PublishedPort {
@@ -95,38 +16,6 @@ fn tcp(published: u16, backends: &[&Endpoint]) -> PublishedPort {
         target: 80,
         backends: backends.iter().map(|endpoint| endpoint.address.into()).collect(),
     }
-}
-
-/// Links another namespace to this host, as a client with the address 192.0.2.2 would be.
-fn client() -> (tempfile::TempDir, std::path::PathBuf) {
-    let directory = tempfile::tempdir().expect("directory");
-    let path = directory.path().join("client");
-    File::create(&path).expect("creates");
-    let (target, ready) = (path.clone(), std::sync::mpsc::sync_channel(0));
-    std::thread::spawn(move || {
-        // SAFETY: the thread is our own and ends here.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("needs root");
-        rustix::mount::mount_bind("/proc/thread-self/ns/net", &target).expect("mounts");
-        ready.0.send(()).expect("awaited");
-    });
-    ready.1.recv().expect("made");
-    let netns = path.to_str().expect("text");
-    ip("link add wire type veth peer name far");
-    let file = File::open(netns).expect("there");
-    let fd = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&file));
-    ip(&format!("link set far netns {fd}"));
-    ip("addr add 192.0.2.1/24 dev wire");
-    ip("link set wire up");
-    inside(&path, || {
-        ip("link set lo up");
-        ip("addr add 192.0.2.2/24 dev far");
-        ip("link set far up");
-    });
-    (directory, path)
-}
-
-fn unmount(path: &Path) {
-    rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH).expect("unmounts");
 }
 
 #[test]
@@ -140,7 +29,7 @@ fn containers_reach_each_other_and_their_gateway() {
             one,
             "connecting again changes nothing"
         );
-        serve(&two, "two");
+        serve(&two.netns, "two");
         let (address, from) = (two.address, one.address);
         assert_eq!(inside(&one.netns, || ask(address, 80)).unwrap(), format!("two {from}"));
         let gateway = one.gateway;
@@ -157,21 +46,20 @@ fn a_published_port_is_balanced_and_the_container_sees_the_client() {
         let network = host.network().await;
         let (one, two) =
             (network.connect("aaaa1").await.unwrap(), network.connect("aaaa2").await.unwrap());
-        serve(&one, "one");
-        serve(&two, "two");
+        serve(&one.netns, "one");
+        serve(&two.netns, "two");
         network.publish("web", vec![tcp(8080, &[&one, &two])]).await.unwrap();
-        let (_directory, client) = client();
+        let client = Neighbour::new();
         let answers: BTreeSet<_> = (0..60)
-            .map(|_| inside(&client, || ask(Ipv4Addr::new(192, 0, 2, 1), 8080)).unwrap())
+            .map(|_| inside(&client.netns, || ask(Ipv4Addr::new(192, 0, 2, 1), 8080)).unwrap())
             .collect();
         let expected = ["one 192.0.2.2", "two 192.0.2.2"].map(String::from);
         assert_eq!(answers, BTreeSet::from(expected));
         network.publish("web", vec![tcp(8080, &[&two])]).await.unwrap();
         for _ in 0..20 {
-            let answer = inside(&client, || ask(Ipv4Addr::new(192, 0, 2, 1), 8080)).unwrap();
+            let answer = inside(&client.netns, || ask(Ipv4Addr::new(192, 0, 2, 1), 8080)).unwrap();
             assert_eq!(answer, "two 192.0.2.2", "what left the map gets nothing new");
         }
-        unmount(&client);
         network.close().await.unwrap();
     });
 }
@@ -181,7 +69,7 @@ fn a_published_port_answers_on_loopback_and_to_containers_themselves() {
     on_a_fresh_host(async |host| {
         let network = host.network().await;
         let one = network.connect("aaaa1").await.unwrap();
-        serve(&one, "one");
+        serve(&one.netns, "one");
         network.publish("web", vec![tcp(8080, &[&one])]).await.unwrap();
         assert!(ask(Ipv4Addr::LOCALHOST, 8080).unwrap().starts_with("one "));
         assert!(ask(one.gateway, 8080).unwrap().starts_with("one "));
@@ -199,7 +87,7 @@ fn a_port_on_one_address_answers_on_that_one_only() {
     on_a_fresh_host(async |host| {
         let network = host.network().await;
         let one = network.connect("aaaa1").await.unwrap();
-        serve(&one, "one");
+        serve(&one.netns, "one");
         let host_ip = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let port = PublishedPort { host_ip, ..tcp(8080, &[&one]) };
         network.publish("web", vec![port]).await.unwrap();
@@ -232,7 +120,7 @@ fn a_taken_port_is_refused_and_nothing_changes() {
     on_a_fresh_host(async |host| {
         let network = host.network().await;
         let one = network.connect("aaaa1").await.unwrap();
-        serve(&one, "one");
+        serve(&one.netns, "one");
         network.publish("web", vec![tcp(8080, &[&one])]).await.unwrap();
         let process = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 9090)).unwrap();
         for (port, text) in [
@@ -266,7 +154,7 @@ fn a_new_daemon_takes_over_containers_and_ports() {
         let first = host.network().await;
         let one = first.connect("aaaa1").await.unwrap();
         first.isolate("bbbb1").await.unwrap();
-        serve(&one, "one");
+        serve(&one.netns, "one");
         first.publish("web", vec![tcp(8080, &[&one])]).await.unwrap();
         first.publish("gone", vec![tcp(8081, &[&one])]).await.unwrap();
         drop(first);
@@ -314,7 +202,7 @@ fn hundreds_of_backends_are_one_port() {
     on_a_fresh_host(async |host| {
         let network = host.network().await;
         let one = network.connect("aaaa1").await.unwrap();
-        serve(&one, "one");
+        serve(&one.netns, "one");
         let many: Vec<_> = std::iter::repeat_n(&one, 700).collect();
         network.publish("web", vec![tcp(8080, &many)]).await.unwrap();
         assert!(ask(Ipv4Addr::LOCALHOST, 8080).is_ok());
@@ -336,9 +224,7 @@ fn taken_down_nothing_is_left() {
         let directory = host.directory.path().to_str().unwrap();
         assert!(!mounts.contains(directory), "no mount is left");
         assert!(!ip("link show").contains("skep0"), "no bridge is left");
-        let tables =
-            Command::new("nft").args(["list", "tables"]).output().expect("nft is installed");
-        assert_eq!(String::from_utf8_lossy(&tables.stdout), "", "no table is left");
+        assert_eq!(run("nft", "list tables"), "", "no table is left");
     });
 }
 
@@ -348,10 +234,8 @@ fn operators_can_read_the_table() {
         let network = host.network().await;
         let one = network.connect("aaaa1").await.unwrap();
         network.publish("web", vec![tcp(8080, &[&one, &one])]).await.unwrap();
-        let list =
-            Command::new("nft").args(["list", "table", "ip", "skep-test"]).output().expect("nft");
-        let text = String::from_utf8_lossy(&list.stdout);
-        assert!(list.status.success() && text.contains("tcp . 8080 : goto b2"), "{text}");
+        let text = run("nft", "list table ip skep-test");
+        assert!(text.contains("tcp . 8080 : goto b2"), "{text}");
         network.close().await.unwrap();
     });
 }

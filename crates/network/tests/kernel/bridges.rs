@@ -1,52 +1,18 @@
-//! Sentences about networks of one host, each on a fresh host of its own. Needs root and iproute2.
-#![allow(unsafe_code, reason = "each test moves a thread of its own into a new network namespace")]
+//! Sentences about networks of one host, each on a fresh host of its own.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use network::{
-    Asker, Config, LocalNames, LocalNetwork, NameSockets, Namer, Network, Plug, PlugRequest,
-    Protocol, PublishedPort,
+    Asker, LocalNames, LocalNetwork, NameSockets, Namer, Network, Plug, PlugRequest, Protocol,
+    PublishedPort,
 };
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-/// Runs `test` as if on a fresh host.
-fn on_a_fresh_host(test: impl AsyncFnOnce(Host) + Send + 'static) {
-    let run = move || {
-        // SAFETY: the thread is our own; its namespace ends with it.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("needs root");
-        ip("link set lo up");
-        let directory = tempfile::tempdir().expect("directory");
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        runtime.block_on(test(Host { directory }));
-    };
-    std::thread::spawn(run).join().expect("the test passes");
-}
-
-struct Host {
-    directory: tempfile::TempDir,
-}
-
-impl Host {
-    async fn network(&self) -> Network {
-        let config = Config {
-            instance: "test".into(),
-            bridge: "skep0".into(),
-            subnet: None,
-            run_dir: self.directory.path().join("run"),
-            state_dir: self.directory.path().join("state"),
-        };
-        Network::open(config).await.expect("opens")
-    }
-}
+use crate::hosts::{Neighbour, ask, inside, ip, on_a_fresh_host, run, serve};
 
 /// The network 10.8.NUMBER.0/24.
 fn local(number: u8) -> LocalNetwork {
@@ -80,80 +46,17 @@ struct Container {
 
 impl Container {
     fn serve(&self, word: &'static str) {
-        let listener = inside(&self.netns, || TcpListener::bind("0.0.0.0:80").expect("binds"));
-        std::thread::spawn(move || {
-            while let Ok((mut stream, caller)) = listener.accept() {
-                let _ = write!(stream, "{word} {}", caller.ip());
-            }
-        });
+        serve(&self.netns, word);
     }
 
     fn ask(&self, address: Ipv4Addr, port: u16) -> Option<String> {
-        inside(&self.netns, || ask(address, port))
+        inside(&self.netns, || ask(address, port)).ok()
     }
 
     /// Runs iproute2's `ip` in the container.
     fn ip(&self, arguments: &str) -> String {
         inside(&self.netns, || ip(arguments))
     }
-}
-
-fn ip(arguments: &str) -> String {
-    let output =
-        Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
-
-fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
-    let file = File::open(netns).expect("the namespace is there");
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                .expect("enters");
-            work()
-        });
-        thread.join().expect("works")
-    })
-}
-
-fn ask(address: impl Into<IpAddr>, port: u16) -> Option<String> {
-    let address = SocketAddr::new(address.into(), port);
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
-}
-
-/// A neighbour of this host on a wire, with the address 192.0.2.2.
-fn neighbour() -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().expect("directory");
-    let path = directory.path().join("neighbour");
-    File::create(&path).expect("creates");
-    let (target, ready) = (path.clone(), std::sync::mpsc::sync_channel(0));
-    std::thread::spawn(move || {
-        // SAFETY: the thread is our own and ends here.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("needs root");
-        rustix::mount::mount_bind("/proc/thread-self/ns/net", &target).expect("mounts");
-        ready.0.send(()).expect("awaited");
-    });
-    ready.1.recv().expect("made");
-    ip("link add wire type veth peer name far");
-    let file = File::open(&path).expect("there");
-    let fd = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&file));
-    ip(&format!("link set far netns {fd}"));
-    ip("addr add 192.0.2.1/24 dev wire");
-    ip("link set wire up");
-    inside(&path, || {
-        ip("link set lo up");
-        ip("addr add 192.0.2.2/24 dev far");
-        ip("link set far up");
-    });
-    (directory, path)
-}
-
-fn unmount(path: &Path) {
-    rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH).expect("unmounts");
 }
 
 #[test]
@@ -174,9 +77,13 @@ fn containers_of_one_network_reach_each_other_and_those_of_others_do_not() {
         assert_eq!(one.ask(other.plug.address, 80), None, "another network's");
         assert_eq!(other.ask(one.plug.address, 80), None, "another network's");
         assert_eq!(one.ask(default.address, 80), None, "the default network's");
-        let from_default = inside(&default.netns, || ask(one.plug.address, 80));
+        let from_default = inside(&default.netns, || ask(one.plug.address, 80)).ok();
         assert_eq!(from_default, None, "from the default network");
-        assert_eq!(ask(one.plug.address, 80), Some("one 10.8.1.1".into()), "the host reaches all");
+        assert_eq!(
+            ask(one.plug.address, 80).ok(),
+            Some("one 10.8.1.1".into()),
+            "the host reaches all"
+        );
         network.close().await.expect("closes");
     });
 }
@@ -188,17 +95,17 @@ fn the_world_is_reached_under_the_hosts_address_and_reaches_only_what_is_publish
         network.make_local(local(1)).await.expect("makes");
         let one = container(&network, "aaaa1", 1).await;
         one.serve("one");
-        let (_directory, outside) = neighbour();
-        let listener = inside(&outside, || TcpListener::bind("0.0.0.0:90").expect("binds"));
+        let outside = Neighbour::new();
+        let listener = inside(&outside.netns, || TcpListener::bind("0.0.0.0:90").expect("binds"));
         std::thread::spawn(move || {
             let (mut stream, caller) = listener.accept().expect("accepts");
             write!(stream, "{}", caller.ip()).expect("answers");
         });
         let neighbour = Ipv4Addr::new(192, 0, 2, 2);
         assert_eq!(one.ask(neighbour, 90), Some("192.0.2.1".into()));
-        inside(&outside, || ip("route add 10.8.1.0/24 via 192.0.2.1"));
+        inside(&outside.netns, || ip("route add 10.8.1.0/24 via 192.0.2.1"));
         let address = one.plug.address;
-        assert_eq!(inside(&outside, || ask(address, 80)), None, "past the ports");
+        assert_eq!(inside(&outside.netns, || ask(address, 80)).ok(), None, "past the ports");
         let port = PublishedPort {
             protocol: Protocol::Tcp,
             host_ip: None,
@@ -208,10 +115,12 @@ fn the_world_is_reached_under_the_hosts_address_and_reaches_only_what_is_publish
         };
         network.publish("web", vec![port]).await.expect("publishes");
         let this_host = Ipv4Addr::new(192, 0, 2, 1);
-        assert_eq!(inside(&outside, || ask(this_host, 8080)), Some("one 192.0.2.2".into()));
-        assert!(ask(Ipv4Addr::LOCALHOST, 8080).is_some(), "from the host itself");
+        assert_eq!(
+            inside(&outside.netns, || ask(this_host, 8080)).ok(),
+            Some("one 192.0.2.2".into())
+        );
+        assert!(ask(Ipv4Addr::LOCALHOST, 8080).is_ok(), "from the host itself");
         assert!(one.ask(this_host, 8080).is_some(), "from the container itself");
-        unmount(&outside);
         network.close().await.expect("closes");
     });
 }
@@ -226,7 +135,7 @@ fn from_an_internal_network_neither_the_world_nor_the_host_is_reached() {
         let one = container(&network, "aaaa1", 1).await;
         let two = container(&network, "aaaa2", 1).await;
         two.serve("two");
-        let (_directory, outside) = neighbour();
+        let _outside = Neighbour::new();
         let listening = TcpListener::bind("0.0.0.0:2377").expect("binds");
         assert_eq!(one.ask(two.plug.address, 80), Some("two 10.8.1.2".into()));
         for address in ["10.8.1.1", "10.8.2.1", "192.0.2.1", "192.0.2.2"] {
@@ -234,8 +143,7 @@ fn from_an_internal_network_neither_the_world_nor_the_host_is_reached() {
             assert_eq!(one.ask(address, 2377), None, "{address}");
         }
         drop(listening);
-        assert!(ask(two.plug.address, 80).is_some(), "the host may ask");
-        unmount(&outside);
+        assert!(ask(two.plug.address, 80).is_ok(), "the host may ask");
         network.close().await.expect("closes");
     });
 }
@@ -250,7 +158,7 @@ fn containers_that_are_to_be_alone_do_not_reach_each_other() {
         let two = container(&network, "aaaa2", 1).await;
         two.serve("two");
         assert_eq!(one.ask(two.plug.address, 80), None);
-        assert!(ask(two.plug.address, 80).is_some(), "the host reaches it");
+        assert!(ask(two.plug.address, 80).is_ok(), "the host reaches it");
         assert!(one.ip("link show eth0").contains("mtu 1400"));
         network.close().await.expect("closes");
     });
@@ -469,8 +377,7 @@ fn a_new_daemon_takes_over_networks_and_removes_those_that_are_no_more() {
         assert!(two.ask(Ipv4Addr::new(10, 8, 1, 2), 80).is_some());
         second.close().await.expect("closes");
         assert!(!ip("-br link").contains("br-"), "no bridge is left");
-        let tables = Command::new("nft").args(["list", "tables"]).output().expect("nft");
-        assert_eq!(String::from_utf8_lossy(&tables.stdout), "", "no table is left");
+        assert_eq!(run("nft", "list tables"), "", "no table is left");
     });
 }
 
@@ -480,9 +387,7 @@ fn operators_can_read_the_tables() {
         let network = host.network().await;
         network.make_local(local(1)).await.expect("makes");
         container(&network, "aaaa1", 1).await;
-        let list = Command::new("nft").args(["list", "ruleset"]).output().expect("nft");
-        let text = String::from_utf8_lossy(&list.stdout).into_owned();
-        assert!(list.status.success(), "{text}");
+        let text = run("nft", "list ruleset");
         for line in [
             "table ip skep-test-nets",
             "iifname . oifname @same accept",
