@@ -169,7 +169,8 @@ impl State {
         };
         let mut faults = Vec::new();
         let gone = self.bridges.tables().filter(|(family, table)| !has(family, table));
-        faults.extend(gone.map(|(family, table)| format!("nftables table {family} {table} is gone")));
+        faults
+            .extend(gone.map(|(family, table)| format!("nftables table {family} {table} is gone")));
         if mends && !faults.is_empty() {
             self.bridges.fence()?;
         }

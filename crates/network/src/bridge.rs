@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -24,10 +24,7 @@ use crate::{Config, Error, address, ipv6, namespace, state_file};
 const LOOPBACK_INDEX: u32 = 1;
 const CONTAINER_INDEX: u32 = 2;
 
-/// Routing tables that every host has.
 const MAIN_TABLE: u8 = 254;
-const LOCAL_TABLE: u8 = 255;
-const LOOPBACK_METRIC: u32 = 2_000;
 
 /// Where a subnet is looked for first, as Docker does: /16s of 172.17.0.0/12, then /20s of 192.168.0.0/16.
 const SUBNETS: std::ops::RangeInclusive<u8> = 17..=31;
@@ -73,13 +70,18 @@ pub(crate) struct Wire<'a> {
 pub(crate) fn open(config: &Config) -> Result<Bridge, Error> {
     let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
     let subnet = subnet(config, &netlink)?;
-    let gateway = Ipv4Addr::from_bits(subnet.network().to_bits() + 1);
+    let gateway = first_of(subnet);
     let has_ipv6 = ipv6::is_spoken();
     let shape = Shape { name: &config.bridge, subnet, gateway, mtu: None, has_ipv6 };
     let (bridge, _) = make(shape)?;
     sysctl("ip_forward", "1")?;
     state_file::write(&subnet_file(&config.state_dir), &subnet)?;
     Ok(bridge)
+}
+
+/// The address of the bridge that every node has.
+pub(crate) fn first_of(subnet: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from_bits(subnet.network().to_bits() + 1)
 }
 
 /// Makes a bridge, or takes over the one of its name; true where it was made.
@@ -108,10 +110,6 @@ pub(crate) fn make(shape: Shape<'_>) -> Result<(Bridge, bool), Error> {
     netlink.change(set_up(index)).map_err(Error::kernel(format!("raise bridge {name}")))?;
     // Lets connections to 127.0.0.1 go on to containers; the table guards against strangers using it.
     sysctl(&format!("conf/{name}/route_localnet"), "1")?;
-    if has_ipv6 {
-        let back = netlink.replace(RouteNetlinkMessage::NewRoute(loopback_route(index)));
-        back.map_err(Error::kernel(format!("take answers to ::1 from bridge {name}")))?;
-    }
     Ok((Bridge { name: name.to_owned(), index, subnet, gateway, mtu, has_ipv6 }, is_made))
 }
 
@@ -354,25 +352,6 @@ fn default_route(family: AddressFamily) -> RouteMessage {
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message
-}
-
-/// Answers to the host's own ::1 come back by this link. For 127.0.0.0/8 there is a setting; the kernel looks for a route
-/// to ::1 by the link that the packet came by. From outside no packet to ::1 is heard at all.
-pub(crate) fn loopback_route(link: u32) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet6;
-    message.header.destination_prefix_length = 128;
-    message.header.table = LOCAL_TABLE;
-    message.header.protocol = RouteProtocol::Static;
-    message.header.scope = RouteScope::Universe;
-    message.header.kind = RouteType::Local;
-    message.attributes = vec![
-        RouteAttribute::Destination(RouteAddress::Inet6(Ipv6Addr::LOCALHOST)),
-        RouteAttribute::Oif(link),
-        // Loopback's own is 0, and comes first for everybody else.
-        RouteAttribute::Priority(LOOPBACK_METRIC),
-    ];
     message
 }
 

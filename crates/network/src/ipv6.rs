@@ -31,6 +31,11 @@ pub(crate) fn of_subnet(subnet: Ipv4Net) -> Ipv6Net {
     Ipv6Net::new_assert(of_container(subnet.network()), PREFIX_BITS + subnet.prefix_len())
 }
 
+/// The address of the bridge that every node has.
+pub(crate) fn first_of(subnet: Ipv6Net) -> Ipv6Addr {
+    Ipv6Addr::from_bits(subnet.network().to_bits() + 1)
+}
+
 /// The ingress network's subnet.
 pub(crate) fn of_mesh(subnet: Ipv4Net) -> Ipv6Net {
     Ipv6Net::new_assert(of_task(subnet.network()), PREFIX_BITS + subnet.prefix_len())

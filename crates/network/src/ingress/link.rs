@@ -20,7 +20,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Place, Underlay};
-use crate::bridge::{loopback_route, up};
+use crate::bridge::up;
 use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
 use crate::{Error, address, ipv6};
@@ -88,11 +88,6 @@ impl Fabric {
             }
         };
         set_up(&name)?;
-        let has_ipv6 = ipv6::is_spoken();
-        if has_ipv6 {
-            let back = netlink.replace(RouteNetlinkMessage::NewRoute(loopback_route(index)));
-            back.map_err(Error::kernel(format!("take answers to ::1 from link {name}")))?;
-        }
         let mut fabric = Self {
             netlink,
             underlay: underlay.clone(),
@@ -100,7 +95,7 @@ impl Fabric {
             index,
             nodes: BTreeMap::new(),
             routes: BTreeMap::new(),
-            has_ipv6,
+            has_ipv6: ipv6::is_spoken(),
         };
         fabric.nodes = fabric.known_nodes()?;
         fabric.routes = fabric.known_routes()?;
@@ -316,8 +311,7 @@ impl Fabric {
             ];
             message
         };
-        let rules =
-            self.families().flat_map(|family| links.clone().map(|link| rule(family, link)));
+        let rules = self.families().flat_map(|family| links.clone().map(|link| rule(family, link)));
         rules.collect()
     }
 

@@ -18,7 +18,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::nft::{MeshBase, MeshRules, MeshTable, forget_connections};
 use crate::ports::Protocol;
-use crate::{Error, ipv6};
+use crate::{Error, bridge, ipv6};
 use link::Fabric;
 pub(crate) use link::{MARK_MASK, mark};
 
@@ -200,6 +200,7 @@ impl Mesh {
         let base = MeshBase {
             link: link::name(&self.place),
             bridge: self.place.bridge.clone(),
+            gateway: bridge::first_of(self.place.subnet).into(),
             inside: inside.map(IpNet::V4).collect(),
             subnets: subnets.map(IpNet::V4).collect(),
             local: wanted.underlay.as_ref().map(|it| it.local).filter(IpAddr::is_ipv4),
@@ -216,11 +217,7 @@ impl Mesh {
 
 /// What somebody is reached by, who is a task or a container.
 fn all_of(address: Ipv4Addr) -> [IpAddr; 3] {
-    [
-        address.into(),
-        ipv6::of_task(address).into(),
-        ipv6::of_container(address).into(),
-    ]
+    [address.into(), ipv6::of_task(address).into(), ipv6::of_container(address).into()]
 }
 
 /// The same for IPv6: every address follows.
@@ -248,6 +245,7 @@ fn rules_of_ipv6(wanted: &Ingress, rules: &MeshRules) -> MeshRules {
         base: MeshBase {
             link: rules.base.link.clone(),
             bridge: rules.base.bridge.clone(),
+            gateway: socket(&(rules.base.gateway, 0)).0,
             inside: inside.collect(),
             subnets: subnets.map(|subnet| IpNet::V6(ipv6::of_mesh(subnet))).collect(),
             local: wanted.underlay.as_ref().map(|it| IpAddr::V6(ipv6::of_node(it.local))),

@@ -195,11 +195,13 @@ impl Fences {
                 let rule = [from_here.clone(), elsewhere, masquerade.clone()].concat();
                 batch.add_rule(table, "postrouting", &rule);
             }
-            // From the host's own loopback, and from a container to itself or a neighbour by a published port: the
-            // answer must come back this way.
-            let local = expression::source_in(family.loopback());
-            let rule = [local, to_here.clone(), masquerade.clone()].concat();
-            batch.add_rule(table, "postrouting", &rule);
+            // From the host's own loopback, and from a container to itself or a neighbour by a published port: the answer
+            // must come back this way. IPv6 leaves loopback by another way.
+            if family == Family::Ipv4 {
+                let local = expression::source_in(family.loopback());
+                let rule = [local, to_here.clone(), masquerade.clone()].concat();
+                batch.add_rule(table, "postrouting", &rule);
+            }
             let by_port = expression::is_destination_nat();
             let rule = [from_here, to_here, by_port, masquerade].concat();
             batch.add_rule(table, "postrouting", &rule);

@@ -1,6 +1,6 @@
 //! Parts of rules, as the kernel's virtual machine takes them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -28,6 +28,10 @@ const CT_STATE_NEW: u32 = 1 << 3;
 const CT_STATE_KNOWN: u32 = 1 << 1 | 1 << 2;
 /// `IP_CT_DIR_REPLY`.
 const CT_DIRECTION_REPLY: u8 = 1;
+const CT_DIRECTION_ORIGINAL: u8 = 0;
+const CT_DST_IP6: u32 = 22;
+/// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`.
+const CHECKSUM_OF_ADDRESSES: u32 = 1;
 /// `ARPHRD_ETHER`.
 const LINK_IS_ETHERNET: u16 = 1;
 const TCP: u8 = 6;
@@ -61,12 +65,23 @@ pub(super) enum Expression {
         bytes: u32,
         register: u32,
     },
+    /// Writes over a part of the packet's network header, and puts the checksum behind it right.
+    SetNetworkHeader {
+        offset: u32,
+        bytes: u32,
+        register: u32,
+    },
     Meta {
         key: u32,
         register: u32,
     },
     /// Loads something of the connection.
     Conntrack {
+        key: u32,
+        register: u32,
+    },
+    /// Loads something of the connection's first packet.
+    ConntrackOriginal {
         key: u32,
         register: u32,
     },
@@ -260,6 +275,34 @@ pub(super) fn is_answer() -> Vec<Expression> {
     vec![Expression::Conntrack { key: CT_DIRECTION, register }, equals(&[CT_DIRECTION_REPLY])]
 }
 
+/// The connection's first packet went to this address.
+pub(super) fn original_destination_is(address: Ipv6Addr) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![Expression::ConntrackOriginal { key: CT_DST_IP6, register }, equals(&address.octets())]
+}
+
+/// Writes the address over the packet's source.
+pub(super) fn set_source(address: Ipv6Addr) -> Vec<Expression> {
+    set_address(Expression::source_address_of, address)
+}
+
+/// Writes the address over the packet's destination.
+pub(super) fn set_destination(address: Ipv6Addr) -> Vec<Expression> {
+    set_address(Expression::destination_address_of, address)
+}
+
+fn set_address(place: fn(Family, u32) -> Expression, address: Ipv6Addr) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    let Expression::Payload { offset, bytes, .. } = place(Family::Ipv6, register) else {
+        unreachable!("addresses are parts of packets");
+    };
+    let value = address.octets().to_vec();
+    vec![
+        Expression::Load { register, value },
+        Expression::SetNetworkHeader { offset, bytes, register },
+    ]
+}
+
 /// Loads the connection's mark, as far as `mask` goes.
 pub(super) fn connection_mark(mask: u32) -> Vec<Expression> {
     let register = FIRST_REGISTER;
@@ -398,9 +441,11 @@ pub(super) fn encode(bytes: &mut Vec<u8>, expression: &Expression) {
 
 fn name(expression: &Expression) -> &'static str {
     match expression {
-        Expression::Payload { .. } => "payload",
+        Expression::Payload { .. } | Expression::SetNetworkHeader { .. } => "payload",
         Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
-        Expression::Conntrack { .. } | Expression::SetConntrackMark { .. } => "ct",
+        Expression::Conntrack { .. }
+        | Expression::ConntrackOriginal { .. }
+        | Expression::SetConntrackMark { .. } => "ct",
         Expression::PathSegment { .. } => "rt",
         Expression::ToNetworkOrder { .. } => "byteorder",
         Expression::SetSegment { .. } => "exthdr",
@@ -440,6 +485,16 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::Meta { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
         Expression::Conntrack { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
+        Expression::ConntrackOriginal { key, register } => {
+            numbers(bytes, &[(1, *register), (2, *key)]);
+            attribute(bytes, 3, &[CT_DIRECTION_ORIGINAL]);
+        }
+        Expression::SetNetworkHeader { offset, bytes: length, register } => {
+            // No checksum of its own (0), but those of TCP and UDP have the addresses in them.
+            let place = [(2, NETWORK_HEADER), (3, *offset), (4, *length), (5, *register)];
+            numbers(bytes, &place);
+            numbers(bytes, &[(6, 0), (7, 0), (8, CHECKSUM_OF_ADDRESSES)]);
+        }
         Expression::SetConntrackMark { register } => {
             numbers(bytes, &[(2, CT_MARK), (4, *register)]);
         }

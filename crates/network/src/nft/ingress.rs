@@ -33,8 +33,8 @@ use super::list::{self, Elements, Target};
 use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket as Netfilter;
 use super::{
-    ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, MARK, VERDICT, concatenation, port_bytes,
-    socket_bytes,
+    ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, MARK, VERDICT, concatenation, loopback,
+    port_bytes, socket_bytes,
 };
 use crate::Error;
 use crate::ingress::{Front, MARK_MASK, mark};
@@ -49,7 +49,7 @@ const ETHER: u32 = 9;
 const ELEMENTS_AT_ONCE_MAX: usize = 20_000;
 
 /// What the table is to say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MeshRules {
     pub(crate) base: Base,
     pub(crate) fronts: BTreeMap<Front, BTreeSet<Socket>>,
@@ -61,10 +61,12 @@ pub(crate) struct MeshRules {
 }
 
 /// What rarely changes; the table is made anew then.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Base {
     pub(crate) link: String,
     pub(crate) bridge: String,
+    /// The bridge's address.
+    pub(crate) gateway: IpAddr,
     /// Addresses of containers and of their gateways, which mean somebody else on other nodes.
     pub(crate) inside: Vec<IpNet>,
     pub(crate) subnets: Vec<IpNet>,
@@ -82,7 +84,7 @@ pub(crate) struct MeshTable {
     known: Option<Known>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     base: Base,
     /// Each backend in its slot.
@@ -149,6 +151,7 @@ impl MeshTable {
                 put("backends", slot, Target::Data(socket_bytes(socket.0, socket.1)));
             }
             put("fronts", key.to_vec(), Target::Chain(format!("b{}", sockets.len())));
+            put(loopback::SET, key.to_vec(), Target::Data(Vec::new()));
         }
         for ((address, front), socket) in &known.own {
             let key = [&octets(*address)[..], &front_bytes(*front)].concat();
@@ -169,7 +172,9 @@ impl MeshTable {
                 faults.push(format!("chain {chain} has no rules"));
             }
         }
-        for map in ["fronts", "backends", "own", "came_by", "go_by", "homes"] {
+        let looped = (self.family == Family::Ipv6).then_some(loopback::SET);
+        let maps_of_all = ["fronts", "backends", "own", "came_by", "go_by", "homes"];
+        for map in maps_of_all.into_iter().chain(looped) {
             let found = list::elements(&mut self.socket, self.family, &self.name, map)?;
             let wanted = maps.remove(map).unwrap_or_default();
             list::compare(map, &wanted, &found, faults);
@@ -225,9 +230,20 @@ impl Work<'_> {
         batch.add_table(&name);
         add_maps(batch, &name, family);
         add_leading(batch, &name, family, &base);
+        if let IpAddr::V6(gateway) = base.gateway {
+            loopback::add(batch, &name, gateway);
+        }
         add_marking(batch, &name, &base);
         add_leaving(batch, &name, family, &base);
-        Known { base, ..Known::default() }
+        Known {
+            base,
+            fronts: BTreeMap::new(),
+            own: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            homes: BTreeSet::new(),
+            balancing: BTreeSet::new(),
+            marking: BTreeSet::new(),
+        }
     }
 
     fn set_nodes(&mut self, known: &mut Known, nodes: BTreeMap<[u8; 6], u16>) -> Result<(), Error> {
@@ -294,7 +310,12 @@ impl Work<'_> {
         }
         for (place, socket) in &own {
             if known.own.get(place) != Some(socket) {
-                self.batch(1).add_element(&name, "own", &key(place), &socket_bytes(socket.0, socket.1));
+                self.batch(1).add_element(
+                    &name,
+                    "own",
+                    &key(place),
+                    &socket_bytes(socket.0, socket.1),
+                );
             }
         }
         known.own = own;
@@ -341,6 +362,12 @@ impl Work<'_> {
         if !old.is_empty() && !is_same_count {
             batch.delete_element(&name, "fronts", &key);
         }
+        if family == Family::Ipv6 && old.is_empty() {
+            batch.add_member(&name, loopback::SET, &key);
+        }
+        if family == Family::Ipv6 && next.is_empty() {
+            batch.delete_element(&name, loopback::SET, &key);
+        }
         for (slot, socket) in old.iter().enumerate() {
             if next.get(slot) != Some(socket) {
                 batch.delete_element(&name, "backends", &slot_key(slot));
@@ -348,7 +375,12 @@ impl Work<'_> {
         }
         for (slot, socket) in next.iter().enumerate() {
             if old.get(slot) != Some(socket) {
-                batch.add_element(&name, "backends", &slot_key(slot), &socket_bytes(socket.0, socket.1));
+                batch.add_element(
+                    &name,
+                    "backends",
+                    &slot_key(slot),
+                    &socket_bytes(socket.0, socket.1),
+                );
             }
         }
         if !next.is_empty() && !is_same_count {
@@ -470,15 +502,14 @@ fn add_leaving(batch: &mut Batch, table: &str, family: Family, base: &Base) {
     batch.add_chain(table, "leaving", Some(hook));
     let as_this_node = match base.local {
         Some(local) => vec![
-            Expression::Load {
-                register: expression::FIRST_REGISTER,
-                value: octets(local),
-            },
+            Expression::Load { register: expression::FIRST_REGISTER, value: octets(local) },
             Expression::SourceNatAddress(family),
         ],
         None => vec![Expression::Masquerade],
     };
-    for subnet in base.inside.iter().chain([&family.loopback()]) {
+    // IPv6 leaves loopback by another way.
+    let loopback = Some(family.loopback()).filter(|_| family == Family::Ipv4);
+    for subnet in base.inside.iter().chain(&loopback) {
         let inside = expression::source_in(*subnet);
         batch.add_rule(table, "leaving", &[by_link.clone(), inside, as_this_node.clone()].concat());
     }
@@ -503,13 +534,7 @@ fn add_leaving(batch: &mut Batch, table: &str, family: Family, base: &Base) {
     }
 }
 
-fn add_balancing(
-    batch: &mut Batch,
-    table: &str,
-    family: Family,
-    chain: &str,
-    backends: usize,
-) {
+fn add_balancing(batch: &mut Batch, table: &str, family: Family, chain: &str, backends: usize) {
     let first = expression::FIRST_REGISTER;
     let modulus = u32::try_from(backends).expect("far fewer backends than 2^32");
     batch.add_chain(table, chain, None);

@@ -18,12 +18,13 @@ mod expression;
 mod guard;
 mod ingress;
 pub(crate) mod list;
+mod loopback;
 mod message;
 mod socket;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -181,6 +182,13 @@ impl FamilyTable {
                 list::compare(map, &wanted, &found, faults);
             }
         }
+        if self.family == Family::Ipv6 {
+            let served = rules.iter().filter(|rule| !rule.backends.is_empty());
+            let ports = served.filter_map(|rule| looped(rule.front));
+            let ports = ports.map(|port| (port.to_vec(), list::Target::Data(Vec::new())));
+            let found = list::elements(&mut self.socket, self.family, &self.name, loopback::SET)?;
+            list::compare(loopback::SET, &ports.collect(), &found, faults);
+        }
         Ok(())
     }
 
@@ -286,9 +294,11 @@ impl FamilyTable {
             let to_chain = Expression::look_up_verdict(map_names(with_address).0);
             batch.add_rule(table, "published", &[key, vec![to_chain]].concat());
         }
-        let masquerade = |parts: &[Vec<Expression>]| {
-            [parts.concat(), vec![Expression::Masquerade]].concat()
-        };
+        if let IpNet::V6(subnet) = subnet {
+            loopback::add(batch, table, ipv6::first_of(subnet));
+        }
+        let masquerade =
+            |parts: &[Vec<Expression>]| [parts.concat(), vec![Expression::Masquerade]].concat();
         let (from_inside, by_bridge) =
             (expression::source_in(subnet), expression::output_link(bridge, true));
         if self.family == Family::Ipv4 {
@@ -296,11 +306,11 @@ impl FamilyTable {
             let elsewhere = expression::output_link(bridge, false);
             batch.add_rule(table, "postrouting", &masquerade(&[from_inside.clone(), elsewhere]));
             add_loopback_guard(batch, table);
+            // From the host's own loopback: the answer must come back this way.
+            let loopback = expression::source_in(self.family.loopback());
+            batch.add_rule(table, "postrouting", &masquerade(&[loopback, by_bridge.clone()]));
         }
-        // From the host's own loopback, and from a container to itself or a neighbour by a published port: the answer
-        // must come back this way.
-        let from_loopback = expression::source_in(self.family.loopback());
-        batch.add_rule(table, "postrouting", &masquerade(&[from_loopback, by_bridge.clone()]));
+        // From a container to itself or a neighbour by a published port: likewise.
         let led = expression::is_destination_nat();
         batch.add_rule(table, "postrouting", &masquerade(&[from_inside, by_bridge, led]));
     }
@@ -336,11 +346,17 @@ impl FamilyTable {
         }
         let chain = chain_name(with_address, count(rule));
         batch.add_goto(&self.name, fronts, &front_bytes(rule.front), &chain);
+        if let Some(port) = looped(rule.front) {
+            batch.add_member(&self.name, loopback::SET, &port);
+        }
     }
 
     fn remove_rule(&self, batch: &mut Batch, rule: &Rule) {
         let (fronts, backends) = map_names(rule.front.names_address());
         batch.delete_element(&self.name, fronts, &front_bytes(rule.front));
+        if let Some(port) = looped(rule.front) {
+            batch.delete_element(&self.name, loopback::SET, &port);
+        }
         for (slot, _) in (0u32..).zip(&rule.backends) {
             let key = [front_bytes(rule.front), slot.to_ne_bytes().to_vec()].concat();
             batch.delete_element(&self.name, backends, &key);
@@ -350,6 +366,12 @@ impl FamilyTable {
 
 fn count(rule: &Rule) -> u32 {
     u32::try_from(rule.backends.len()).expect("far fewer backends than 2^32")
+}
+
+/// The port as [`loopback::SET`] has it, where the front is one at ::1.
+fn looped(front: Front) -> Option<[u8; 8]> {
+    let is_looped = front.address == Ipv6Addr::UNSPECIFIED || front.address == Ipv6Addr::LOCALHOST;
+    is_looped.then(|| port_bytes(front.protocol, front.port))
 }
 
 /// route_localnet would let neighbours on a wire reach 127.0.0.0/8: only the host itself may.

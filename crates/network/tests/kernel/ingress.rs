@@ -1,7 +1,7 @@
 //! Sentences about the routing mesh, on hosts joined by a switch.
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ impl Wire {
         });
         machine.run(move || {
             ip(&format!("addr add 10.99.0.{number}/24 dev eth0"));
+            ip(&format!("addr add fd99::{number}/64 dev eth0 nodad"));
             ip("link set eth0 up");
         });
         machine
@@ -51,6 +52,10 @@ impl Wire {
 
 fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 0, number)
+}
+
+fn address_of_ipv6(number: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, number.into()).into()
 }
 
 /// A task: its address in the ingress network, its node, and its socket on the node's bridge.
@@ -77,7 +82,8 @@ impl Node {
         self.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
     }
 
-    fn ask(&self, to: Ipv4Addr) -> Option<String> {
+    fn ask(&self, to: impl Into<IpAddr>) -> Option<String> {
+        let to = to.into();
         self.machine.run(move || ask(to))
     }
 }
@@ -119,7 +125,7 @@ fn ingress_of(own: u8, serving: &[Task], there: &[Task]) -> Ingress {
 /// Answers each line and each datagram with `word` and the caller's address, for as long as the test runs.
 fn serve(netns: &Path, word: &'static str) {
     let (listener, socket) = inside(netns, || {
-        let any = ("0.0.0.0", PORT);
+        let any = ("::", PORT);
         (TcpListener::bind(any).expect("binds"), UdpSocket::bind(any).expect("binds"))
     });
     std::thread::spawn(move || {
@@ -128,7 +134,8 @@ fn serve(netns: &Path, word: &'static str) {
                 let mut bytes = [0; 64 << 10];
                 while stream.read(&mut bytes).is_ok_and(|length| length > 0) {
                     if bytes.contains(&b'\n') {
-                        let _ = stream.write_all(format!("{word} {caller}").as_bytes());
+                        let _ =
+                            stream.write_all(format!("{word} {}", canonical(caller)).as_bytes());
                         bytes.fill(0);
                     }
                 }
@@ -138,14 +145,18 @@ fn serve(netns: &Path, word: &'static str) {
     std::thread::spawn(move || {
         let mut bytes = [0; 2048];
         while let Ok((_, caller)) = socket.recv_from(&mut bytes) {
-            let _ = socket.send_to(format!("{word} {caller}").as_bytes(), caller);
+            let _ = socket.send_to(format!("{word} {}", canonical(caller)).as_bytes(), caller);
         }
     });
 }
 
-fn connect(to: Ipv4Addr) -> Option<TcpStream> {
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn connect(to: impl Into<IpAddr>) -> Option<TcpStream> {
     let stream =
-        TcpStream::connect_timeout(&(to, PUBLISHED).into(), Duration::from_secs(3)).ok()?;
+        TcpStream::connect_timeout(&(to.into(), PUBLISHED).into(), Duration::from_secs(3)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("sets");
     Some(stream)
 }
@@ -158,15 +169,15 @@ fn say(stream: &mut TcpStream, what: &[u8]) -> Option<String> {
 }
 
 /// The word of the task that answers, and whether it saw the caller as the caller sees itself.
-fn ask(to: Ipv4Addr) -> Option<String> {
+fn ask(to: impl Into<IpAddr>) -> Option<String> {
     let mut stream = connect(to)?;
     let answer = say(&mut stream, b"\n")?;
     let own = stream.local_addr().ok()?;
     Some(judged(&answer, own))
 }
 
-fn ask_by_datagram(socket: &UdpSocket, to: Ipv4Addr) -> Option<String> {
-    socket.connect((to, PUBLISHED)).ok()?;
+fn ask_by_datagram(socket: &UdpSocket, to: impl Into<IpAddr>) -> Option<String> {
+    socket.connect((to.into(), PUBLISHED)).ok()?;
     socket.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
     socket.send(b"\n").ok()?;
     let mut answer = [0; 256];
@@ -222,6 +233,37 @@ fn every_node_answers_and_the_task_sees_who_asks() {
     assert_eq!(one.ask(address(2)).as_deref(), Some("b saw me"));
     assert!(two.ask(localhost).is_some_and(|answer| answer.starts_with("b saw 172.")));
     assert_eq!(two.ask(address(1)).as_deref(), Some("b saw 10.99.0.1"), "home by another node");
+}
+
+#[test]
+fn every_node_answers_over_ipv6_and_the_task_sees_who_asks() {
+    let (_wire, one, two, client, ..) = one_task();
+    for node in [1, 2].map(address_of_ipv6) {
+        assert_eq!(client.run(move || ask(node)).as_deref(), Some("b saw me"), "{node}");
+        let by_datagram = client.run(move || {
+            let socket = UdpSocket::bind("[::]:0").expect("binds");
+            ask_by_datagram(&socket, node)
+        });
+        assert_eq!(by_datagram.as_deref(), Some("b saw me"), "{node}");
+    }
+    let localhost = Ipv6Addr::LOCALHOST;
+    assert_eq!(one.ask(localhost).as_deref(), Some("b saw [fd73:6b65:7000:2::a63:1]"));
+    assert_eq!(one.ask(address_of_ipv6(1)).as_deref(), Some("b saw me"));
+    assert_eq!(one.ask(address_of_ipv6(2)).as_deref(), Some("b saw me"));
+    assert!(two.ask(localhost).is_some_and(|answer| answer.starts_with("b saw [fd73:")));
+    assert_eq!(two.ask(address_of_ipv6(2)).as_deref(), Some("b saw me"));
+}
+
+#[test]
+fn much_passes_both_ways_over_ipv6_too() {
+    let (_wire, _one, _two, client, ..) = one_task();
+    let answer = client.run(|| {
+        let mut stream = connect(address_of_ipv6(1))?;
+        let mut much = vec![b'x'; 4 << 20];
+        much.push(b'\n');
+        say(&mut stream, &much)
+    });
+    assert!(answer.is_some_and(|answer| answer.starts_with("b [fd99::9]:")));
 }
 
 #[test]
@@ -324,10 +366,15 @@ fn a_node_that_has_not_heard_of_a_tasks_end_loses_nothing() {
 
 #[test]
 fn datagrams_do_not_stick_to_a_task_that_is_gone() {
+    do_not_stick("0.0.0.0:0", |node| address(node).into());
+    do_not_stick("[::]:0", address_of_ipv6);
+}
+
+fn do_not_stick(from: &'static str, address: impl Fn(u8) -> IpAddr) {
     let (_wire, one, two, client, task, _) = one_task();
     let (netns, other) = one.container("aaaaaaaaaaaa", 6);
     serve(&netns, "a");
-    let socket = client.run(|| UdpSocket::bind("0.0.0.0:0").expect("binds"));
+    let socket = client.run(move || UdpSocket::bind(from).expect("binds"));
     for via in [1, 2] {
         assert_eq!(ask_by_datagram(&socket, address(via)).as_deref(), Some("b saw me"), "{via}");
         one.set(&[other], &[task]);
