@@ -9,6 +9,19 @@ use testbed::Switch;
 use crate::host::next_name;
 use crate::{Printed, printed};
 
+/// Does something in the network namespace that a file names, on a thread of its own.
+pub fn within_network<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
+    let file = std::fs::File::open(namespace).expect("the namespace is there");
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(file.as_fd(), network).expect("enters");
+            work()
+        });
+        thread.join().expect("the work is done")
+    })
+}
+
 /// A network namespace with a cable to the switch. Dropping it removes it.
 #[derive(Debug)]
 pub struct Client {
@@ -37,16 +50,12 @@ impl Client {
 
     /// Does something there, on a thread of its own.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let path = format!("/run/netns/{}", self.machine.namespace);
-        let file = std::fs::File::open(path).expect("the namespace is there");
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let network = Some(LinkNameSpaceType::Network);
-                move_into_link_name_space(file.as_fd(), network).expect("enters");
-                work()
-            });
-            thread.join().expect("the work is done")
-        })
+        within_network(&self.namespace(), work)
+    }
+
+    /// The file that names its network namespace.
+    pub fn namespace(&self) -> String {
+        format!("/run/netns/{}", self.machine.namespace)
     }
 
     /// What a port answers.

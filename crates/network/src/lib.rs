@@ -240,6 +240,23 @@ impl Network {
         self.with_overlays(move |overlays, _| overlays.set_services(&id, services)).await
     }
 
+    /// Which addresses of a network are somebody's: containers forget connections to those that were and are no more.
+    pub async fn set_held(&self, id: &str, held: BTreeSet<IpAddr>) -> Result<(), Error> {
+        let id = id.to_owned();
+        let (gone, containers) =
+            self.with_overlays(move |overlays, _| Ok(overlays.set_held(&id, held))).await?;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        blocking(move || {
+            let existing = containers.iter().filter(|netns| namespace::exists(netns));
+            let mut forgotten =
+                existing.map(|netns| namespace::within(netns, || nft::forget_connections(&gone)));
+            forgotten.try_for_each(|forgotten| forgotten)
+        })
+        .await
+    }
+
     /// Links a container that is connected or isolated to a network of the swarm. Idempotent.
     pub async fn join(&self, container: &str, join: Join) -> Result<(), Error> {
         let container = container.to_owned();

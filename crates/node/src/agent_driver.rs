@@ -384,7 +384,7 @@ impl AgentDriver {
                 });
             }
             Action::Stop { task, container, grace } => {
-                let drain = self.ingress.drain_of(task);
+                let drain = self.connector.drain_of(task);
                 tokio::spawn(async move {
                     tokio::time::sleep(drain).await;
                     let exit = stop(&engine, &container, grace).await;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use docker_types::network::EndpointSettings;
 use engine::containers::NewContainer;
@@ -15,6 +16,10 @@ use types::{NetworkId, NodeId, ServiceId, Task, TaskId};
 use crate::board::Board;
 use crate::name_book::NameBook;
 use crate::tunnel::{Settings, Tunnel};
+
+/// Between the moment a task takes no connections any more and the one it is told to stop: requests that are under way
+/// come to their end, and other nodes hear of it.
+const DRAIN: Duration = Duration::from_millis(500);
 
 /// Makes what this node was told of networks so.
 #[derive(Debug)]
@@ -138,6 +143,11 @@ impl View {
         services
     }
 
+    /// Whether a task is one of those that connections to a service here are led to.
+    fn leads_to(&self, task: TaskId) -> bool {
+        self.peers.get(&task).is_some_and(|peer| self.services.contains_key(&peer.service))
+    }
+
     /// Addresses of the tasks that take connections, by service.
     fn serving(&self) -> BTreeMap<ServiceId, Vec<IpAddr>> {
         let mut serving: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -153,12 +163,15 @@ struct Wanted {
     overlay: Overlay,
     peers: BTreeMap<IpAddr, network::Peer>,
     services: Services,
+    /// Addresses that are somebody's.
+    held: BTreeSet<IpAddr>,
 }
 
 impl Wanted {
     fn new(view: &View, own: NodeId, local: Option<IpAddr>) -> Option<Self> {
         let overlay = view.overlay(local)?;
-        Some(Self { overlay, peers: view.elsewhere(own), services: view.services() })
+        let held = view.peers.values().flat_map(|peer| &peer.addresses).copied().collect();
+        Some(Self { overlay, peers: view.elsewhere(own), services: view.services(), held })
     }
 }
 
@@ -177,6 +190,11 @@ impl Connector {
     pub(crate) async fn proceed_with_tunnel(&mut self, network: &Network, local: &str) {
         let in_use = self.board.any(View::is_encrypted);
         self.tunnel.proceed(network, local.parse().ok(), in_use).await;
+    }
+
+    /// How long the task is left alone before it is told to stop, as connections may be on their way to it.
+    pub(crate) fn drain_of(&self, task: TaskId) -> Duration {
+        if self.board.any(|view| view.leads_to(task)) { DRAIN } else { Duration::ZERO }
     }
 
     /// Puts the ingress network on the board, which somebody else makes.
@@ -318,9 +336,11 @@ impl Places {
 }
 
 async fn make(network: &Network, wanted: Wanted) -> Result<(), network::Error> {
-    let Wanted { overlay, peers, services } = wanted;
+    let Wanted { overlay, peers, services, held } = wanted;
     let id = overlay.id.clone();
     network.make_overlay(overlay).await?;
     network.set_peers(&id, peers).await?;
-    network.set_services(&id, services).await
+    network.set_services(&id, services).await?;
+    // Nobody is led there any more.
+    network.set_held(&id, held).await
 }

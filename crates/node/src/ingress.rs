@@ -24,10 +24,6 @@ const OWNER: &str = "ingress";
 /// How long until what could not be done is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Between the moment a task takes no connections any more and the one it is told to stop: requests that are under way
-/// come to their end, and other nodes hear of it.
-pub(crate) const DRAIN: Duration = Duration::from_millis(500);
-
 /// What is known, and what could not be done.
 #[derive(Debug, Default)]
 pub(crate) struct Ingress {
@@ -129,15 +125,6 @@ impl Ingress {
             nodes: self.nodes.iter().map(place).collect(),
             gone_nodes: Vec::new(),
         })
-    }
-
-    /// How long the task is left alone before it is told to stop, as connections may be on their way to it.
-    pub(crate) fn drain_of(&self, task: TaskId) -> Duration {
-        let is_its = |(service, backends): (&ServiceId, &Vec<Backend>)| {
-            self.services.contains_key(service)
-                && backends.iter().any(|backend| backend.task == task)
-        };
-        if self.own.iter().any(is_its) { DRAIN } else { Duration::ZERO }
     }
 
     /// On which ports of a task's container connections will arrive, as far as they are seen to be awaited.

@@ -74,15 +74,7 @@ fn datagrams_reach_tasks_by_every_node() {
     create(first, "web", &[&publish[..], &place, &["whoami"]].concat());
     first.until_running("web", 1);
     for address in addresses(&cluster) {
-        let ask = || {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-            socket.connect((&address[..], 5353))?;
-            socket.send(b"who?")?;
-            let mut bytes = [0; 512];
-            let length = socket.recv(&mut bytes)?;
-            std::io::Result::Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
-        };
+        let ask = || ask_by_datagram(&address, 5353);
         first.until("a datagram is answered", || client.within(ask).is_ok());
         let answer = client.within(ask).expect("just seen");
         if e2e::is_skep() {
@@ -90,6 +82,79 @@ fn datagrams_reach_tasks_by_every_node() {
         }
     }
     cluster.audit();
+}
+
+/// Gives a host of the switch, and the client, addresses of IPv6; answers with those of the hosts.
+fn speak_ipv6(cluster: &Cluster, client: &Client) -> Vec<String> {
+    let of = |address: &str| format!("fd99::{}", address.rsplit('.').next().expect("a number"));
+    let arguments = |address: &str| {
+        let address = format!("{}/64", of(address));
+        ["ip", "-6", "addr", "add", &address, "dev", "eth0", "nodad"].map(str::to_owned)
+    };
+    let given = arguments(&client.address);
+    client.exec(&given.each_ref().map(String::as_str));
+    for host in cluster.hosts() {
+        let given = arguments(&host.address);
+        host.exec(&given.each_ref().map(String::as_str));
+    }
+    cluster.hosts().iter().map(|host| of(&host.address)).collect()
+}
+
+#[test]
+fn every_node_answers_over_ipv6_and_the_task_sees_the_client() {
+    skep_only!("stock Docker's mesh has no IPv6, and its proxy hides the client");
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let nodes = speak_ipv6(&cluster, &client);
+    let seen_from = format!("[fd99::{}]", client.address.rsplit('.').next().expect("a number"));
+    let udp = ["--publish", "published=5353,target=80,protocol=udp"];
+    create(first, "web", &[&["--publish", "8080:80"], &udp[..], &["whoami"]].concat());
+    first.until_running("web", 1);
+    for (host, address) in cluster.hosts().iter().zip(&nodes) {
+        let address = format!("[{address}]");
+        host.until("it answers", || client.ask(&address, 8080).is_some());
+        let answer = client.ask(&address, 8080).expect("it answers");
+        assert_eq!(seen(&answer).as_deref(), Some(&seen_from[..]), "{answer}");
+        for own in ["[::1]", "localhost", &address] {
+            assert!(host.ask(own, 8080).is_some(), "{} asks {own}", host.hostname());
+        }
+        let answer = client.within(|| ask_by_datagram(&address, 5353)).expect("it answers");
+        assert_eq!(seen(&answer).as_deref(), Some(&seen_from[..]), "{answer}");
+    }
+    cluster.audit();
+}
+
+#[test]
+fn ports_of_a_tasks_own_node_answer_over_ipv6_and_are_shown_so() {
+    let cluster = Cluster::swarm(1, 0);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let nodes = speak_ipv6(&cluster, &client);
+    let publish = ["--publish", "mode=host,published=8080,target=80"];
+    create(first, "web", &[&publish[..], &["whoami"]].concat());
+    first.until_running("web", 1);
+    let address = format!("[{}]", nodes[0]);
+    first.until("it answers", || client.ask(&address, 8080).is_some());
+    if e2e::is_skep() {
+        let answer = client.ask(&address, 8080).expect("it answers");
+        let expected = format!("[fd99::{}]", client.address.rsplit('.').next().expect("a number"));
+        assert_eq!(seen(&answer), Some(expected), "{answer}");
+    }
+    assert!(first.ask("[::1]", 8080).is_some(), "the host itself");
+    let ports = first.ok(&["ps", "--format", "{{.Ports}}", "--filter", "name=web"]);
+    // The brackets are newer commands'.
+    assert_eq!(ports.replace(":::", "[::]:"), "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp");
+}
+
+/// What a port answers to a datagram.
+fn ask_by_datagram(address: &str, port: u16) -> std::io::Result<String> {
+    let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.connect(format!("{address}:{port}"))?;
+    socket.send(b"who?")?;
+    let mut bytes = [0; 512];
+    let length = socket.recv(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
 }
 
 #[test]
@@ -115,6 +180,64 @@ fn all_replicas_answer_by_every_node_and_those_that_leave_do_not() {
     first.ok(&["service", "rm", "web"]);
     for address in addresses(&cluster) {
         first.until("nobody answers", || client.ask(&address, 8080).is_none());
+    }
+    cluster.audit();
+}
+
+#[test]
+fn a_port_that_nobody_serves_refuses_at_once_by_every_node() {
+    skep_only!("stock Docker lets clients wait");
+    let cluster = Cluster::swarm(1, 1);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let udp = "published=5353,target=80,protocol=udp";
+    let publish = ["--publish", "8080:80", "--publish", udp, "--replicas", "0", "whoami"];
+    create(first, "web", &publish);
+    let nodes = [addresses(&cluster), speak_ipv6(&cluster, &client)].concat();
+    for address in nodes {
+        let address = if address.contains(':') { format!("[{address}]") } else { address };
+        let refused = || {
+            let tcp = TcpStream::connect(format!("{address}:8080")).map(drop);
+            let udp = ask_by_datagram(&address, 5353).map(drop);
+            [tcp, udp].map(|asked| asked.expect_err("nobody is there").kind())
+        };
+        let expected = [std::io::ErrorKind::ConnectionRefused; 2];
+        first.until("it refuses", || client.within(refused) == expected);
+    }
+    cluster.audit();
+}
+
+#[test]
+fn datagrams_from_one_port_go_on_with_another_task_when_theirs_is_gone() {
+    skep_only!("stock Docker lets them go nowhere");
+    let cluster = Cluster::swarm(1, 1);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let publish = ["--publish", "published=5353,target=80,protocol=udp"];
+    create(first, "web", &[&publish[..], &["--replicas", "2", "whoami"]].concat());
+    first.until_running("web", 2);
+    for address in addresses(&cluster) {
+        let connected = || {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+            socket.connect((&address[..], 5353)).expect("connects");
+            socket.set_read_timeout(Some(Duration::from_millis(500))).expect("sets");
+            socket
+        };
+        let socket = client.within(connected);
+        let answering = || {
+            socket.send(b"who?").ok()?;
+            let mut bytes = [0; 512];
+            let length = socket.recv(&mut bytes).ok()?;
+            said(&String::from_utf8_lossy(&bytes[..length]), "Hostname: ").map(str::to_owned)
+        };
+        first.until("it is answered", || answering().is_some());
+        let before = answering().expect("just seen");
+        assert_eq!(answering(), Some(before.clone()), "by the same one");
+        // Whoever answered is no more.
+        let hosts = cluster.hosts().iter();
+        let holder =
+            hosts.filter(|host| host.containers("web").iter().any(|it| before[..] == it[..12]));
+        holder.for_each(|host| drop(host.ok(&["kill", &before])));
+        first.until("another one answers", || answering().is_some_and(|now| now != before));
+        first.until_running("web", 2);
     }
     cluster.audit();
 }
@@ -289,8 +412,8 @@ fn a_service_shows_its_place_in_the_ingress_network() {
     assert_eq!(ports, "", "not the container's own");
 }
 
-fn request(address: &str) -> std::io::Result<()> {
-    let address = format!("{address}:8080").parse().expect("an address");
+fn request(address: &str, port: u16) -> std::io::Result<()> {
+    let address = format!("{address}:{port}").parse().expect("an address");
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
@@ -302,34 +425,83 @@ fn request(address: &str) -> std::io::Result<()> {
     }
 }
 
-/// Asks by every node, again and again, while `change` runs; answers with how many were asked and not answered.
-fn under_load(cluster: &Cluster, client: &Client, change: impl FnOnce()) -> (usize, Vec<String>) {
+/// Asks by every address, again and again, while `change` runs; answers with how many were asked and not answered. Who asks
+/// is in the network namespace that a file names.
+fn under_load<'a>(
+    namespace: &'a str,
+    addresses: &'a [String],
+    port: u16,
+    change: impl FnOnce(),
+) -> (usize, Vec<String>) {
     let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let ask = |address: &str| {
+        let mut failures = Vec::new();
+        while !is_over.load(Ordering::Relaxed) {
+            asked.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = request(address, port) {
+                failures.push(format!("{address}: {error}"));
+            }
+        }
+        failures
+    };
     std::thread::scope(|scope| {
-        let askers: Vec<_> = addresses(cluster)
-            .into_iter()
-            .map(|address| {
-                let (is_over, asked) = (&is_over, &asked);
-                scope.spawn(move || {
-                    client.within(|| {
-                        let mut failures = Vec::new();
-                        while !is_over.load(Ordering::Relaxed) {
-                            asked.fetch_add(1, Ordering::Relaxed);
-                            if let Err(error) = request(&address) {
-                                failures.push(format!("{address}: {error}"));
-                            }
-                        }
-                        failures
-                    })
-                })
-            })
-            .collect();
+        let asker = |address: &'a String| {
+            let ask = &ask;
+            scope.spawn(move || e2e::within_network(namespace, || ask(address)))
+        };
+        let askers: Vec<_> = addresses.iter().map(asker).collect();
         change();
         is_over.store(true, Ordering::Relaxed);
         let failures = askers.into_iter().flat_map(|asker| asker.join().expect("asks"));
         let failures = failures.collect();
         (asked.load(Ordering::Relaxed), failures)
     })
+}
+
+/// Has all tasks of a service replaced by new ones.
+fn replace_all(cluster: &Cluster, service: &str, count: usize) {
+    let first = cluster.host(1);
+    let before: BTreeSet<_> = first.running(service).into_iter().collect();
+    first.ok(&["service", "update", "--detach", "--force", service]);
+    first.until("all are new", || {
+        let hosts = cluster.hosts().iter();
+        let now: Vec<_> = hosts.flat_map(|host| host.containers(service)).collect();
+        now.len() == count && now.iter().all(|container| !before.contains(container))
+    });
+}
+
+#[test]
+fn an_update_under_load_loses_no_request_by_the_virtual_address() {
+    skep_only!("stock Docker loses some");
+    let cluster = Cluster::swarm(1, 2);
+    let first = cluster.host(1);
+    first.ok(&["network", "create", "--driver", "overlay", "blue"]);
+    crate::sleeper(first, "client", &["--network", "blue"]);
+    first.until_running("client", 1);
+    let asker = cluster.hosts().iter().find(|host| !host.containers("client").is_empty());
+    let asker = asker.expect("it runs");
+    let container = asker.containers("client").remove(0);
+    let pid = asker.ok(&["inspect", "--format", "{{.State.Pid}}", &container]);
+    let namespace = format!("/proc/{pid}/ns/net");
+    for order in ["stop-first", "start-first"] {
+        // A container that is told to stop is dead at once, with whatever it was about to answer.
+        let update = ["--update-order", order, "--stop-signal", "SIGKILL"];
+        let place = ["--network", "blue", "--replicas", "3", "whoami"];
+        create(first, "web", &[&update[..], &place].concat());
+        first.until_running("web", 3);
+        let format = "{{(index .Endpoint.VirtualIPs 0).Addr}}";
+        let address = first.ok(&["service", "inspect", "web", "--format", format]);
+        let address = address.split('/').next().expect("an address").to_owned();
+        first.until("it answers", || {
+            e2e::within_network(&namespace, || request(&address, 80)).is_ok()
+        });
+        let (asked, failures) =
+            under_load(&namespace, &[address], 80, || replace_all(&cluster, "web", 3));
+        assert!(asked > 50, "{asked} asked");
+        assert_eq!(failures, Vec::<String>::new(), "{order}: of {asked}");
+        first.ok(&["service", "rm", "web"]);
+    }
+    cluster.audit();
 }
 
 #[test]
@@ -348,14 +520,8 @@ fn an_update_under_load_loses_no_request() {
                 client.ask(&address, 8080).is_some() && replicas(&client, &address, 30).len() == 3
             });
         }
-        let before: BTreeSet<_> = first.running("web").into_iter().collect();
-        let (asked, failures) = under_load(&cluster, &client, || {
-            first.ok(&["service", "update", "--detach", "--force", "web"]);
-            first.until("all are new", || {
-                let hosts = cluster.hosts().iter();
-                let now: Vec<_> = hosts.flat_map(|host| host.containers("web")).collect();
-                now.len() == 3 && now.iter().all(|container| !before.contains(container))
-            });
+        let (asked, failures) = under_load(&client.namespace(), &addresses(&cluster), 8080, || {
+            replace_all(&cluster, "web", 3);
         });
         assert!(asked > 50, "{asked} asked");
         assert_eq!(failures, Vec::<String>::new(), "{order}: of {asked}");

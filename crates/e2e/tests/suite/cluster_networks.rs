@@ -76,6 +76,28 @@ fn services_find_each_other_by_name_across_hosts() {
 }
 
 #[test]
+fn a_virtual_address_without_tasks_refuses_at_once() {
+    e2e::skep_only!("Docker lets clients wait");
+    let cluster = Cluster::swarm(1, 1);
+    let first = cluster.host(1);
+    first.ok(&["network", "create", "--driver", "overlay", "blue"]);
+    let web = ["service", "create", "--detach", "--no-resolve-image", "--name", "web"];
+    first.ok(&[&web[..], &["--network", "blue", "--replicas", "0", "whoami"]].concat());
+    sleeper(first, "client", &["--network", "blue", "--mode", "global"]);
+    first.until_running("client", 2);
+    for host in cluster.hosts() {
+        let container = host.containers("client").remove(0);
+        let ask = ["exec", &container, "wget", "-q", "-O", "-", "http://web/"];
+        host.until("it refuses", || host.docker(&ask).stderr.contains("Connection refused"));
+    }
+    first.ok(&["service", "scale", "--detach", "web=1"]);
+    for host in cluster.hosts() {
+        host.until("it answers", || answers(host, "client", "http://web/", 1).len() == 1);
+    }
+    cluster.audit();
+}
+
+#[test]
 fn services_are_reached_by_ipv6_too_where_their_network_has_it() {
     e2e::skep_only!("Docker balances over IPv4 only");
     let cluster = Cluster::swarm(1, 1);

@@ -39,7 +39,7 @@ impl Shared {
     ) -> Result<(), Error> {
         let mut wishes = wishes(record)?;
         for wish in &mut wishes {
-            wish.host_ip = wish.host_ip.or(binding);
+            wish.host_ip = wish.host_ip.or(binding.filter(|ip| !ip.is_unspecified()));
         }
         if wishes.is_empty() {
             return Ok(());

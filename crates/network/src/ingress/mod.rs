@@ -236,6 +236,7 @@ fn rules_of_ipv6(wanted: &Ingress, rules: &MeshRules) -> MeshRules {
     };
     let fronts = rules.fronts.iter();
     let own = rules.own.iter();
+    let homes = wanted.routes.iter();
     let subnets = wanted.underlay.iter().flat_map(|it| it.subnets.iter().copied());
     let inside = rules.base.inside.iter().filter_map(|subnet| match subnet {
         IpNet::V4(subnet) => Some(IpNet::V6(ipv6::of_subnet(*subnet))),
@@ -253,6 +254,10 @@ fn rules_of_ipv6(wanted: &Ingress, rules: &MeshRules) -> MeshRules {
         fronts: fronts.map(|(front, to)| (*front, to.iter().map(socket).collect())).collect(),
         own: own.map(|((at, front), to)| ((task(*at), *front), socket(to))).collect(),
         nodes: rules.nodes.clone(),
-        homes: BTreeSet::new(),
+        // By which other addresses of IPv6 nodes ask is not known.
+        homes: homes
+            .filter(|(_, node)| node.is_ipv6() && !rules.nodes.is_empty())
+            .map(|(task, node)| (*node, IpAddr::V6(ipv6::of_task(*task))))
+            .collect(),
     }
 }

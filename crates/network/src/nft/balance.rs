@@ -5,6 +5,8 @@
 //!   map vips     { type ipv4_addr : verdict }                          # 10.0.1.9 : goto n3
 //!   map backends { type ipv4_addr . mark : ipv4_addr }                 # 10.0.1.9 . 0 : 10.0.1.12
 //!   chain n3     { dnat to ip daddr . numgen random mod 3 map @backends }
+//!   set empty    { type ipv4_addr }                                    # services without tasks
+//!   chain refuse { type filter hook output; ip daddr @empty goto refused }
 //!   chain output { type nat hook output; 127.0.0.11:53 dnat to 127.0.0.11:PORT; ip daddr vmap @vips }
 //! }
 //! ```
@@ -23,6 +25,9 @@ use crate::{Error, namespace};
 
 const TABLE: &str = "skep";
 const OUTPUT: &str = "output";
+const REFUSE: &str = "refuse";
+const REFUSED: &str = "refused";
+const EMPTY: &str = "empty";
 
 /// Where containers ask for names.
 pub(crate) const NAMES_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -131,7 +136,12 @@ impl Table {
         // Before the first change the table is an earlier daemon's.
         let Holds::Services(known) = &self.holds else { return Ok(()) };
         let (mut vips, mut backends) = (list::Elements::new(), list::Elements::new());
-        for (address, tasks) in known.iter().filter(|(_, tasks)| !tasks.is_empty()) {
+        let mut empty = list::Elements::new();
+        for (address, tasks) in known {
+            if tasks.is_empty() {
+                empty.insert(octets(*address), list::Target::Data(Vec::new()));
+                continue;
+            }
             let chain = list::Target::Chain(format!("n{}", tasks.len()));
             vips.insert(octets(*address), chain);
             for (slot, task) in (0u32..).zip(tasks) {
@@ -140,12 +150,12 @@ impl Table {
         }
         let found = list::rules(socket, self.family, TABLE)?;
         let chains = self.chains.iter().map(|count| format!("n{count}"));
-        for chain in chains.chain([OUTPUT.to_owned()]) {
+        for chain in chains.chain([OUTPUT, REFUSE, REFUSED].map(str::to_owned)) {
             if !found.contains_key(&chain) {
                 faults.push(format!("chain {chain} has no rules"));
             }
         }
-        for (map, wanted) in [("vips", vips), ("backends", backends)] {
+        for (map, wanted) in [("vips", vips), ("backends", backends), (EMPTY, empty)] {
             let found = list::elements(socket, self.family, TABLE, map)?;
             list::compare(map, &wanted, &found, faults);
         }
@@ -187,6 +197,8 @@ impl Table {
         let hook = Hook { kind: "nat", hook: Hook::OUTPUT, priority: -100 };
         batch.add_chain(TABLE, OUTPUT, Some(hook));
         self.add_output_rules(&mut batch);
+        batch.add_set(TABLE, EMPTY, address, bytes);
+        self.add_refusing_rules(&mut batch);
         self.chains.clear();
         self.commit(socket, batch)?;
         self.change(socket, &Services::new(), &services)?;
@@ -203,6 +215,22 @@ impl Table {
         let destination =
             Expression::destination_address_of(self.family, expression::FIRST_REGISTER);
         batch.add_rule(TABLE, OUTPUT, &[destination, Expression::look_up_verdict("vips")]);
+    }
+
+    /// Chains for translation cannot refuse: the connection that the refusal belongs to is not there yet.
+    fn add_refusing_rules(&self, batch: &mut Batch) {
+        let hook = Hook { kind: "filter", hook: Hook::OUTPUT, priority: 0 };
+        batch.add_chain(TABLE, REFUSED, None);
+        batch.add_chain(TABLE, REFUSE, Some(hook));
+        for rule in expression::refuse(self.family) {
+            batch.add_rule(TABLE, REFUSED, &rule);
+        }
+        let to_nobody = [
+            Expression::destination_address_of(self.family, expression::FIRST_REGISTER),
+            Expression::Member { set: EMPTY, is_member: true },
+            Expression::Goto { chain: REFUSED },
+        ];
+        batch.add_rule(TABLE, REFUSE, &to_nobody);
     }
 
     fn change(
@@ -236,6 +264,7 @@ impl Table {
     fn offer(&mut self, batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {
         let count = u32::try_from(backends.len()).expect("far fewer backends than 2^32");
         if count == 0 {
+            batch.add_member(TABLE, EMPTY, &octets(address));
             return;
         }
         let chain = format!("n{count}");
@@ -272,6 +301,7 @@ impl Table {
 
 fn withdraw(batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {
     if backends.is_empty() {
+        batch.delete_element(TABLE, EMPTY, &octets(address));
         return;
     }
     batch.delete_element(TABLE, "vips", &octets(address));

@@ -16,6 +16,9 @@ const NFNL_SUBSYS_CTNETLINK: u16 = 1;
 const CT_GET: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 1;
 const CT_DELETE: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 2;
 
+const CT_GET_STATS: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 5;
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
+
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
@@ -50,6 +53,10 @@ pub(crate) fn forget(addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
 
 fn forget_now(addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
     let mut socket = Socket::open()?;
+    // The kernel looks through the connections of all namespaces for those of one.
+    if !has_connections(&mut socket)? {
+        return Ok(());
+    }
     for (family, question) in questions(addresses) {
         let listed = socket.request(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, &question)?;
         for body in listed.iter().filter_map(|message| body_for(message, family, addresses)) {
@@ -63,25 +70,36 @@ fn forget_now(addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
     Ok(())
 }
 
-/// What is to be asked for to find all that these addresses answer.
-fn questions(addresses: &BTreeSet<IpAddr>) -> Vec<(Family, Vec<u8>)> {
-    if addresses.len() <= LISTS_MAX {
-        let each = addresses.iter().map(|it| (Family::of(*it), answered_by(*it)));
-        return each.collect();
-    }
-    let of = |family| addresses.iter().any(|address| Family::of(*address) == family);
-    let families = [Family::Ipv4, Family::Ipv6].into_iter().filter(|family| of(*family));
-    families.map(|family| (family, header(family))).collect()
+/// Whether there are any connections in the socket's namespace.
+fn has_connections(socket: &mut Socket) -> io::Result<bool> {
+    let told = socket.request(CT_GET_STATS, NLM_F_REQUEST | NLM_F_ACK, &header(Family::Ipv4))?;
+    let entries = told.iter().filter_map(|message| {
+        Attributes(message.get(4..)?).find(|(kind, _)| *kind == CTA_STATS_GLOBAL_ENTRIES)
+    });
+    Ok(entries.into_iter().any(|(_, count)| count.iter().any(|byte| *byte != 0)))
 }
 
-/// Asks for the connections that one address answers. Kernels before 5.8 tell of all.
+/// What is to be asked for to find all that these addresses answer.
+fn questions(addresses: &BTreeSet<IpAddr>) -> Vec<(Family, Vec<u8>)> {
+    let of_ipv4 = || addresses.iter().filter(|address| address.is_ipv4());
+    let mut questions: Vec<_> = match of_ipv4().count() {
+        ..=LISTS_MAX => of_ipv4().map(|it| (Family::Ipv4, answered_by(*it))).collect(),
+        _ => vec![(Family::Ipv4, header(Family::Ipv4))],
+    };
+    // Asked for one address of IPv6, kernels up to this day tell of all others.
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        questions.push((Family::Ipv6, header(Family::Ipv6)));
+    }
+    questions
+}
+
+/// Asks for the connections that one address of IPv4 answers. Kernels before 5.8 tell of all.
 fn answered_by(address: IpAddr) -> Vec<u8> {
     let (mut source, mut ip, mut flags) = (Vec::new(), Vec::new(), Vec::new());
-    let family = Family::of(address);
-    attribute(&mut source, source_kind(family), &octets(address));
+    attribute(&mut source, CTA_IP_V4_SRC, &octets(address));
     attribute(&mut ip, CTA_TUPLE_IP | NESTED, &source);
     attribute(&mut flags, CTA_FILTER_REPLY_FLAGS, &FILTER_BY_SOURCE.to_ne_bytes());
-    let mut question = header(family);
+    let mut question = header(Family::Ipv4);
     attribute(&mut question, CTA_TUPLE_REPLY | NESTED, &ip);
     attribute(&mut question, CTA_FILTER | NESTED, &flags);
     question

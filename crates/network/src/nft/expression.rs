@@ -49,6 +49,11 @@ const ADDRESS_LOCAL: u32 = 2;
 const REJECT_BY_ICMP: u32 = 0;
 /// `ICMPV6_NOROUTE`.
 const ICMPV6_NO_ROUTE: u8 = 0;
+/// `ICMP_PORT_UNREACH` and `ICMPV6_PORT_UNREACH`.
+const ICMP_NO_PORT: u8 = 3;
+const ICMPV6_NO_PORT: u8 = 4;
+/// `NFT_REJECT_TCP_RST`.
+const REJECT_BY_RESET: u32 = 1;
 const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
 const VERDICT_DROP: u32 = 0;
@@ -160,8 +165,12 @@ pub(super) enum Expression {
 /// How a sender is told.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Refusal {
-    /// ICMP: there is no way to the address.
+    /// ICMP of IPv6: there is no way to the address.
     NoRoute,
+    /// ICMP: nobody has the port.
+    NoPort(Family),
+    /// TCP's own.
+    Reset,
 }
 
 impl Expression {
@@ -345,6 +354,13 @@ pub(super) fn clamp_segments() -> Vec<Expression> {
         Expression::ToNetworkOrder { register },
         Expression::SetSegment { register },
     ]
+}
+
+/// Refuses what comes, in the way its protocol understands: two rules.
+pub(super) fn refuse(family: Family) -> [Vec<Expression>; 2] {
+    let is_tcp = vec![Expression::protocol(FIRST_REGISTER), equals(&[TCP])];
+    let reset = [is_tcp, vec![Expression::Reject(Refusal::Reset)]].concat();
+    [reset, vec![Expression::Reject(Refusal::NoPort(family))]]
 }
 
 fn equals(value: &[u8]) -> Expression {
@@ -548,10 +564,7 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::Drop => decide(bytes, VERDICT_DROP),
         Expression::Accept => decide(bytes, VERDICT_ACCEPT),
-        Expression::Reject(Refusal::NoRoute) => {
-            number(bytes, 1, REJECT_BY_ICMP);
-            attribute(bytes, 2, &[ICMPV6_NO_ROUTE]);
-        }
+        Expression::Reject(refusal) => encode_refusal(bytes, *refusal),
         // Address and port stand in neighbouring registers.
         Expression::DestinationNat(family) => {
             nat(bytes, NAT_DESTINATION, *family);
@@ -565,6 +578,17 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::Masquerade => {}
     }
+}
+
+fn encode_refusal(bytes: &mut Vec<u8>, refusal: Refusal) {
+    let code = match refusal {
+        Refusal::NoRoute => ICMPV6_NO_ROUTE,
+        Refusal::NoPort(Family::Ipv4) => ICMP_NO_PORT,
+        Refusal::NoPort(Family::Ipv6) => ICMPV6_NO_PORT,
+        Refusal::Reset => return number(bytes, 1, REJECT_BY_RESET),
+    };
+    number(bytes, 1, REJECT_BY_ICMP);
+    attribute(bytes, 2, &[code]);
 }
 
 /// To the address that begins in the first register.

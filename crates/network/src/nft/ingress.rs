@@ -8,6 +8,8 @@
 //!   map came_by  { type ether_addr : verdict }                                     # a node : goto from7
 //!   map go_by    { type mark : verdict }                                           # its mark : goto to7
 //!   set homes    { type ipv4_addr . ipv4_addr }                                    # a node . a task on it
+//!   set unserved { type inet_proto . inet_service }                                # published, and nobody is there
+//!   chain input      { l4proto . dport @unserved goto refused }
 //!   chain b3         { dnat to l4proto . dport . numgen random mod 3 map @backends }
 //!   chain published  { l4proto . dport vmap @fronts }
 //!   chain incoming   { dnat to daddr . l4proto . dport map @own; goto published }
@@ -146,6 +148,10 @@ impl MeshTable {
         let mut put = |map, key: Vec<u8>, target| maps.entry(map).or_default().insert(key, target);
         for (front, sockets) in &known.fronts {
             let key = front_bytes(*front);
+            if sockets.is_empty() {
+                put("unserved", key.to_vec(), Target::Data(Vec::new()));
+                continue;
+            }
             for (slot, socket) in (0u32..).zip(sockets) {
                 let slot = [&key[..], &slot.to_ne_bytes()].concat();
                 put("backends", slot, Target::Data(socket_bytes(socket.0, socket.1)));
@@ -173,7 +179,7 @@ impl MeshTable {
             }
         }
         let looped = (self.family == Family::Ipv6).then_some(loopback::SET);
-        let maps_of_all = ["fronts", "backends", "own", "came_by", "go_by", "homes"];
+        let maps_of_all = ["fronts", "unserved", "backends", "own", "came_by", "go_by", "homes"];
         for map in maps_of_all.into_iter().chain(looped) {
             let found = list::elements(&mut self.socket, self.family, &self.name, map)?;
             let wanted = maps.remove(map).unwrap_or_default();
@@ -233,6 +239,7 @@ impl Work<'_> {
         if let IpAddr::V6(gateway) = base.gateway {
             loopback::add(batch, &name, gateway);
         }
+        add_refusing(batch, &name, family);
         add_marking(batch, &name, &base);
         add_leaving(batch, &name, family, &base);
         Known {
@@ -328,24 +335,22 @@ impl Work<'_> {
         fronts: BTreeMap<Front, BTreeSet<Socket>>,
     ) -> Result<(), Error> {
         let touched: BTreeSet<_> = known.fronts.keys().chain(fronts.keys()).copied().collect();
-        let nobody = BTreeSet::new();
         for front in touched {
-            let old = known.fronts.remove(&front).unwrap_or_default();
-            let next = slots(&old, fronts.get(&front).unwrap_or(&nobody));
-            self.set_front(front, &old, &next, &mut known.balancing);
-            if !next.is_empty() {
-                known.fronts.insert(front, next);
-            }
+            let old = known.fronts.remove(&front);
+            let next = fronts.get(&front).map(|to| slots(old.as_deref().unwrap_or_default(), to));
+            self.set_front(front, old.as_deref(), next.as_deref(), &mut known.balancing);
+            known.fronts.extend(next.map(|next| (front, next)));
             self.commit_when_full()?;
         }
         Ok(())
     }
 
+    /// No backends at all are a front that nobody serves; `None` is one that is not published.
     fn set_front(
         &mut self,
         front: Front,
-        old: &[Socket],
-        next: &[Socket],
+        old: Option<&[Socket]>,
+        next: Option<&[Socket]>,
         balancing: &mut BTreeSet<usize>,
     ) {
         if old == next {
@@ -353,6 +358,13 @@ impl Work<'_> {
         }
         let (name, family) = (self.name(), self.table.family);
         let key = front_bytes(front);
+        if old.is_some_and(<[Socket]>::is_empty) {
+            self.batch(1).delete_element(&name, "unserved", &key);
+        }
+        if next.is_some_and(<[Socket]>::is_empty) {
+            self.batch(1).add_member(&name, "unserved", &key);
+        }
+        let (old, next) = (old.unwrap_or_default(), next.unwrap_or_default());
         let slot_key = |slot: usize| {
             let slot = u32::try_from(slot).expect("far fewer backends than 2^32");
             [&key[..], &slot.to_ne_bytes()].concat()
@@ -362,11 +374,11 @@ impl Work<'_> {
         if !old.is_empty() && !is_same_count {
             batch.delete_element(&name, "fronts", &key);
         }
-        if family == Family::Ipv6 && old.is_empty() {
-            batch.add_member(&name, loopback::SET, &key);
-        }
-        if family == Family::Ipv6 && next.is_empty() {
-            batch.delete_element(&name, loopback::SET, &key);
+        let is_looped = family == Family::Ipv6 && old.is_empty() != next.is_empty();
+        match next.is_empty() {
+            true if is_looped => batch.delete_element(&name, loopback::SET, &key),
+            false if is_looped => batch.add_member(&name, loopback::SET, &key),
+            _ => {}
         }
         for (slot, socket) in old.iter().enumerate() {
             if next.get(slot) != Some(socket) {
@@ -440,6 +452,7 @@ fn add_maps(batch: &mut Batch, table: &str, family: Family) {
         let key_type = concatenation(key);
         batch.add_map(table, &MapSpec { name, key_type, key_bytes, data_type, data_bytes });
     }
+    batch.add_set(table, "unserved", concatenation(&front), 8);
     batch.add_set(table, "homes", concatenation(&[address, address]), 2 * address_bytes);
 }
 
@@ -465,6 +478,22 @@ fn add_leading(batch: &mut Batch, table: &str, family: Family, base: &Base) {
     let to_this_host = [expression::destination_is_local(), expression::accept_goto("published")];
     batch.add_rule(table, "prerouting", &to_this_host.concat());
     batch.add_rule(table, "output", &to_this_host.concat());
+}
+
+/// Chains that refuse at once what nobody serves. Whoever is led to a task does not pass here.
+fn add_refusing(batch: &mut Batch, table: &str, family: Family) {
+    let hook = Hook { kind: "filter", hook: Hook::INPUT, priority: 0 };
+    batch.add_chain(table, "refused", None);
+    batch.add_chain(table, "input", Some(hook));
+    for rule in expression::refuse(family) {
+        batch.add_rule(table, "refused", &rule);
+    }
+    let unserved = [
+        front_key(expression::FIRST_REGISTER),
+        vec![Expression::Member { set: "unserved", is_member: true }],
+        expression::accept_goto("refused"),
+    ];
+    batch.add_rule(table, "input", &unserved.concat());
 }
 
 /// Chains that remember by which node a connection came, and send its answers back there.

@@ -120,6 +120,8 @@ struct Made {
     /// Addresses in the network and the nodes they are on.
     peers: BTreeMap<IpAddr, Peer>,
     services: Services,
+    /// Addresses in the network that are somebody's.
+    held: BTreeSet<IpAddr>,
     guard: Guard,
 }
 
@@ -174,8 +176,9 @@ impl Overlays {
         let (fabric, peers) = Fabric::open(&path, &overlay, way.as_deref())?;
         let mut guard = Guard::within(&path)?;
         guard.set(self.tenants(&overlay.id))?;
-        let services = self.made.remove(&overlay.id).map(|made| made.services);
-        let made = Made { fabric, peers, services: services.unwrap_or_default(), overlay, guard };
+        let known = self.made.remove(&overlay.id).map(|made| (made.services, made.held));
+        let (services, held) = known.unwrap_or_default();
+        let made = Made { fabric, peers, services, held, overlay, guard };
         self.made.insert(made.overlay.id.clone(), made);
         Ok(())
     }
@@ -236,6 +239,21 @@ impl Overlays {
             member.balancer.balance(visible(made, &member.joins))?;
         }
         Ok(())
+    }
+
+    /// Says which addresses of the network are somebody's. Answers with those that were and are no more, and with the
+    /// namespaces of the containers that may have been led there.
+    pub(crate) fn set_held(
+        &mut self,
+        id: &str,
+        held: BTreeSet<IpAddr>,
+    ) -> (BTreeSet<IpAddr>, Vec<PathBuf>) {
+        let Some(made) = self.made.get_mut(id) else { return Default::default() };
+        let gone: BTreeSet<_> = made.held.difference(&held).copied().collect();
+        made.held = held;
+        let concerned = self.members.values().filter(|member| !gone.is_empty() && member.is_in(id));
+        let concerned = concerned.map(|member| member.netns.clone()).collect();
+        (gone, concerned)
     }
 
     /// Links the container's namespace to the network. Idempotent.

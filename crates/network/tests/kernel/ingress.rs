@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use network::{DATA_PORT, Ingress, LocalNetwork, PlugRequest, Protocol, Underlay};
+use network::{DATA_PORT, Ingress, LocalNetwork, PlugRequest, Protocol, PublishedPort, Underlay};
 
 use crate::hosts::{Machine, Node, PORT, block_on, inside, ip, run};
 
@@ -387,6 +387,52 @@ fn do_not_stick(from: &'static str, address: impl Fn(u8) -> IpAddr) {
         two.set(&[task], &[other]);
         one.set(&[task], &[]);
         two.set(&[task], &[]);
+    }
+}
+
+#[test]
+fn a_port_without_tasks_refuses_at_once() {
+    let (_wire, one, _two, client, task, _) = one_task();
+    let refused = |to: IpAddr| {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let stream = TcpStream::connect_timeout(&(to, PUBLISHED).into(), Duration::from_secs(3));
+        let socket = UdpSocket::bind(any).expect("binds");
+        socket.connect((to, PUBLISHED)).expect("connects");
+        socket.set_read_timeout(Some(Duration::from_secs(3))).expect("sets");
+        socket.send(b"?").expect("sends");
+        let datagram = socket.recv(&mut [0; 8]);
+        [stream.err(), datagram.err()].map(|error| error.map(|error| error.kind()))
+    };
+    let network = one.network();
+    // As a published port of a swarm is.
+    one.machine.run(move || {
+        let kept = PROTOCOLS.map(|protocol| PublishedPort {
+            protocol,
+            host_ip: None,
+            published: PUBLISHED,
+            target: PUBLISHED,
+            backends: Vec::new(),
+        });
+        block_on(network.keep_ports("ingress", kept.to_vec())).expect("keeps")
+    });
+    let mut nobody = ingress_of(1, &[], &[]);
+    nobody.fronts = PROTOCOLS.map(|protocol| ((protocol, PUBLISHED), BTreeSet::new())).into();
+    let set = |ingress| {
+        let network = one.network();
+        one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+    };
+    for _ in 0..2 {
+        set(nobody.clone());
+        for node in [address(1).into(), address_of_ipv6(1)] {
+            let expected = [Some(std::io::ErrorKind::ConnectionRefused); 2];
+            assert_eq!(client.run(move || refused(node)), expected, "{node}");
+        }
+        let localhost = Ipv6Addr::LOCALHOST.into();
+        assert!(one.machine.run(move || refused(localhost)).iter().all(Option::is_some));
+        set(ingress_of(1, &[task], &[]));
+        for node in [address(1).into(), address_of_ipv6(1)] {
+            assert_eq!(client.run(move || ask(node)).as_deref(), Some("b saw me"), "{node}");
+        }
     }
 }
 

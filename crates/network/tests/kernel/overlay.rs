@@ -1,8 +1,10 @@
 //! Sentences about networks of the swarm, each on hosts of its own joined by a wire.
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use network::{
     Asker, DATA_PORT, Join, LocalNames, NameSockets, Namer, Network, Overlay, Peer, Services,
@@ -156,6 +158,84 @@ fn a_virtual_address_leads_to_every_backend_and_to_none_that_left() {
     for (address, own) in [(ipv4(VIP), "c 10.1.0.13"), (ipv6(VIP), "c fd00:1::d")] {
         assert_eq!(ask_from(&c, address).as_deref(), Some(own), "one that reaches itself");
     }
+}
+
+#[test]
+fn a_virtual_address_without_tasks_refuses_at_once() {
+    let (one, two) = two_hosts();
+    let (a, b) = (one.container("aaaaaaaaaaaaaaaa", 11), two.container("bbbbbbbbbbbbbbbb", 12));
+    one.peers(&[(12, &two)]);
+    two.peers(&[(11, &one)]);
+    serve(&b, "b");
+    for backends in [&[][..], &[12], &[]] {
+        one.services(backends);
+        for address in [ipv4(VIP), ipv6(VIP)] {
+            let answer = inside(&a, || ask(address, PORT));
+            match backends.is_empty() {
+                true => assert_eq!(answer.expect_err("nobody").kind(), REFUSED),
+                false => assert!(answer.is_ok(), "{address}"),
+            }
+            let datagram = inside(&a, || datagrams(address).and_then(|socket| asked(&socket)));
+            if backends.is_empty() {
+                // What the kernel calls it where the sender itself is told.
+                let told = [REFUSED, io::ErrorKind::PermissionDenied];
+                assert!(told.contains(&datagram.expect_err("nobody").kind()), "{address}");
+            }
+        }
+    }
+}
+
+#[test]
+fn datagrams_to_a_virtual_address_do_not_stick_to_a_task_that_is_gone() {
+    let (one, two) = two_hosts();
+    let (a, b) = (one.container("aaaaaaaaaaaaaaaa", 11), two.container("bbbbbbbbbbbbbbbb", 12));
+    let c = one.container("cccccccccccccccc", 13);
+    one.peers(&[(12, &two)]);
+    two.peers(&[(11, &one), (13, &one)]);
+    answer_datagrams(&b, "b");
+    answer_datagrams(&c, "c");
+    let hold = |held: &[u8]| {
+        let held = held.iter().flat_map(|last| [ipv4(*last), ipv6(*last)]).collect();
+        one.run(async move |network| network.set_held("blue", held).await.expect("sets"));
+    };
+    for address in [ipv4(VIP), ipv6(VIP)] {
+        hold(&[11, 12, 13]);
+        one.services(&[12]);
+        let socket = inside(&a, || datagrams(address)).expect("connects");
+        let asked = || asked(&socket).expect("answered");
+        assert_eq!(asked(), "b");
+        one.services(&[13]);
+        assert_eq!(asked(), "b", "drains");
+        hold(&[11, 13]);
+        assert_eq!(asked(), "c", "{address} goes on with another");
+    }
+}
+
+const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
+fn datagrams(to: IpAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.connect((to, PORT))?;
+    Ok(socket)
+}
+
+fn asked(socket: &UdpSocket) -> io::Result<String> {
+    socket.send(b"?")?;
+    let mut answer = [0; 64];
+    let length = socket.recv(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+/// Answers each datagram with `word`, for as long as the test runs.
+fn answer_datagrams(netns: &Path, word: &'static str) {
+    let socket = inside(netns, || UdpSocket::bind(("::", PORT)).expect("binds"));
+    std::thread::spawn(move || {
+        while let Ok((_, caller)) = socket.recv_from(&mut [0; 64]) {
+            let _ = socket.send_to(word.as_bytes(), caller);
+        }
+    });
 }
 
 #[test]
