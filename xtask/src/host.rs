@@ -35,6 +35,9 @@ pub(crate) const DEMO_PACKAGES: &[Package] =
 pub(crate) const TEST_PACKAGES: &[Package] = &[
     package("/usr/bin/docker", "docker.io"),
     package("docker-registry", "docker-registry"),
+    package("nginx", "nginx"),
+    package("redis-server", "redis-server"),
+    package("redis-cli", "redis-tools"),
     package("runc", "runc"),
     package("crun", "crun"),
     package("/bin/busybox", "busybox-static"),

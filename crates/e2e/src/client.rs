@@ -1,28 +1,16 @@
-//! A machine on the hosts' switch that is no part of any swarm.
+//! A machine on the hosts' switch or router that is no part of any swarm.
 
+use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use testbed::Switch;
-
 use crate::host::next_name;
+use crate::middle::Middle;
 use crate::{Printed, printed};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Does something in the network namespace that a file names, on a thread of its own.
-pub fn within_network<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> T {
-    let file = std::fs::File::open(namespace).expect("the namespace is there");
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let network = Some(LinkNameSpaceType::Network);
-            move_into_link_name_space(file.as_fd(), network).expect("enters");
-            work()
-        });
-        thread.join().expect("the work is done")
-    })
-}
-
-/// A network namespace with a cable to the switch. Dropping it removes it.
+/// A network namespace with a cable to the switch or router. Dropping it removes it.
 #[derive(Debug)]
 pub struct Client {
     pub address: String,
@@ -30,13 +18,12 @@ pub struct Client {
 }
 
 impl Client {
-    pub(crate) fn on(switch: &Switch, number: u8) -> Self {
+    pub(crate) fn on(middle: &Middle, number: u8) -> Self {
         let namespace = next_name();
         let machine = testbed::Host { namespace, hostname: "client".into(), mounts: None };
         machine.create().expect("the namespace is made");
-        let address = format!("10.99.0.{number}");
-        let port = format!("client{number}");
-        let placed = switch.connect(&port, &machine.namespace, &format!("{address}/24"));
+        let address = middle.address(number);
+        let placed = middle.connect(&format!("client{number}"), &machine.namespace, number);
         placed.expect("the cable is laid");
         Self { address, machine }
     }
@@ -48,14 +35,14 @@ impl Client {
         printed(command.output().expect("ip runs"))
     }
 
-    /// Does something there, on a thread of its own.
-    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        within_network(&self.namespace(), work)
+    /// Its network namespace.
+    pub fn namespace(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.machine.namespace)
     }
 
-    /// The file that names its network namespace.
-    pub fn namespace(&self) -> String {
-        format!("/run/netns/{}", self.machine.namespace)
+    /// Does something there, on a thread of its own.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        within(&self.namespace(), work)
     }
 
     /// What a port answers.
@@ -69,4 +56,17 @@ impl Drop for Client {
     fn drop(&mut self) {
         let _ = self.machine.remove();
     }
+}
+
+/// Does something in a network namespace, on a thread of its own.
+pub fn within<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
+    let file = File::open(namespace).expect("the namespace is there");
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let network = Some(LinkNameSpaceType::Network);
+            move_into_link_name_space(file.as_fd(), network).expect("enters");
+            work()
+        });
+        thread.join().expect("the work is done")
+    })
 }

@@ -1,18 +1,19 @@
-//! Hosts on one switch, and the swarm that they make.
+//! Hosts on one switch or router, and the swarm that they make.
 
 use std::process::Stdio;
 
-use testbed::Switch;
+use testbed::{Router, Switch};
 
 use crate::host::next_name;
+use crate::middle::{Middle, Narrow};
 use crate::{Client, Host, Printed, Wire, images, printed};
 
-/// Hosts with a cable to one switch. Dropping them removes all.
+/// Hosts with a cable to one switch or router. Dropping them removes all.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Before the switch, which goes last.
+    /// Before what joins them, which goes last.
     hosts: Vec<Host>,
-    switch: Option<Switch>,
+    middle: Option<Middle>,
 }
 
 /// What `docker node ls` says of one node.
@@ -35,10 +36,25 @@ impl Cluster {
 
     /// Hosts on which nothing runs yet.
     pub fn without_daemons(count: u8) -> Self {
-        let switch = Switch::named(&next_name());
-        switch.create().expect("the switch is made");
-        let hosts = (1..=count).map(|number| Host::on(&switch, number)).collect();
-        Self { hosts, switch: Some(switch) }
+        Self::around(Middle::Switch(Switch::named(&next_name())), count)
+    }
+
+    /// Hosts with a subnet each and a router between them, on which nothing runs yet.
+    pub fn routed(count: u8) -> Self {
+        Self::around(Middle::Router { router: Router::named(&next_name()), narrow: None }, count)
+    }
+
+    /// [`Cluster::routed`], but the way to the last host takes no packets of more than `bytes`, which nobody sees on his own
+    /// links.
+    pub fn routed_with_narrow_way(count: u8, bytes: u16) -> Self {
+        let narrow = Some(Narrow { number: count, bytes });
+        Self::around(Middle::Router { router: Router::named(&next_name()), narrow }, count)
+    }
+
+    fn around(middle: Middle, count: u8) -> Self {
+        middle.create().expect("what joins the hosts is made");
+        let hosts = (1..=count).map(|number| Host::on(&middle, number)).collect();
+        Self { hosts, middle: Some(middle) }
     }
 
     /// Starts the daemons and makes a swarm with one manager. All have the images `busybox` and `whoami`.
@@ -110,9 +126,9 @@ impl Cluster {
         &self.hosts
     }
 
-    /// A machine on the same switch that runs nothing.
+    /// A machine on the same switch or router that runs nothing.
     pub fn client(&self) -> Client {
-        Client::on(self.switch(), 200)
+        Client::on(self.middle(), 200)
     }
 
     /// Has a host ask the first one to be taken in.
@@ -138,7 +154,7 @@ impl Cluster {
 
     /// Looks at what passes between the hosts: frames in which one of the words is readable, datagrams of the UDP ports.
     pub fn wire(&self, words: &[&str], ports: &[u16]) -> Wire {
-        Wire::look(self.switch().namespace(), words, ports)
+        Wire::look(self.middle().namespace(), words, ports)
     }
 
     /// Asks every host whether its kernel has what its daemon was told, and nothing else. Ours only.
@@ -151,12 +167,17 @@ impl Cluster {
 
     /// Cuts a host off from the others.
     pub fn cut(&self, number: usize) {
-        self.switch().cut(self.host(number).hostname()).expect("the port is there");
+        self.middle().cut(self.host(number).hostname()).expect("the port is there");
     }
 
     /// Connects a host again.
     pub fn heal(&self, number: usize) {
-        self.switch().heal(self.host(number).hostname()).expect("the port is there");
+        self.middle().heal(self.host(number).hostname()).expect("the port is there");
+    }
+
+    /// Has the routers on the narrow way tell nobody of packets that are too long for it, and pass on no parts of packets.
+    pub fn hush_routers(&self) {
+        self.middle().hush().expect("the routers are there");
     }
 
     /// Runs `step` for all hosts at once.
@@ -164,8 +185,8 @@ impl Cluster {
         in_parallel(&mut self.hosts, step);
     }
 
-    fn switch(&self) -> &Switch {
-        self.switch.as_ref().expect("it goes last")
+    fn middle(&self) -> &Middle {
+        self.middle.as_ref().expect("it goes last")
     }
 }
 
@@ -177,8 +198,8 @@ impl Drop for Cluster {
                 scope.spawn(move || drop(host));
             }
         });
-        if let Some(switch) = self.switch.take() {
-            let _ = switch.remove();
+        if let Some(middle) = self.middle.take() {
+            let _ = middle.remove();
         }
     }
 }

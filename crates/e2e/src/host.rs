@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use testbed::{Daemon as Place, Switch};
+use testbed::Daemon as Place;
 
 use crate::daemon::{self, Daemon};
+use crate::middle::Middle;
 use crate::{Follow, encoded, images, ip, printed, program, run, told};
 
 /// How long anything may take before a test gives up. Generous: machines under load are no failure.
@@ -17,6 +18,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Between two looks at a state that is waited for.
 const POLL: Duration = Duration::from_millis(20);
+
+/// The address of a host that is joined to no other.
+const ALONE: &str = "10.99.0.1";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -63,32 +67,31 @@ impl Host {
         let machine = machine(&next_name(), "host1");
         let name = &machine.namespace;
         ip(&["-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", "wire"]);
-        ip(&["-n", name, "addr", "add", "10.99.0.1/24", "dev", "eth0"]);
+        ip(&["-n", name, "addr", "add", &format!("{ALONE}/24"), "dev", "eth0"]);
         ip(&["-n", name, "link", "set", "eth0", "up"]);
         ip(&["-n", name, "link", "set", "wire", "up"]);
         let group = machine.namespace.clone();
-        Self::at(machine, group, 1)
+        Self::at(machine, group, ALONE.to_owned())
     }
 
-    /// A host with a cable to `switch`, on which nothing runs yet.
-    pub(crate) fn on(switch: &Switch, number: u8) -> Self {
+    /// A host with a cable to what joins the hosts, on which nothing runs yet.
+    pub(crate) fn on(middle: &Middle, number: u8) -> Self {
         let hostname = format!("host{number}");
         let machine = machine(&next_name(), &hostname);
-        let address = format!("10.99.0.{number}/24");
-        switch.connect(&hostname, &machine.namespace, &address).expect("the cable is laid");
+        middle.connect(&hostname, &machine.namespace, number).expect("the cable is laid");
         let group = machine.namespace.clone();
-        Self::at(machine, group, number)
+        Self::at(machine, group, middle.address(number))
     }
 
     /// Another folder for another daemon in the network namespace of `other`, which has to live longer.
     pub fn beside(other: &Self) -> Self {
-        Self::at(other.machine.clone(), next_name(), 1)
+        Self::at(other.machine.clone(), next_name(), ALONE.to_owned())
     }
 
-    fn at(machine: testbed::Host, group: String, number: u8) -> Self {
+    fn at(machine: testbed::Host, group: String, address: String) -> Self {
         let directory = tempfile::Builder::new().prefix("skep-e2e-").tempdir().expect("directory");
         let place = Place::beneath(directory.path(), &group);
-        let (name, address) = (machine.namespace.clone(), format!("10.99.0.{number}"));
+        let name = machine.namespace.clone();
         let docker = told("SKEP_E2E_DOCKER");
         let (daemon, mounts, program) = (None, None, program());
         Self { name, address, machine, place, directory, daemon, mounts, program, docker }
@@ -359,6 +362,12 @@ impl Host {
         listed.lines().map(str::to_owned).collect()
     }
 
+    /// The network namespace of a container that runs here.
+    pub fn namespace_of(&self, container: &str) -> PathBuf {
+        let pid = self.ok(&["inspect", container, "--format", "{{.State.Pid}}"]);
+        PathBuf::from(format!("/proc/{pid}/ns/net"))
+    }
+
     /// Container identifiers of the running tasks of a service.
     pub fn running(&self, service: &str) -> Vec<String> {
         let filters = format!(r#"{{"service":["{service}"],"desired-state":["running"]}}"#);
@@ -374,6 +383,12 @@ impl Host {
     /// Imports the images `busybox:latest` and `whoami:latest`.
     pub fn load_images(&self) {
         images::load(self);
+    }
+
+    /// Imports the images `nginx:latest` and `redis:latest`.
+    pub fn load_web_images(&self) {
+        images::load_nginx(self);
+        images::load_redis(self);
     }
 
     /// Imports the image `registry:latest`, whose containers are registries on port 5000.

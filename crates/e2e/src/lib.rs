@@ -13,6 +13,7 @@ mod daemon;
 mod follow;
 mod host;
 mod images;
+mod middle;
 mod registry;
 mod terminal;
 mod wire;
@@ -21,7 +22,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-pub use client::{Client, within_network};
+pub use client::{Client, within};
 pub use cluster::{Cluster, Row, nodes};
 pub use follow::Follow;
 pub use host::{Host, Printed};

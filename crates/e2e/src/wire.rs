@@ -31,7 +31,8 @@ struct Seen {
     words: Mutex<Vec<(String, usize)>>,
     /// UDP datagrams by port, from or to.
     ports: Mutex<Vec<(u16, usize)>>,
-    frames: AtomicUsize,
+    /// Parts of packets that a router has taken apart.
+    parts: AtomicUsize,
 }
 
 impl Wire {
@@ -60,6 +61,11 @@ impl Wire {
     pub fn readable(&self, word: &str) -> usize {
         let words = self.seen.words.lock().expect("looks");
         words.iter().find(|(known, _)| known == word).expect("it is looked for").1
+    }
+
+    /// IPv4 packets that are parts of longer ones.
+    pub fn parts(&self) -> usize {
+        self.seen.parts.load(Ordering::Relaxed)
     }
 
     /// UDP datagrams from or to the port.
@@ -98,7 +104,7 @@ fn note(socket: &OwnedFd, seen: &Seen) {
     while !seen.is_over.load(Ordering::Relaxed) {
         let Ok((_, length)) = recv(socket, &mut frame[..], RecvFlags::empty()) else { continue };
         let frame = &frame[..length];
-        seen.frames.fetch_add(1, Ordering::Relaxed);
+        seen.parts.fetch_add(usize::from(is_part(frame)), Ordering::Relaxed);
         for (word, count) in seen.words.lock().expect("looks").iter_mut() {
             let holds = |part: &[u8]| part == word.as_bytes();
             *count += usize::from(frame.windows(word.len()).any(holds));
@@ -109,6 +115,12 @@ fn note(socket: &OwnedFd, seen: &Seen) {
             }
         }
     }
+}
+
+/// Whether more follows, or something came before.
+fn is_part(frame: &[u8]) -> bool {
+    let Some(field) = frame.get(20..22) else { return false };
+    frame[12..14] == [0x08, 0x00] && u16::from_be_bytes([field[0], field[1]]) & 0x3fff != 0
 }
 
 /// The ports of a UDP datagram over IPv4 without options.

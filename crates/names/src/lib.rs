@@ -7,4 +7,4 @@ mod server;
 mod zone;
 
 pub use server::{Server, host_resolvers};
-pub use zone::{Names, Reply, Zone};
+pub use zone::{Host, Names, Reply, SharedZone, Zone};

@@ -1,8 +1,9 @@
 //! What a container may ask for, and the answers.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
@@ -11,33 +12,90 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 /// Seconds an answer may be kept. Tasks come and go, and nobody is told to forget.
 const TTL: u32 = 0;
 
-/// The names of one network.
+/// The names of one network: of each service, task and container what it is asked for by. Several may have one name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Zone {
-    /// The network's own name: `web.NETWORK` means `web` in it.
-    pub network: String,
+    network: String,
+    hosts: BTreeMap<String, Host>,
+    /// In lower case; for each, the hosts that have it, and their addresses by it.
+    names: BTreeMap<String, BTreeMap<String, BTreeSet<IpAddr>>>,
+    /// Addresses, the hosts that have each, and the name it is told by.
+    reverse: BTreeMap<IpAddr, BTreeMap<String, String>>,
+}
+
+/// What one service, task or container is asked for by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
     /// In lower case, and the addresses behind each.
-    pub names: BTreeMap<String, BTreeSet<IpAddr>>,
+    names: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Addresses, and the name each is told by.
     pub reverse: BTreeMap<IpAddr, String>,
 }
 
-impl Zone {
+/// A zone that is changed while questions are answered from it.
+pub type SharedZone = Arc<RwLock<Zone>>;
+
+impl Host {
     /// Adds addresses to a name.
     pub fn add(&mut self, name: &str, addresses: impl IntoIterator<Item = IpAddr>) {
         self.names.entry(name.to_ascii_lowercase()).or_default().extend(addresses);
     }
+}
 
-    fn find(&self, name: &str) -> Option<&BTreeSet<IpAddr>> {
+impl Zone {
+    /// Without hosts. `web.NETWORK` means `web` in it.
+    pub fn new(network: &str) -> Self {
+        Self { network: network.to_ascii_lowercase(), ..Self::default() }
+    }
+
+    /// From now on the host with this identifier has these names and no others.
+    pub fn set(&mut self, id: &str, host: Host) {
+        self.remove(id);
+        for (name, addresses) in &host.names {
+            let hosts = self.names.entry(name.clone()).or_default();
+            hosts.insert(id.to_owned(), addresses.clone());
+        }
+        for (address, name) in &host.reverse {
+            self.reverse.entry(*address).or_default().insert(id.to_owned(), name.clone());
+        }
+        self.hosts.insert(id.to_owned(), host);
+    }
+
+    /// Forgets a host.
+    pub fn remove(&mut self, id: &str) {
+        let Some(host) = self.hosts.remove(id) else { return };
+        for name in host.names.into_keys() {
+            remove_from(&mut self.names, name, id);
+        }
+        for address in host.reverse.into_keys() {
+            remove_from(&mut self.reverse, address, id);
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<BTreeSet<IpAddr>> {
         let within = name.strip_suffix(&self.network).and_then(|name| name.strip_suffix('.'));
-        self.names.get(name).or_else(|| self.names.get(within?))
+        let hosts = self.names.get(name).or_else(|| self.names.get(within?))?;
+        Some(hosts.values().flatten().copied().collect())
+    }
+}
+
+fn remove_from<Key: Ord, Value>(
+    map: &mut BTreeMap<Key, BTreeMap<String, Value>>,
+    key: Key,
+    id: &str,
+) {
+    if let Entry::Occupied(mut hosts) = map.entry(key) {
+        hosts.get_mut().remove(id);
+        if hosts.get().is_empty() {
+            hosts.remove();
+        }
     }
 }
 
 /// Everything one container may ask for: the zones of its networks, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    pub zones: Vec<Arc<Zone>>,
+    pub zones: Vec<SharedZone>,
     /// Whether nothing outside its networks is asked.
     pub is_internal: bool,
 }
@@ -74,7 +132,7 @@ impl Names {
             let data = target.map(|target| RData::PTR(PTR(target)));
             return success(&message, data.into_iter().collect());
         }
-        let Some(addresses) = self.zones.iter().find_map(|zone| zone.find(name)) else {
+        let Some(addresses) = self.find(|zone| zone.find(name)) else {
             return match self.is_internal {
                 true => refuse(&message, ResponseCode::NXDomain),
                 false => Reply::Forward,
@@ -95,9 +153,14 @@ impl Names {
         success(&message, data)
     }
 
-    fn reverse(&self, name: &Name) -> Option<&str> {
+    fn reverse(&self, name: &Name) -> Option<String> {
         let address = name.parse_arpa_name().ok()?.addr();
-        self.zones.iter().find_map(|zone| zone.reverse.get(&address)).map(String::as_str)
+        self.find(|zone| zone.reverse.get(&address)?.values().next().cloned())
+    }
+
+    fn find<T>(&self, find: impl Fn(&Zone) -> Option<T>) -> Option<T> {
+        let mut zones = self.zones.iter();
+        zones.find_map(|zone| find(&zone.read().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -144,12 +207,20 @@ mod tests {
     use super::*;
 
     fn names(is_internal: bool) -> Names {
-        let mut zone = Zone { network: "blue".into(), ..Zone::default() };
-        zone.add("Web", ["10.0.1.9".parse().unwrap()]);
-        zone.add("tasks.web", ["10.0.1.2", "10.0.1.3"].map(|it| it.parse().unwrap()));
-        zone.add("six", ["fd00::2".parse().unwrap()]);
-        zone.reverse.insert("10.0.1.2".parse().unwrap(), "web.1.abc.blue".into());
-        Names { zones: vec![Arc::new(zone)], is_internal }
+        let mut zone = Zone::new("Blue");
+        let mut web = host(&[("Web", &["10.0.1.9"]), ("tasks.web", &["10.0.1.2", "10.0.1.3"])]);
+        web.reverse.insert("10.0.1.2".parse().unwrap(), "web.1.abc.blue".into());
+        zone.set("service", web);
+        zone.set("container", host(&[("six", &["fd00::2"])]));
+        Names { zones: vec![Arc::new(RwLock::new(zone))], is_internal }
+    }
+
+    fn host(names: &[(&str, &[&str])]) -> Host {
+        let mut host = Host::default();
+        for (name, addresses) in names {
+            host.add(name, addresses.iter().map(|address| address.parse().unwrap()));
+        }
+        host
     }
 
     /// What the answer says: its code and its records, in order.
@@ -191,6 +262,24 @@ mod tests {
         ] {
             assert_eq!(ask(&names, name, kind), expected, "{name} {kind}");
         }
+    }
+
+    #[test]
+    fn a_name_is_known_as_long_as_anybody_has_it() {
+        let mut zone = Zone::new("blue");
+        let text = |found: Option<BTreeSet<IpAddr>>| {
+            found.map(|found| found.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "))
+        };
+        zone.set("one", host(&[("db", &["10.0.1.2"]), ("one", &["10.0.1.2"])]));
+        zone.set("two", host(&[("db", &["10.0.1.3"])]));
+        assert_eq!(text(zone.find("db")).as_deref(), Some("10.0.1.2 10.0.1.3"));
+        zone.set("one", host(&[("db", &[])]));
+        assert_eq!(text(zone.find("db")).as_deref(), Some("10.0.1.3"), "it has another now");
+        assert_eq!(text(zone.find("one")), None, "it has that name no more");
+        zone.remove("two");
+        assert_eq!(text(zone.find("db")).as_deref(), Some(""), "known, and nowhere");
+        zone.remove("one");
+        assert_eq!(zone, Zone::new("blue"), "nothing is left");
     }
 
     #[test]

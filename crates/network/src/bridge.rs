@@ -313,6 +313,14 @@ pub(crate) fn set_up(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
+/// Has a link take packets of that many bytes.
+pub(crate) fn taking(index: u32, bytes: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::Mtu(bytes)];
+    RouteNetlinkMessage::SetLink(message)
+}
+
 /// Its hardware address is set: otherwise it would change with each container that comes, and others would send their
 /// packets to the world to nobody for a while.
 fn new_bridge(shape: Shape<'_>) -> RouteNetlinkMessage {

@@ -18,6 +18,7 @@ mod neighbours;
 mod netlink;
 mod nft;
 mod overlay;
+mod path;
 mod ports;
 mod reserve;
 mod state_file;
@@ -40,7 +41,8 @@ pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use nft::BaseChain;
 pub use overlay::link::hardware_address;
-pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services};
+pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services, Update};
+pub use path::Path as NodePath;
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
@@ -229,25 +231,28 @@ impl Network {
     }
 
     /// Which addresses of a network are on which other nodes; what is not named is forgotten.
-    pub async fn set_peers(&self, id: &str, peers: BTreeMap<IpAddr, Peer>) -> Result<(), Error> {
+    pub async fn set_peers(&self, id: &str, peers: Update<Peer>) -> Result<(), Error> {
         let id = id.to_owned();
-        self.with_overlays(move |overlays, _| overlays.set_peers(&id, &peers)).await
+        self.with_overlays(move |overlays, _| overlays.set_peers(&id, peers)).await
     }
 
     /// The services of a network, for every container in it to balance over.
-    pub async fn set_services(&self, id: &str, services: Services) -> Result<(), Error> {
+    pub async fn set_services(
+        &self,
+        id: &str,
+        services: Update<BTreeSet<IpAddr>>,
+    ) -> Result<(), Error> {
         let id = id.to_owned();
         self.with_overlays(move |overlays, _| overlays.set_services(&id, services)).await
     }
 
-    /// Which addresses of a network are somebody's: containers forget connections to those that were and are no more.
-    pub async fn set_held(&self, id: &str, held: BTreeSet<IpAddr>) -> Result<(), Error> {
-        let id = id.to_owned();
-        let (gone, containers) =
-            self.with_overlays(move |overlays, _| Ok(overlays.set_held(&id, held))).await?;
+    /// Nobody has these addresses of a network any more: containers forget connections to them.
+    pub async fn forget(&self, id: &str, gone: BTreeSet<IpAddr>) -> Result<(), Error> {
         if gone.is_empty() {
             return Ok(());
         }
+        let id = id.to_owned();
+        let containers = self.with_overlays(move |overlays, _| Ok(overlays.within(&id))).await?;
         blocking(move || {
             let existing = containers.iter().filter(|netns| namespace::exists(netns));
             let mut forgotten =
@@ -255,6 +260,20 @@ impl Network {
             forgotten.try_for_each(|forgotten| forgotten)
         })
         .await
+    }
+
+    /// How long packets to another node may be, as far as networks of the swarm care. Nothing where that cannot be found out.
+    /// Takes some seconds in the worst case.
+    ///
+    /// # Errors
+    /// Where the node cannot be sent to at all.
+    pub async fn path_to(
+        &self,
+        local: Option<IpAddr>,
+        node: IpAddr,
+    ) -> Result<Option<NodePath>, Error> {
+        let failed = Error::kernel(format!("find the way to {node}"));
+        blocking(move || path::find(local, node).map_err(failed)).await
     }
 
     /// Links a container that is connected or isolated to a network of the swarm. Idempotent.

@@ -87,6 +87,8 @@ impl AgentDriver {
         tunnel: Settings,
     ) -> Self {
         let Local { board, names, attachments } = local;
+        let ingress = Ingress::new(board.clone());
+        let keeper = Keeper::start(files.clone(), board.clone());
         let connector = Connector::new(board, names, tunnel, &engine.network);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         Self {
@@ -98,12 +100,12 @@ impl AgentDriver {
             events,
             inbox,
             report_lost: Arc::default(),
-            ingress: Ingress::default(),
+            ingress,
             has_work: false,
             connector,
             attachments,
             settle_at: Instant::now() + SETTLE_INTERVAL,
-            keeper: Keeper::start(files.clone()),
+            keeper,
             files,
         }
     }
@@ -218,14 +220,14 @@ impl AgentDriver {
                     continue;
                 }
                 () = tokio::time::sleep_until(self.settle_at) => {
-                    self.settle_at = Instant::now() + SETTLE_INTERVAL;
-                    let info = self.info.borrow().clone();
-                    self.connector
-                        .settle_all(&self.engine.network, info.node, &info.address)
-                        .await;
+                    self.settle_networks().await;
                     continue;
                 }
-                () = self.connector.tunnel.due(&self.engine.network) => {
+                () = self.connector.paths.changed() => {
+                    self.settle_networks().await;
+                    continue;
+                }
+                () = self.connector.tunnel.due() => {
                     let local = self.info.borrow().address.clone();
                     self.connector.proceed_with_tunnel(&self.engine.network, &local).await;
                     continue;
@@ -244,6 +246,16 @@ impl AgentDriver {
         heart.abort();
         self.agent.handle(Event::Disconnected, now());
         ended
+    }
+
+    /// Says once more what networks are to be.
+    async fn settle_networks(&mut self) {
+        self.settle_at = Instant::now() + SETTLE_INTERVAL;
+        let info = self.info.borrow().clone();
+        let network = &self.engine.network;
+        self.connector.settle_all(network, info.node, &info.address).await;
+        self.ingress.measure(&self.connector.paths, network, info.node, &info.address);
+        self.ingress.settle(&self.engine, info.node, &info.address).await;
     }
 
     /// Keeps up with the containers while there is no manager.
@@ -326,9 +338,6 @@ impl AgentDriver {
             && !std::mem::replace(&mut self.has_work, true);
         let is_told = matches!(&event, Event::Assigned(_));
         let actions = self.agent.handle(event, now());
-        for action in &actions {
-            self.connector.look_on(action);
-        }
         // Whom connections are led to comes first: before a task is told to stop, or told of as running.
         let others: Vec<_> =
             actions.into_iter().filter_map(|action| self.ingress.note(action)).collect();
@@ -336,14 +345,16 @@ impl AgentDriver {
             self.ingress.has_heard_all();
         }
         let info = self.info.borrow().clone();
+        if is_told {
+            let network = &self.engine.network;
+            self.ingress.measure(&self.connector.paths, network, info.node, &info.address);
+        }
         self.ingress.settle(&self.engine, info.node, &info.address).await;
         for action in others {
             self.act(action, reporter).await;
         }
         if is_told {
-            let mut held = self.agent.holding();
-            held.networks.extend(self.ingress.told());
-            self.keeper.keep(held);
+            self.keeper.keep(self.agent.holding());
         }
         if is_first_work {
             self.connector.leave_others(&self.engine.network).await;

@@ -1,13 +1,14 @@
 //! What this node was told of networks of the swarm, for all who look: the connector writes, everyone reads.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
-use types::network::NodeNetwork;
+use types::network::{NetworkChange, NodeNetwork};
 use types::{NetworkId, TaskId};
 
 use crate::connector::View;
+use crate::told::{Told, Touched};
 
 /// Networks by their identifiers.
 #[derive(Debug)]
@@ -31,12 +32,12 @@ impl Default for Board {
 }
 
 impl Board {
-    /// Changes a view; what is answered is to be made, and then [`Board::made`] to be said.
-    pub(crate) fn change<T>(&self, id: NetworkId, change: impl FnOnce(&mut View) -> T) -> T {
+    /// Notes what was told. What is answered is to be made, and then [`Board::made`] to be said.
+    pub(crate) fn change(&self, change: NetworkChange) -> Touched {
         let mut views = self.lock();
-        let posted = views.entry(id).or_default();
+        let posted = views.entry(change.network).or_default();
         posted.is_made = false;
-        change(&mut posted.view)
+        posted.view.change(change)
     }
 
     /// The network is as its view says, or `trouble` says why not.
@@ -56,20 +57,19 @@ impl Board {
         self.lock().keys().copied().collect()
     }
 
-    pub(crate) fn definition(&self, id: NetworkId) -> Option<NodeNetwork> {
-        self.lock().get(&id)?.view.definition.clone()
-    }
-
     pub(crate) fn definitions(&self) -> Vec<NodeNetwork> {
         let views = self.lock();
-        views.values().filter_map(|posted| posted.view.definition.clone()).collect()
+        views.values().filter_map(|posted| posted.view.told.definition.clone()).collect()
     }
 
-    /// A view with its definition and its trouble only, which are small.
-    pub(crate) fn without_members(&self, id: NetworkId) -> Option<View> {
-        let views = self.lock();
-        let View { definition, trouble, .. } = &views.get(&id)?.view;
-        Some(View { definition: definition.clone(), trouble: trouble.clone(), ..View::default() })
+    /// What was told of a network.
+    pub(crate) fn told(&self, id: NetworkId) -> Option<Arc<Told>> {
+        Some(self.lock().get(&id)?.view.told.clone())
+    }
+
+    /// What was told of all networks.
+    pub(crate) fn all(&self) -> Vec<(NetworkId, Arc<Told>)> {
+        self.lock().iter().map(|(id, posted)| (*id, posted.view.told.clone())).collect()
     }
 
     /// Reads something of a view.
@@ -90,10 +90,6 @@ impl Board {
         self.lock().values().flat_map(|posted| part(&posted.view)).collect()
     }
 
-    pub(crate) fn view(&self, id: NetworkId) -> Option<View> {
-        Some(self.lock().get(&id)?.view.clone())
-    }
-
     /// Waits until a network is made here that holds the task or container.
     pub(crate) async fn has_made(&self, network: NetworkId, peer: TaskId) {
         let mut made = self.made.subscribe();
@@ -102,7 +98,7 @@ impl Board {
             let is_there = self
                 .lock()
                 .get(&network)
-                .is_some_and(|posted| posted.is_made && posted.view.peers.contains_key(&peer));
+                .is_some_and(|posted| posted.is_made && posted.view.told.peers.contains_key(&peer));
             // The board outlives those who wait.
             if is_there || made.changed().await.is_err() {
                 return;

@@ -8,13 +8,15 @@ use std::time::Duration;
 use docker_types::network::EndpointSettings;
 use engine::containers::NewContainer;
 use names::Zone;
-use network::{DATA_PORT, Key, Network, Overlay, Services, address_of};
+use network::{DATA_PORT, Key, Network, Overlay, Update, address_of};
 use tracing::warn;
-use types::network::{NetworkChange, NetworkService, NodeNetwork, Peer};
-use types::{NetworkId, NodeId, ServiceId, Task, TaskId};
+use types::network::NetworkChange;
+use types::{NetworkId, NodeId, Task, TaskId};
 
 use crate::board::Board;
 use crate::name_book::NameBook;
+use crate::paths::Paths;
+use crate::told::{Told, Touched};
 use crate::tunnel::{Settings, Tunnel};
 
 /// Between the moment a task takes no connections any more and the one it is told to stop: requests that are under way
@@ -27,70 +29,57 @@ pub(crate) struct Connector {
     board: Arc<Board>,
     names: Arc<NameBook>,
     pub(crate) tunnel: Tunnel,
+    /// How long packets to other nodes may be.
+    pub(crate) paths: Paths,
 }
 
-/// One network, as far as this node knows.
+/// One network on this node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct View {
-    pub(crate) definition: Option<NodeNetwork>,
-    pub(crate) peers: BTreeMap<TaskId, Peer>,
-    pub(crate) services: BTreeMap<ServiceId, NetworkService>,
+    /// Shared with those who write it down: changing it copies it while they do.
+    pub(crate) told: Arc<Told>,
     /// Why the network is not as it should be on this node.
     pub(crate) trouble: Option<String>,
 }
 
 impl View {
-    pub(crate) fn change(&mut self, change: NetworkChange) {
-        if change.is_full {
-            *self = Self::default();
-        }
-        if change.definition.is_some() {
-            self.definition = change.definition;
-        }
-        for task in change.gone {
-            self.peers.remove(&task);
-        }
-        self.peers.extend(change.peers.into_iter().map(|peer| (peer.task, peer)));
-        for service in change.gone_services {
-            self.services.remove(&service);
-        }
-        let services = change.services.into_iter();
-        self.services.extend(services.map(|service| (service.service, service)));
+    pub(crate) fn change(&mut self, change: NetworkChange) -> Touched {
+        // What could not be made is made as a whole.
+        let had_trouble = self.trouble.take().is_some();
+        let touched = Arc::make_mut(&mut self.told).change(change);
+        Touched { is_all: touched.is_all || had_trouble, ..touched }
     }
 
-    fn overlay(&self, local: Option<IpAddr>) -> Option<Overlay> {
-        let definition = self.definition.as_ref()?;
+    fn overlay(&self, local: Option<IpAddr>, way: Option<u32>) -> Option<Overlay> {
+        let definition = self.told.definition.as_ref()?;
         let port = if definition.data_port == 0 { DATA_PORT } else { definition.data_port };
         let (id, vni, mtu) = (definition.id.to_string(), definition.vni, definition.mtu);
         let is_encrypted = definition.is_encrypted;
-        Some(Overlay { id, vni, local, port, mtu, is_encrypted })
+        Some(Overlay { id, vni, local, port, mtu, way, is_encrypted })
     }
 
     fn is_encrypted(&self) -> bool {
-        self.definition.as_ref().is_some_and(|definition| definition.is_encrypted)
+        self.told.definition.as_ref().is_some_and(|definition| definition.is_encrypted)
     }
 
-    /// Addresses on other nodes, and where those nodes are: in an encrypted network, inside of the tunnel. A node without
-    /// a key is nowhere then.
-    fn elsewhere(&self, own: NodeId) -> BTreeMap<IpAddr, network::Peer> {
-        let is_encrypted = self.is_encrypted();
-        let others = self.peers.values().filter(|peer| peer.node != own);
-        let place = |peer: &Peer| match is_encrypted {
-            true => peer.tunnel_keys.first().map(|key| IpAddr::V6(address_of(&Key(key.key)))),
-            false => peer.data_address,
-        };
-        let known = others.filter_map(|peer| {
+    /// Where on another node an address is: in an encrypted network, inside of the tunnel. A node without a key is nowhere
+    /// then.
+    fn elsewhere(&self, address: IpAddr, own: NodeId) -> Option<network::Peer> {
+        let mut others = self.told.holders(address).filter(|peer| peer.node != own);
+        others.find_map(|peer| {
+            let node = match self.is_encrypted() {
+                true => peer.tunnel_keys.first().map(|key| address_of(&Key(key.key)).into()),
+                false => peer.data_address,
+            };
             let mac = network::hardware_address(peer.addresses.iter().copied())?;
-            Some((peer, network::Peer { node: place(peer)?, mac }))
-        });
-        known
-            .flat_map(|(peer, known)| peer.addresses.iter().map(move |address| (*address, known)))
-            .collect()
+            Some(network::Peer { node: node?, mac })
+        })
     }
 
     /// The keys of other nodes in an encrypted network, and where their packets go.
     fn keys(&self, own: NodeId) -> BTreeMap<Key, SocketAddr> {
-        let others = self.peers.values().filter(|peer| self.is_encrypted() && peer.node != own);
+        let others =
+            self.told.peers.values().filter(|peer| self.is_encrypted() && peer.node != own);
         let places = others.filter_map(|peer| Some((peer, peer.data_address?)));
         let keys = places.flat_map(|(peer, address)| {
             let keys = peer.tunnel_keys.iter();
@@ -98,80 +87,37 @@ impl View {
         });
         keys.collect()
     }
-
-    /// The names of services, tasks and containers, as they are asked for.
-    fn zone(&self) -> Zone {
-        let mut zone = Zone::default();
-        let Some(definition) = &self.definition else { return zone };
-        zone.network = definition.name.to_ascii_lowercase();
-        for peer in self.peers.values() {
-            for name in std::iter::once(&peer.name).chain(&peer.aliases) {
-                zone.add(name, peer.addresses.iter().copied());
-            }
-            for address in &peer.addresses {
-                zone.reverse.insert(*address, format!("{}.{}", peer.name, definition.name));
-            }
-        }
-        let serving = self.serving();
-        for service in self.services.values() {
-            let tasks = serving.get(&service.service).cloned().unwrap_or_default();
-            let addresses =
-                if service.virtual_ips.is_empty() { &tasks } else { &service.virtual_ips };
-            zone.add(&format!("tasks.{}", service.name), tasks.iter().copied());
-            for name in std::iter::once(&service.name).chain(&service.aliases) {
-                zone.add(name, addresses.iter().copied());
-            }
-            for address in &service.virtual_ips {
-                zone.reverse.insert(*address, format!("{}.{}", service.name, definition.name));
-            }
-        }
-        zone
-    }
-
-    /// Virtual addresses, and the tasks that take connections behind each.
-    fn services(&self) -> Services {
-        let serving = self.serving();
-        let mut services = Services::new();
-        for service in self.services.values() {
-            let tasks = serving.get(&service.service).into_iter().flatten();
-            let tasks: Vec<_> = tasks.copied().collect();
-            for address in &service.virtual_ips {
-                let is_alike = |task: &&IpAddr| task.is_ipv4() == address.is_ipv4();
-                services.insert(*address, tasks.iter().filter(is_alike).copied().collect());
-            }
-        }
-        services
-    }
-
-    /// Whether a task is one of those that connections to a service here are led to.
-    fn leads_to(&self, task: TaskId) -> bool {
-        self.peers.get(&task).is_some_and(|peer| self.services.contains_key(&peer.service))
-    }
-
-    /// Addresses of the tasks that take connections, by service.
-    fn serving(&self) -> BTreeMap<ServiceId, Vec<IpAddr>> {
-        let mut serving: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for peer in self.peers.values().filter(|peer| peer.is_serving) {
-            serving.entry(peer.service).or_default().extend(&peer.addresses);
-        }
-        serving
-    }
 }
 
 /// What a view comes to in the kernel.
 struct Wanted {
     overlay: Overlay,
-    peers: BTreeMap<IpAddr, network::Peer>,
-    services: Services,
-    /// Addresses that are somebody's.
-    held: BTreeSet<IpAddr>,
+    peers: Update<network::Peer>,
+    services: Update<BTreeSet<IpAddr>>,
+    /// Addresses that were somebody's and are nobody's any more.
+    gone: BTreeSet<IpAddr>,
 }
 
 impl Wanted {
-    fn new(view: &View, own: NodeId, local: Option<IpAddr>) -> Option<Self> {
-        let overlay = view.overlay(local)?;
-        let held = view.peers.values().flat_map(|peer| &peer.addresses).copied().collect();
-        Some(Self { overlay, peers: view.elsewhere(own), services: view.services(), held })
+    fn new(view: &View, touched: &Touched, own: NodeId, overlay: Overlay) -> Self {
+        let (peers, services) = match touched.is_all {
+            true => {
+                let peers = view.told.addresses();
+                let peers = peers.filter_map(|it| Some((it, view.elsewhere(it, own)?))).collect();
+                let services = view.told.virtual_ips();
+                let services = services.filter_map(|it| Some((it, view.told.backends(it)?)));
+                (Update::Whole(peers), Update::Whole(services.collect()))
+            }
+            false => {
+                let peers = touched.addresses.iter().map(|it| (*it, view.elsewhere(*it, own)));
+                let services = touched.virtual_ips.iter();
+                let services = services.map(|it| (*it, view.told.backends(*it)));
+                (Update::Part(peers.collect()), Update::Part(services.collect()))
+            }
+        };
+        let is_gone = |address: &&IpAddr| view.told.holders(**address).next().is_none();
+        let gone = touched.addresses.iter().filter(is_gone).copied().collect();
+        Self { overlay, peers, services, gone }
     }
 }
 
@@ -183,7 +129,8 @@ impl Connector {
         tunnel: Settings,
         network: &Network,
     ) -> Self {
-        Self { board, names, tunnel: Tunnel::new(tunnel, network) }
+        let (tunnel, paths) = (Tunnel::new(tunnel, network), Paths::default());
+        Self { board, names, tunnel, paths }
     }
 
     /// Goes on with the tunnel of encrypted networks, when something is due.
@@ -194,24 +141,7 @@ impl Connector {
 
     /// How long the task is left alone before it is told to stop, as connections may be on their way to it.
     pub(crate) fn drain_of(&self, task: TaskId) -> Duration {
-        if self.board.any(|view| view.leads_to(task)) { DRAIN } else { Duration::ZERO }
-    }
-
-    /// Puts the ingress network on the board, which somebody else makes.
-    pub(crate) fn look_on(&self, action: &agent::Action) {
-        let is_ingress = |network: &NodeNetwork| network.is_ingress;
-        let is_known = |id: NetworkId| self.board.definition(id).as_ref().is_some_and(is_ingress);
-        match action {
-            agent::Action::Connect(change)
-                if is_known(change.network)
-                    || change.definition.as_ref().is_some_and(is_ingress) =>
-            {
-                self.board.change(change.network, |view| view.change((**change).clone()));
-                self.board.made(change.network, None);
-            }
-            agent::Action::Leave(network) if is_known(*network) => self.board.forget(*network),
-            _ => {}
-        }
+        if self.board.any(|view| view.told.leads_to(task)) { DRAIN } else { Duration::ZERO }
     }
 
     /// Takes note of a change and makes it so.
@@ -223,29 +153,45 @@ impl Connector {
         change: NetworkChange,
     ) {
         let id = change.network;
-        let names = &self.names;
-        self.board.change(id, |view| {
-            view.change(change);
-            let is_internal = view.definition.as_ref().is_some_and(|network| network.is_internal);
-            names.set(&id.to_string(), view.zone(), is_internal);
+        let touched = self.board.change(change);
+        self.board.look(id, |view| {
+            let definition = view.told.definition.as_ref();
+            let is_internal = definition.is_some_and(|network| network.is_internal);
+            let write = |zone: &mut Zone| view.told.write_names(zone, &touched);
+            self.names.change(&id.to_string(), is_internal, write);
         });
-        self.settle(id, network, own, local).await;
+        self.settle(id, &touched, network, own, local).await;
     }
 
     /// Says once more what every network is to be: what could not be made so may be possible now.
     pub(crate) async fn settle_all(&mut self, network: &Network, own: NodeId, local: &str) {
         // The ingress network is made by somebody else.
         let networks = self.board.definitions().into_iter().filter(|it| !it.is_ingress);
+        let all = Touched { is_all: true, ..Touched::default() };
         for definition in networks {
-            self.settle(definition.id, network, own, local).await;
+            self.settle(definition.id, &all, network, own, local).await;
         }
     }
 
-    async fn settle(&mut self, id: NetworkId, network: &Network, own: NodeId, local: &str) {
+    async fn settle(
+        &mut self,
+        id: NetworkId,
+        touched: &Touched,
+        network: &Network,
+        own: NodeId,
+        local: &str,
+    ) {
         let local = local.parse().ok();
-        let wanted =
-            self.board.look(id, |view| (view.is_encrypted(), Wanted::new(view, own, local)));
-        let Some((is_encrypted, Some(wanted))) = wanted else { return };
+        let wanted = self.board.look(id, |view| {
+            let way = match touched.is_all || touched.is_elsewhere {
+                true => self.paths.narrowest(network, local, &view.told.sites(local)),
+                // What was known holds.
+                false => None,
+            };
+            let overlay = view.overlay(local, way)?;
+            Some((view.is_encrypted(), Wanted::new(view, touched, own, overlay)))
+        });
+        let Some((is_encrypted, wanted)) = wanted.flatten() else { return };
         if is_encrypted {
             // A way to the others comes before what leads there.
             let keys = self.board.gather(|view| view.keys(own)).into_iter().collect();
@@ -286,10 +232,14 @@ impl Connector {
         let is_published = task.networks.iter().any(|place| is_ingress(place.network));
         let mut places = Places { has_way_out: is_published, ..Places::default() };
         for place in &task.networks {
-            let Some(view) = self.board.without_members(place.network) else { continue };
+            let known = self.board.look(place.network, |view| {
+                Some((view.told.definition.clone()?, view.trouble.clone()))
+            });
             // The ingress network reaches containers by another way than a link.
-            let Some(definition) = view.definition.filter(|it| !it.is_ingress) else { continue };
-            if let Some(trouble) = view.trouble {
+            let Some((definition, trouble)) = known.flatten().filter(|it| !it.0.is_ingress) else {
+                continue;
+            };
+            if let Some(trouble) = trouble {
                 let kind = if definition.is_encrypted { "encrypted network" } else { "network" };
                 places.obstacle = Some(format!("{kind} {}: {trouble}", definition.name));
             }
@@ -336,11 +286,11 @@ impl Places {
 }
 
 async fn make(network: &Network, wanted: Wanted) -> Result<(), network::Error> {
-    let Wanted { overlay, peers, services, held } = wanted;
+    let Wanted { overlay, peers, services, gone } = wanted;
     let id = overlay.id.clone();
     network.make_overlay(overlay).await?;
     network.set_peers(&id, peers).await?;
     network.set_services(&id, services).await?;
     // Nobody is led there any more.
-    network.set_held(&id, held).await
+    network.forget(&id, gone).await
 }

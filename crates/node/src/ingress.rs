@@ -6,17 +6,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{Action, Backend};
 use engine::Engine;
 use ipnet::IpNet;
-use network::{DATA_PORT, Front, Protocol, PublishedPort, Underlay};
+use network::{DATA_PORT, Front, Network, Protocol, PublishedPort, Underlay};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use types::endpoint::PortConfig;
-use types::network::{NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer};
+use types::network::{NetworkChange, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, endpoint};
+
+use crate::board::Board;
+use crate::paths::Paths;
+use crate::told::Told;
 
 /// Who publishes the services' ports on this host.
 const OWNER: &str = "ingress";
@@ -25,19 +30,18 @@ const OWNER: &str = "ingress";
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What is known, and what could not be done.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ingress {
+    board: Arc<Board>,
     network: Option<NetworkId>,
-    definition: Option<NodeNetwork>,
-    nodes: BTreeMap<NodeId, IpAddr>,
-    peers: BTreeMap<TaskId, Peer>,
-    services: BTreeMap<ServiceId, NetworkService>,
     /// Containers of this node.
     own: BTreeMap<ServiceId, Vec<Backend>>,
     /// Ports that no process of this host can take any more; unknown before the first are told.
     kept: Option<BTreeSet<Front>>,
     /// Ports that were found held, which was told.
     held: BTreeSet<Front>,
+    /// Bytes of a packet that reaches all other nodes, once it is known.
+    way: Option<u32>,
     is_touched: bool,
     /// Whether managers, or what was recalled of them, have said what there is: until then, what an earlier daemon left
     /// goes on working.
@@ -46,6 +50,21 @@ pub(crate) struct Ingress {
 }
 
 impl Ingress {
+    /// What managers tell goes onto `board`.
+    pub(crate) fn new(board: Arc<Board>) -> Self {
+        Self {
+            board,
+            network: None,
+            own: BTreeMap::new(),
+            kept: None,
+            held: BTreeSet::new(),
+            way: None,
+            is_touched: false,
+            is_told: false,
+            retry_at: None,
+        }
+    }
+
     /// Takes note of an action that is about published ports; gives back any other.
     pub(crate) fn note(&mut self, action: Action) -> Option<Action> {
         match action {
@@ -59,11 +78,17 @@ impl Ingress {
                 None
             }
             Action::Connect(change) if self.concerns(&change) => {
-                self.change(*change);
+                self.network = Some(change.network);
+                let network = change.network;
+                self.board.change(*change);
+                self.board.made(network, None);
+                (self.is_touched, self.is_told) = (true, true);
                 None
             }
             Action::Leave(network) if self.network == Some(network) => {
-                self.forget();
+                self.board.forget(network);
+                self.network = None;
+                self.is_touched = true;
                 None
             }
             other => Some(other),
@@ -75,34 +100,8 @@ impl Ingress {
         defined || self.network == Some(change.network)
     }
 
-    fn forget(&mut self) {
-        (self.network, self.definition) = (None, None);
-        self.nodes.clear();
-        self.peers.clear();
-        self.services.clear();
-        self.is_touched = true;
-    }
-
-    fn change(&mut self, change: NetworkChange) {
-        if change.is_full {
-            self.forget();
-        }
-        self.network = Some(change.network);
-        self.definition = change.definition.or(self.definition.take());
-        for node in change.gone_nodes {
-            self.nodes.remove(&node);
-        }
-        self.nodes.extend(change.nodes.into_iter().map(|place| (place.node, place.data_address)));
-        for task in change.gone {
-            self.peers.remove(&task);
-        }
-        self.peers.extend(change.peers.into_iter().map(|peer| (peer.task, peer)));
-        for service in change.gone_services {
-            self.services.remove(&service);
-        }
-        let services = change.services.into_iter();
-        self.services.extend(services.map(|service| (service.service, service)));
-        (self.is_touched, self.is_told) = (true, true);
+    fn told(&self) -> Arc<Told> {
+        self.network.and_then(|network| self.board.told(network)).unwrap_or_default()
     }
 
     /// A manager has told all that there is, also where that is nothing.
@@ -110,26 +109,10 @@ impl Ingress {
         self.is_touched |= !std::mem::replace(&mut self.is_told, true);
     }
 
-    /// Everything that was told, for the next daemon.
-    pub(crate) fn told(&self) -> Option<NetworkChange> {
-        let place =
-            |(node, address): (&NodeId, &IpAddr)| NodePlace { node: *node, data_address: *address };
-        Some(NetworkChange {
-            network: self.network?,
-            is_full: true,
-            definition: self.definition.clone(),
-            peers: self.peers.values().cloned().collect(),
-            gone: Vec::new(),
-            services: self.services.values().cloned().collect(),
-            gone_services: Vec::new(),
-            nodes: self.nodes.iter().map(place).collect(),
-            gone_nodes: Vec::new(),
-        })
-    }
-
     /// On which ports of a task's container connections will arrive, as far as they are seen to be awaited.
     pub(crate) fn awaited_ports(&self, task: TaskId) -> Vec<u16> {
-        let service = self.peers.get(&task).and_then(|peer| self.services.get(&peer.service));
+        let told = self.told();
+        let service = told.peers.get(&task).and_then(|peer| told.services.get(&peer.service));
         let ports = service.into_iter().flat_map(|service| &service.ports);
         let of_tcp = ports.filter(|port| port.protocol == endpoint::Protocol::Tcp);
         of_tcp.map(|port| port.target).collect()
@@ -142,10 +125,11 @@ impl Ingress {
 
     /// The ports of the task's service that somebody must be able to reach it by: all of them, where no other node answers.
     pub(crate) fn needed_ports(&self, task: &Task, own: NodeId) -> Vec<PortConfig> {
-        if self.nodes.keys().any(|node| *node != own) {
+        let told = self.told();
+        if told.nodes.keys().any(|node| *node != own) {
             return Vec::new();
         }
-        self.services.get(&task.service).map(|service| service.ports.clone()).unwrap_or_default()
+        told.services.get(&task.service).map(|service| service.ports.clone()).unwrap_or_default()
     }
 
     /// Ready when something that could not be done is due again.
@@ -168,9 +152,14 @@ impl Ingress {
 
     /// Makes it so.
     pub(crate) async fn try_again(&mut self, engine: &Engine, own: NodeId, address: &str) {
-        let is_kept = self.keep_ports(engine).await;
+        let told = self.told();
+        let is_kept = self.keep_ports(&told, engine).await;
         let set = match self.network {
-            Some(_) => engine.network.set_ingress(self.wanted(own, address.parse().ok())).await,
+            Some(_) => {
+                let wanted = self.wanted(&told, own, address.parse().ok());
+                drop(told);
+                engine.network.set_ingress(wanted).await
+            }
             None => engine.network.remove_ingress().await,
         };
         if let Err(error) = &set {
@@ -180,8 +169,8 @@ impl Ingress {
     }
 
     /// Keeps processes of the host off the ports. One that is held is not answered here; other nodes answer on it.
-    async fn keep_ports(&mut self, engine: &Engine) -> bool {
-        let ports = self.services.values().flat_map(|service| &service.ports);
+    async fn keep_ports(&mut self, told: &Told, engine: &Engine) -> bool {
+        let ports = told.services.values().flat_map(|service| &service.ports);
         let wanted: BTreeSet<_> = ports.map(front).collect();
         if self.kept.as_ref() == Some(&wanted) {
             return true;
@@ -210,15 +199,29 @@ impl Ingress {
         self.held.is_empty()
     }
 
+    /// Looks what the ways to other nodes take.
+    pub(crate) fn measure(&mut self, paths: &Paths, network: &Network, own: NodeId, local: &str) {
+        let told = self.told();
+        if told.services.is_empty() {
+            return;
+        }
+        let local = local.parse().ok();
+        let way = paths.narrowest(network, local, &elsewhere(&told, own, local).collect());
+        if way.is_some() && way != self.way {
+            (self.way, self.is_touched) = (way, true);
+        }
+    }
+
     /// What the kernel is to do.
-    fn wanted(&self, own: NodeId, local: Option<IpAddr>) -> network::Ingress {
+    fn wanted(&self, told: &Told, own: NodeId, local: Option<IpAddr>) -> network::Ingress {
         let mut wanted = network::Ingress {
-            underlay: self.underlay(local),
-            nodes: self.elsewhere(own, local).collect(),
+            underlay: underlay(told, local),
+            nodes: elsewhere(told, own, local).collect(),
+            way: self.way,
             ..network::Ingress::default()
         };
         let mut serving: BTreeMap<ServiceId, Vec<Ipv4Addr>> = BTreeMap::new();
-        for peer in self.peers.values() {
+        for peer in told.peers.values() {
             let Some(address) = ipv4(peer) else { continue };
             wanted.held.insert(address);
             let Some(node) = peer.data_address.filter(|node| wanted.nodes.contains(node)) else {
@@ -235,10 +238,10 @@ impl Ingress {
         for backend in self.own.values().flatten() {
             wanted.held.extend(backend.address.parse::<Ipv4Addr>());
         }
-        for service in self.services.values() {
+        for service in told.services.values() {
             let elsewhere = serving.get(&service.service).map(Vec::as_slice).unwrap_or_default();
             for port in &service.ports {
-                self.add_port(&mut wanted, service.service, port, elsewhere);
+                self.add_port(&mut wanted, told, service.service, port, elsewhere);
             }
         }
         wanted
@@ -247,6 +250,7 @@ impl Ingress {
     fn add_port(
         &self,
         wanted: &mut network::Ingress,
+        told: &Told,
         service: ServiceId,
         port: &PortConfig,
         elsewhere: &[Ipv4Addr],
@@ -259,7 +263,7 @@ impl Ingress {
             let Ok(address) = backend.address.parse() else { continue };
             let socket = (address, port.target);
             sockets.insert(socket);
-            if let Some(known) = self.peers.get(&backend.task).and_then(ipv4) {
+            if let Some(known) = told.peers.get(&backend.task).and_then(ipv4) {
                 wanted.own.insert((known, front), socket);
             }
         }
@@ -267,31 +271,27 @@ impl Ingress {
             wanted.fronts.insert(front, sockets);
         }
     }
+}
 
-    fn underlay(&self, local: Option<IpAddr>) -> Option<Underlay> {
-        let definition = self.definition.as_ref()?;
-        let subnets = definition.subnets.iter().filter_map(|subnet| match subnet.subnet {
-            IpNet::V4(subnet) => Some(subnet),
-            IpNet::V6(_) => None,
-        });
-        Some(Underlay {
-            vni: definition.vni,
-            subnets: subnets.collect(),
-            local: local?,
-            port: if definition.data_port == 0 { DATA_PORT } else { definition.data_port },
-            mtu: definition.mtu,
-        })
-    }
+fn underlay(told: &Told, local: Option<IpAddr>) -> Option<Underlay> {
+    let definition = told.definition.as_ref()?;
+    let subnets = definition.subnets.iter().filter_map(|subnet| match subnet.subnet {
+        IpNet::V4(subnet) => Some(subnet),
+        IpNet::V6(_) => None,
+    });
+    Some(Underlay {
+        vni: definition.vni,
+        subnets: subnets.collect(),
+        local: local?,
+        port: if definition.data_port == 0 { DATA_PORT } else { definition.data_port },
+        mtu: definition.mtu,
+    })
+}
 
-    /// Where the other nodes are. Nodes that share this one's address cannot be reached over it.
-    fn elsewhere(
-        &self,
-        own: NodeId,
-        local: Option<IpAddr>,
-    ) -> impl Iterator<Item = IpAddr> + use<'_> {
-        let others = self.nodes.iter().filter(move |(node, _)| **node != own);
-        others.map(|(_, address)| *address).filter(move |address| Some(*address) != local)
-    }
+/// Where the other nodes are. Nodes that share this one's address cannot be reached over it.
+fn elsewhere(told: &Told, own: NodeId, local: Option<IpAddr>) -> impl Iterator<Item = IpAddr> {
+    let others = told.nodes.iter().filter(move |(node, _)| **node != own);
+    others.map(|(_, address)| *address).filter(move |address| Some(*address) != local)
 }
 
 /// Whether this host has the ports to give: a task nobody can reach is not begun.

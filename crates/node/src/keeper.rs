@@ -1,5 +1,6 @@
 //! Keeps the node's work on disk, so that the next daemon knows it even where no manager can be reached.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -7,6 +8,7 @@ use tokio::task::JoinHandle;
 use tracing::warn;
 use types::assignment::AssignmentSet;
 
+use crate::board::Board;
 use crate::state::Files;
 
 /// Changes come in bursts; what is written is always the newest.
@@ -18,11 +20,13 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn start(files: Files) -> Self {
+    /// What was told of networks is taken from `board`.
+    pub(crate) fn start(files: Files, board: Arc<Board>) -> Self {
         let (newest, changes) = watch::channel(AssignmentSet::default());
-        Self { newest, writer: tokio::spawn(write(files, changes)) }
+        Self { newest, writer: tokio::spawn(write(files, board, changes)) }
     }
 
+    /// Keeps the node's work, and what the board says by the time it is written.
     pub(crate) fn keep(&self, held: AssignmentSet) {
         self.newest.send_replace(held);
     }
@@ -35,12 +39,15 @@ impl Keeper {
     }
 }
 
-async fn write(files: Files, mut changes: watch::Receiver<AssignmentSet>) {
+async fn write(files: Files, board: Arc<Board>, mut changes: watch::Receiver<AssignmentSet>) {
     while changes.changed().await.is_ok() {
-        let held = changes.borrow_and_update().clone();
-        let files = files.clone();
-        let written = tokio::task::spawn_blocking(move || files.save_assignment(&held)).await;
-        if let Ok(Err(error)) = written {
+        let mut held = changes.borrow_and_update().clone();
+        let (files, board) = (files.clone(), board.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            held.networks = board.all().iter().map(|(id, told)| told.whole(*id)).collect();
+            files.save_assignment(&held)
+        });
+        if let Ok(Err(error)) = written.await {
             warn!(error = format!("{error:#}"), "this node's work is not kept for its next start");
         }
         tokio::time::sleep(PAUSE).await;

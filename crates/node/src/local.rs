@@ -11,8 +11,8 @@ use types::{Meta, Network, NetworkId};
 
 use crate::attachments::Attachments;
 use crate::board::Board;
-use crate::connector::View;
 use crate::name_book::NameBook;
+use crate::told::Told;
 
 /// Shared by the parts that write it and those that look.
 #[derive(Clone, Debug)]
@@ -34,10 +34,10 @@ impl Local {
         id: NetworkId,
         manager: Option<&Manager>,
     ) -> Option<NetworkMembers> {
-        let view = self.board.view(id).or_else(|| {
-            let mut view = View::default();
-            view.change(network_as_seen(&manager?.snapshot(), id)?);
-            Some(view)
+        let told = self.board.told(id).or_else(|| {
+            let mut told = Told::default();
+            told.change(network_as_seen(&manager?.snapshot(), id)?);
+            Some(Arc::new(told))
         })?;
         let ports = manager.map(|manager| {
             let snapshot = manager.snapshot();
@@ -45,8 +45,8 @@ impl Local {
             services.map(|service| (service.id, service.endpoint.ports.clone())).collect()
         });
         Some(NetworkMembers {
-            peers: view.peers.into_values().collect(),
-            services: view.services.into_values().collect(),
+            peers: told.peers.values().cloned().collect(),
+            services: told.services.values().cloned().collect(),
             ports: ports.unwrap_or_default(),
         })
     }

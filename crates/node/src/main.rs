@@ -19,6 +19,7 @@ mod local;
 mod lock;
 mod membership;
 mod name_book;
+mod paths;
 mod purge;
 mod readiness;
 mod recovery;
@@ -27,6 +28,7 @@ mod state;
 mod steward;
 mod swarm_events;
 mod templating;
+mod told;
 mod tunnel;
 mod whole;
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use names::{Names, Server, Zone, host_resolvers};
+use names::{Host, Names, Server, SharedZone, Zone, host_resolvers};
 use network::{Asker, DEFAULT_NETWORK, LocalNames, NameSockets, Namer};
 use tracing::warn;
 
@@ -18,9 +18,9 @@ struct State {
     containers: BTreeMap<String, Answered>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
-    zone: Arc<Zone>,
+    zone: SharedZone,
     is_internal: bool,
 }
 
@@ -31,14 +31,16 @@ struct Answered {
 }
 
 impl NameBook {
-    /// From now on these names are known in the network.
-    pub(crate) fn set(&self, network: &str, zone: Zone, is_internal: bool) {
+    /// Changes the names that are known in the network.
+    pub(crate) fn change(&self, network: &str, is_internal: bool, change: impl FnOnce(&mut Zone)) {
         let mut state = self.lock();
-        if state.zones.get(network).is_some_and(|known| *known.zone == zone) {
+        let is_new = !state.zones.contains_key(network);
+        let known = state.zones.entry(network.to_owned()).or_default();
+        let is_other = std::mem::replace(&mut known.is_internal, is_internal) != is_internal;
+        change(&mut known.zone.write().unwrap_or_else(PoisonError::into_inner));
+        if !is_new && !is_other {
             return;
         }
-        let zone = Arc::new(zone);
-        state.zones.insert(network.to_owned(), Known { zone, is_internal });
         let State { zones, containers } = &*state;
         let concerned =
             containers.values().filter(|it| it.networks.iter().any(|known| known == network));
@@ -93,7 +95,7 @@ impl Namer for NameBook {
     }
 
     fn tell(&self, names: LocalNames) {
-        self.set(&names.network, zone_of(&names), names.is_internal);
+        self.change(&names.network, names.is_internal, |zone| *zone = zone_of(&names));
     }
 
     fn forget_network(&self, network: &str) {
@@ -102,14 +104,16 @@ impl Namer for NameBook {
 }
 
 fn zone_of(names: &LocalNames) -> Zone {
-    let mut zone = Zone { network: names.name.to_ascii_lowercase(), ..Zone::default() };
+    let mut zone = Zone::new(&names.name);
     for (known_by, address) in &names.hosts {
+        let mut host = Host::default();
         for name in known_by {
-            zone.add(name, [*address]);
+            host.add(name, [*address]);
         }
         if let Some(first) = known_by.first() {
-            zone.reverse.insert(*address, format!("{first}.{}", names.name));
+            host.reverse.insert(*address, format!("{first}.{}", names.name));
         }
+        zone.set(&address.to_string(), host);
     }
     zone
 }

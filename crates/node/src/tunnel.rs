@@ -8,10 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use network::{Key, Network, Sealer, TunnelKey};
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 /// How long a key is used, as long as there are managers to tell of the next one: as in Docker.
@@ -45,6 +48,9 @@ pub(crate) struct Tunnel {
     peers: BTreeMap<Key, SocketAddr>,
     trouble: Option<String>,
     retry_at: Option<Instant>,
+    end: Arc<Notify>,
+    /// Waits for a tunnel's end, to be told by `end`.
+    watch: AbortOnDropHandle<()>,
 }
 
 /// What becomes of the keys next.
@@ -60,6 +66,7 @@ enum Step {
 impl Tunnel {
     /// With the keys that an earlier daemon has made.
     pub(crate) fn new(settings: Settings, network: &Network) -> Self {
+        let end = Arc::default();
         Self {
             settings,
             keys: network.tunnel_keys(),
@@ -68,6 +75,8 @@ impl Tunnel {
             peers: BTreeMap::new(),
             trouble: None,
             retry_at: None,
+            watch: watch(network, &end),
+            end,
         }
     }
 
@@ -102,7 +111,7 @@ impl Tunnel {
     }
 
     /// Returns when there is something to do: [`Tunnel::proceed`].
-    pub(crate) async fn due(&self, network: &Network) {
+    pub(crate) async fn due(&self) {
         let wait = match self.next() {
             Step::Nothing => None,
             Step::Wait { seconds } => Some(Instant::now() + Duration::from_secs(seconds)),
@@ -110,7 +119,7 @@ impl Tunnel {
         };
         let at = [wait, self.retry_at].into_iter().flatten().min();
         tokio::select! {
-            () = network.tunnel_ended() => {}
+            () = self.end.notified() => {}
             () = async { match at {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
@@ -122,11 +131,14 @@ impl Tunnel {
     pub(crate) async fn proceed(&mut self, network: &Network, local: Option<IpAddr>, in_use: bool) {
         if network.forget_ended_tunnels().await {
             warn!("the tunnel of encrypted networks has ended; it is made anew, with another key");
-            self.keys = network.tunnel_keys();
+            self.look_again(network);
             (self.told_at, self.sending) = (None, None);
             if let Some(key) = self.keys.first().copied() {
                 self.send_by(network, key.key).await;
             }
+        } else if self.watch.is_finished() {
+            // Its end is seen here a moment before it is seen there.
+            self.look_again(network);
         }
         if self.keys.is_empty() {
             self.retry_at = None;
@@ -154,8 +166,14 @@ impl Tunnel {
         if let Err(error) = network.close_tunnel().await {
             warn!(%error, "the tunnel of encrypted networks is not removed");
         }
-        self.keys = network.tunnel_keys();
+        self.look_again(network);
         (self.told_at, self.sending) = (None, None);
+    }
+
+    /// Takes note of the keys there are, and waits for the end of what holds them.
+    fn look_again(&mut self, network: &Network) {
+        self.keys = network.tunnel_keys();
+        self.watch = watch(network, &self.end);
     }
 
     async fn add(&mut self, network: &Network, local: Option<IpAddr>) {
@@ -176,7 +194,7 @@ impl Tunnel {
                 self.retry_at = Some(Instant::now() + RETRY);
             }
         }
-        self.keys = network.tunnel_keys();
+        self.look_again(network);
     }
 
     async fn tell_peers(&mut self, network: &Network) {
@@ -203,7 +221,7 @@ impl Tunnel {
         if let Err(error) = network.drop_tunnel_key(key).await {
             warn!(%error, "a key of encrypted networks is not removed");
         }
-        self.keys = network.tunnel_keys();
+        self.look_again(network);
         self.told_at = None;
         info!(%key, "older key of encrypted networks dropped");
     }
@@ -254,6 +272,14 @@ fn next(
             until(told_at + overlap, Step::Drop(older.key))
         }
     }
+}
+
+fn watch(network: &Network, end: &Arc<Notify>) -> AbortOnDropHandle<()> {
+    let (network, end) = (network.clone(), end.clone());
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        network.tunnel_ended().await;
+        end.notify_one();
+    }))
 }
 
 #[cfg(test)]

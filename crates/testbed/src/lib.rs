@@ -1,12 +1,14 @@
 //! Hosts on one machine, for development: network namespaces with names and addresses of their own, joined by a switch
-//! that is a namespace too, so that the machine's own network is left as it is.
+//! or a router that is a namespace too, so that the machine's own network is left as it is.
 
 mod host;
+mod router;
 mod switch;
 
 use std::process::Command;
 
 pub use host::{Daemon, Host};
+pub use router::Router;
 pub use switch::Switch;
 
 /// What went wrong, of what was tried.
@@ -25,8 +27,14 @@ pub enum Error {
 /// # Errors
 /// With what it complained of.
 pub fn ip(arguments: &[&str]) -> Result<(), Error> {
-    let command = format!("ip {}", arguments.join(" "));
-    let output = Command::new("ip").args(arguments).output();
+    run(Command::new("ip").args(arguments))
+}
+
+fn run(command: &mut Command) -> Result<(), Error> {
+    let output = command.output();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    let command = words.join(" ");
     let output = output.map_err(|source| Error::Run { command: command.clone(), source })?;
     if output.status.success() {
         return Ok(());

@@ -1,7 +1,8 @@
 //! A web server that says which replica answers, and whom it sees asking. One static binary is its whole image.
 //!
 //! `whoami [PORT]` listens on all addresses, on port 80 unless another is named; a datagram there is answered too. SIGTERM ends it, as it ends any
-//! process that is not the first of its namespace; as the first it exits on its own when asked for `/exit`.
+//! process that is not the first of its namespace; as the first it exits on its own when asked for `/exit`. `/bytes/N` is
+//! answered with as many bytes, so that somebody can see whether long packets arrive.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -9,6 +10,9 @@ use std::time::Duration;
 
 /// Bytes of a request that are read; more is nobody's honest question.
 const REQUEST_BYTES_MAX: u64 = 16 << 10;
+
+/// Bytes that are sent to whoever asks for that many.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 fn main() -> std::io::Result<()> {
     let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).unwrap_or(80);
@@ -29,7 +33,10 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let client = stream.peer_addr()?;
     let request = request_line(&stream)?;
-    let body = format!("{}{request}\n", introduction(client));
+    let body = match bytes_wanted(&request) {
+        Some(count) => ".".repeat(count.min(ANSWER_BYTES_MAX)),
+        None => format!("{}{request}\n", introduction(client)),
+    };
     eprintln!("{request} from {client}");
     write!(
         stream,
@@ -40,6 +47,10 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
         std::process::exit(0);
     }
     Ok(())
+}
+
+fn bytes_wanted(request: &str) -> Option<usize> {
+    request.strip_prefix("GET /bytes/")?.split_whitespace().next()?.parse().ok()
 }
 
 fn answer_datagrams(socket: &UdpSocket) {

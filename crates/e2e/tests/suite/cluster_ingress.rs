@@ -1,10 +1,8 @@
 //! The routing mesh: every node answers on a published port, and tasks see who asks.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use e2e::{Client, Cluster, Host, skep_only};
@@ -410,122 +408,4 @@ fn a_service_shows_its_place_in_the_ingress_network() {
     }
     let ports = host.ok(&["ps", "--format", "{{.Ports}}", "--filter", "name=web"]);
     assert_eq!(ports, "", "not the container's own");
-}
-
-fn request(address: &str, port: u16) -> std::io::Result<()> {
-    let address = format!("{address}:{port}").parse().expect("an address");
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    match answer.contains("RemoteAddr: ") {
-        true => Ok(()),
-        false => Err(std::io::ErrorKind::UnexpectedEof.into()),
-    }
-}
-
-/// Asks by every address, again and again, while `change` runs; answers with how many were asked and not answered. Who asks
-/// is in the network namespace that a file names.
-fn under_load<'a>(
-    namespace: &'a str,
-    addresses: &'a [String],
-    port: u16,
-    change: impl FnOnce(),
-) -> (usize, Vec<String>) {
-    let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let ask = |address: &str| {
-        let mut failures = Vec::new();
-        while !is_over.load(Ordering::Relaxed) {
-            asked.fetch_add(1, Ordering::Relaxed);
-            if let Err(error) = request(address, port) {
-                failures.push(format!("{address}: {error}"));
-            }
-        }
-        failures
-    };
-    std::thread::scope(|scope| {
-        let asker = |address: &'a String| {
-            let ask = &ask;
-            scope.spawn(move || e2e::within_network(namespace, || ask(address)))
-        };
-        let askers: Vec<_> = addresses.iter().map(asker).collect();
-        change();
-        is_over.store(true, Ordering::Relaxed);
-        let failures = askers.into_iter().flat_map(|asker| asker.join().expect("asks"));
-        let failures = failures.collect();
-        (asked.load(Ordering::Relaxed), failures)
-    })
-}
-
-/// Has all tasks of a service replaced by new ones.
-fn replace_all(cluster: &Cluster, service: &str, count: usize) {
-    let first = cluster.host(1);
-    let before: BTreeSet<_> = first.running(service).into_iter().collect();
-    first.ok(&["service", "update", "--detach", "--force", service]);
-    first.until("all are new", || {
-        let hosts = cluster.hosts().iter();
-        let now: Vec<_> = hosts.flat_map(|host| host.containers(service)).collect();
-        now.len() == count && now.iter().all(|container| !before.contains(container))
-    });
-}
-
-#[test]
-fn an_update_under_load_loses_no_request_by_the_virtual_address() {
-    skep_only!("stock Docker loses some");
-    let cluster = Cluster::swarm(1, 2);
-    let first = cluster.host(1);
-    first.ok(&["network", "create", "--driver", "overlay", "blue"]);
-    crate::sleeper(first, "client", &["--network", "blue"]);
-    first.until_running("client", 1);
-    let asker = cluster.hosts().iter().find(|host| !host.containers("client").is_empty());
-    let asker = asker.expect("it runs");
-    let container = asker.containers("client").remove(0);
-    let pid = asker.ok(&["inspect", "--format", "{{.State.Pid}}", &container]);
-    let namespace = format!("/proc/{pid}/ns/net");
-    for order in ["stop-first", "start-first"] {
-        // A container that is told to stop is dead at once, with whatever it was about to answer.
-        let update = ["--update-order", order, "--stop-signal", "SIGKILL"];
-        let place = ["--network", "blue", "--replicas", "3", "whoami"];
-        create(first, "web", &[&update[..], &place].concat());
-        first.until_running("web", 3);
-        let format = "{{(index .Endpoint.VirtualIPs 0).Addr}}";
-        let address = first.ok(&["service", "inspect", "web", "--format", format]);
-        let address = address.split('/').next().expect("an address").to_owned();
-        first.until("it answers", || {
-            e2e::within_network(&namespace, || request(&address, 80)).is_ok()
-        });
-        let (asked, failures) =
-            under_load(&namespace, &[address], 80, || replace_all(&cluster, "web", 3));
-        assert!(asked > 50, "{asked} asked");
-        assert_eq!(failures, Vec::<String>::new(), "{order}: of {asked}");
-        first.ok(&["service", "rm", "web"]);
-    }
-    cluster.audit();
-}
-
-#[test]
-fn an_update_under_load_loses_no_request() {
-    skep_only!("stock Docker loses some");
-    let cluster = Cluster::swarm(1, 2);
-    let (first, client) = (cluster.host(1), cluster.client());
-    for order in ["stop-first", "start-first"] {
-        // A container that is told to stop is dead at once, with whatever it was about to answer.
-        let update = ["--update-order", order, "--stop-signal", "SIGKILL"];
-        let publish = ["--publish", "8080:80", "--replicas", "3", "whoami"];
-        create(first, "web", &[&update[..], &publish].concat());
-        first.until_running("web", 3);
-        for address in addresses(&cluster) {
-            first.until("all answer", || {
-                client.ask(&address, 8080).is_some() && replicas(&client, &address, 30).len() == 3
-            });
-        }
-        let (asked, failures) = under_load(&client.namespace(), &addresses(&cluster), 8080, || {
-            replace_all(&cluster, "web", 3);
-        });
-        assert!(asked > 50, "{asked} asked");
-        assert_eq!(failures, Vec::<String>::new(), "{order}: of {asked}");
-        first.ok(&["service", "rm", "web"]);
-        first.until("nobody answers", || client.ask(&first.address, 8080).is_none());
-    }
 }

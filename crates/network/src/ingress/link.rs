@@ -20,6 +20,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Place, Underlay};
+use crate::bridge::taking;
 use crate::bridge::up;
 use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
@@ -59,6 +60,8 @@ pub(super) struct Fabric {
     nodes: BTreeMap<IpAddr, u16>,
     /// Addresses of tasks, of each version of IP, and the nodes they are on.
     routes: BTreeMap<IpAddr, u16>,
+    /// What the device was told to take.
+    fitted: Option<u32>,
     /// Whether the host speaks it.
     has_ipv6: bool,
 }
@@ -96,6 +99,7 @@ impl Fabric {
             nodes: BTreeMap::new(),
             routes: BTreeMap::new(),
             has_ipv6: ipv6::is_spoken(),
+            fitted: None,
         };
         fabric.nodes = fabric.known_nodes()?;
         fabric.routes = fabric.known_routes()?;
@@ -121,6 +125,19 @@ impl Fabric {
     pub(super) fn is_for(&self, underlay: &Underlay) -> bool {
         let asked = |it: &Underlay| (it.vni, it.local, it.port, it.mtu);
         asked(&self.underlay) == asked(underlay)
+    }
+
+    /// Has the device take what the narrowest way to other nodes takes: whoever sends more is told. What comes in is not
+    /// measured by it.
+    pub(super) fn fit(&mut self, way: Option<u32>) -> Result<(), Error> {
+        let Some(way) = way.filter(|_| self.underlay.mtu.is_none()) else { return Ok(()) };
+        let bytes = mtu(&self.underlay).min(way.saturating_sub(OVERHEAD));
+        if self.fitted != Some(bytes) {
+            let failed = Error::kernel(format!("have the routing mesh take {bytes} bytes"));
+            self.netlink.change(taking(self.index, bytes)).map_err(failed)?;
+            self.fitted = Some(bytes);
+        }
+        Ok(())
     }
 
     /// The numbers of other nodes, by hardware address.

@@ -41,6 +41,8 @@ pub struct Ingress {
     pub fronts: BTreeMap<Front, BTreeSet<Socket>>,
     /// This node's tasks as other nodes ask for them, and their sockets on the bridge.
     pub own: BTreeMap<(Ipv4Addr, Front), Socket>,
+    /// Bytes of a packet that reaches all the nodes whole. While that is not known, what was known before holds.
+    pub way: Option<u32>,
     /// Addresses that are somebody's: connections to others are forgotten.
     pub held: BTreeSet<Ipv4Addr>,
 }
@@ -153,7 +155,7 @@ impl Mesh {
             self.fabric = Some(Fabric::open(&self.place, underlay)?);
         }
         let fabric = self.fabric.as_mut().expect("opened just now where it was missing");
-        let set = fabric.set(&wanted.nodes, &wanted.routes);
+        let set = fabric.fit(wanted.way).and_then(|()| fabric.set(&wanted.nodes, &wanted.routes));
         if set.is_err() {
             // Whatever is there now is read again.
             self.fabric = None;

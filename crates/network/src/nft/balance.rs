@@ -21,7 +21,7 @@ use super::expression::{self, Expression, octets};
 use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket;
 use super::{ELEMENTS_PER_BATCH_MAX, MARK, VERDICT, concatenation, list};
-use crate::{Error, namespace};
+use crate::{Error, Update, namespace};
 
 const TABLE: &str = "skep";
 const OUTPUT: &str = "output";
@@ -36,6 +36,7 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
+type Changes = BTreeMap<IpAddr, Option<BTreeSet<IpAddr>>>;
 
 /// Ports of 127.0.0.11 on which names are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,15 @@ impl Balancer {
             return Ok(());
         }
         self.ipv6.balance(&mut self.socket, ipv6)
+    }
+
+    /// Changes what is balanced over at these addresses; nothing where there is no value. Answers `false` when it is not
+    /// known what the tables hold: then all of it has to be said.
+    pub(crate) fn change(&mut self, changes: &Changes) -> Result<bool, Error> {
+        let (ipv4, ipv6): (Changes, Changes) =
+            changes.clone().into_iter().partition(|(address, _)| address.is_ipv4());
+        Ok(self.ipv4.change_known(&mut self.socket, ipv4)?
+            && self.ipv6.change_known(&mut self.socket, ipv6)?)
     }
 
     /// Leads questions for names to these ports. The services stay as they are, also those of an earlier daemon.
@@ -177,9 +187,18 @@ impl Table {
         let Holds::Services(known) = std::mem::take(&mut self.holds) else {
             return self.rebuild(socket, services);
         };
-        self.change(socket, &known, &services)?;
-        self.holds = Holds::Services(services);
-        Ok(())
+        let changes = Update::Whole(services).changes(&known);
+        self.change(socket, known, changes)
+    }
+
+    fn change_known(&mut self, socket: &mut Socket, changes: Changes) -> Result<bool, Error> {
+        if changes.is_empty() {
+            return Ok(true);
+        }
+        let Holds::Services(known) = &mut self.holds else { return Ok(false) };
+        let known = std::mem::take(known);
+        self.change(socket, known, changes)?;
+        Ok(true)
     }
 
     fn rebuild(&mut self, socket: &mut Socket, services: Services) -> Result<(), Error> {
@@ -201,9 +220,8 @@ impl Table {
         self.add_refusing_rules(&mut batch);
         self.chains.clear();
         self.commit(socket, batch)?;
-        self.change(socket, &Services::new(), &services)?;
-        self.holds = Holds::Services(services);
-        Ok(())
+        let changes = Update::Whole(services).changes(&Services::new());
+        self.change(socket, Services::new(), changes)
     }
 
     fn add_output_rules(&self, batch: &mut Batch) {
@@ -236,21 +254,20 @@ impl Table {
     fn change(
         &mut self,
         socket: &mut Socket,
-        known: &Services,
-        services: &Services,
+        mut known: Services,
+        changes: Changes,
     ) -> Result<(), Error> {
-        let differs = |address: &IpAddr| known.get(address) != services.get(address);
-        let touched: BTreeSet<_> = known.keys().chain(services.keys()).copied().collect();
         let mut batch = socket.batch_for(self.family);
         let mut elements = 0;
-        for address in touched.into_iter().filter(differs) {
-            let (old, new) = (known.get(&address), services.get(&address));
-            elements += old.map_or(0, BTreeSet::len) + new.map_or(0, BTreeSet::len) + 2;
+        for (address, new) in changes {
+            let old = known.remove(&address);
+            elements += old.iter().chain(&new).map(BTreeSet::len).sum::<usize>() + 2;
             if let Some(old) = old {
-                withdraw(&mut batch, address, old);
+                withdraw(&mut batch, address, &old);
             }
             if let Some(new) = new {
-                self.offer(&mut batch, address, new);
+                self.offer(&mut batch, address, &new);
+                known.insert(address, new);
             }
             if elements > ELEMENTS_PER_BATCH_MAX {
                 self.commit(socket, batch)?;
@@ -258,7 +275,11 @@ impl Table {
                 elements = 0;
             }
         }
-        if batch.is_empty() { Ok(()) } else { self.commit(socket, batch) }
+        if !batch.is_empty() {
+            self.commit(socket, batch)?;
+        }
+        self.holds = Holds::Services(known);
+        Ok(())
     }
 
     fn offer(&mut self, batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Overlay, Peer};
-use crate::bridge::{add_address, free_place, host_link, link_index, set_up, up};
+use super::{Overlay, Peer, way};
+use crate::bridge::{add_address, free_place, host_link, link_index, set_up, taking, up};
 use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
 use crate::{Error, address, mtu as underlay, namespace, tunnel};
@@ -29,6 +29,14 @@ const VXLAN_INDEX: u32 = 3;
 const OVERHEAD: u32 = 50;
 /// The same over IPv6, as within tunnels.
 const OVERHEAD_V6: u32 = 70;
+
+/// A container of the network.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) container: &'a str,
+    pub(super) netns: &'a Path,
+    pub(super) addresses: &'a [IpNet],
+}
 
 /// The overlay's namespace, ready for requests.
 pub(super) struct Fabric {
@@ -97,12 +105,8 @@ impl Fabric {
     }
 
     /// Makes the container's link to the bridge.
-    pub(super) fn plug(
-        &self,
-        container: &str,
-        netns: &Path,
-        addresses: &[IpNet],
-    ) -> Result<(), Error> {
+    pub(super) fn plug(&self, overlay: &Overlay, place: Place<'_>) -> Result<(), Error> {
+        let Place { container, netns, addresses } = place;
         let file = File::open(netns).map_err(Error::file("open", netns))?;
         let within = inside(netns)?;
         let (name, index) = free_place(&within)?;
@@ -138,7 +142,10 @@ impl Fabric {
                 .create(add_address(index, address.addr(), address.prefix_len()))
                 .map_err(Error::kernel(format!("give the container {address}")))?;
         }
-        Ok(())
+        match sending(overlay) {
+            Some(bytes) if bytes < self.mtu => way::limit(netns, index, addresses, Some(bytes)),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the container's link away.
@@ -174,14 +181,17 @@ impl Fabric {
     pub(super) fn faults(
         &self,
         peers: &BTreeMap<IpAddr, Peer>,
-        links: &BTreeSet<String>,
+        places: &[Place<'_>],
         overlay: &Overlay,
     ) -> Result<Vec<String>, Error> {
-        let mut faults = self.link_faults(links)?;
-        let (has, wanted) = (self.mtu_of(VXLAN)?, mtu(overlay));
+        let links = places.iter().map(|place| link_name(place.container)).collect();
+        let found = self.links()?;
+        let mut faults = link_faults(&found, &links);
+        let (has, wanted) = (found.get(VXLAN).and_then(mtu_of), mtu(overlay));
         if let Some(has) = has.filter(|has| *has != wanted) {
             faults.push(format!("link {VXLAN} takes {has} bytes, and {wanted} fit the way out"));
         }
+        faults.extend(self.way_faults(&found, places, overlay)?);
         let nodes: BTreeMap<_, _> = peers.values().map(|peer| (peer.mac, peer.node)).collect();
         let addresses: BTreeMap<_, _> =
             peers.iter().map(|(address, peer)| (*address, peer.mac)).collect();
@@ -237,24 +247,22 @@ impl Fabric {
         Ok(())
     }
 
-    /// Has all links take what fits the way out now. `containers` are named with their network namespaces.
-    pub(super) fn fit(
-        &mut self,
-        overlay: &Overlay,
-        containers: &[(&str, &Path)],
-    ) -> Result<(), Error> {
+    /// Has all links take what fits the way out now, and its containers send what fits the ways to others.
+    pub(super) fn fit(&mut self, overlay: &Overlay, places: &[Place<'_>]) -> Result<(), Error> {
         let bytes = mtu(overlay);
         self.mtu = bytes;
         let failed = || Error::kernel(format!("have network {} take {bytes} bytes", overlay.id));
-        for (container, netns) in containers {
-            let Some(link) = self.link(&link_name(container))? else { continue };
+        let links = self.links()?;
+        for place in places {
+            let Some(link) = links.get(&link_name(place.container)) else { continue };
             self.netlink.change(taking(link.header.index, bytes)).map_err(failed())?;
-            let other_end = link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::Link(index) => Some(*index),
-                _ => None,
-            });
-            if let Some(index) = other_end.filter(|_| namespace::exists(netns)) {
-                inside(netns)?.change(taking(index, bytes)).map_err(failed())?;
+            let Some(index) = other_end(link).filter(|_| namespace::exists(place.netns)) else {
+                continue;
+            };
+            inside(place.netns)?.change(taking(index, bytes)).map_err(failed())?;
+            if let Some(sent) = sending(overlay) {
+                let limit = Some(sent).filter(|sent| *sent < bytes);
+                way::limit(place.netns, index, place.addresses, limit)?;
             }
         }
         for index in [VXLAN_INDEX, BRIDGE_INDEX] {
@@ -263,56 +271,43 @@ impl Fabric {
         Ok(())
     }
 
-    fn mtu_of(&self, name: &str) -> Result<Option<u32>, Error> {
-        let link = self.link(name)?;
-        Ok(link.and_then(|link| {
-            link.attributes.iter().find_map(|attribute| match attribute {
-                LinkAttribute::Mtu(bytes) => Some(*bytes),
-                _ => None,
-            })
-        }))
+    /// Containers that send more, or less, than the ways to others take.
+    fn way_faults(
+        &self,
+        links: &BTreeMap<String, LinkMessage>,
+        places: &[Place<'_>],
+        overlay: &Overlay,
+    ) -> Result<Vec<String>, Error> {
+        let Some(sent) = sending(overlay) else { return Ok(Vec::new()) };
+        let limit = Some(sent).filter(|sent| *sent < self.mtu);
+        let mut faults = Vec::new();
+        for place in places.iter().filter(|place| namespace::exists(place.netns)) {
+            let link = links.get(&link_name(place.container)).and_then(other_end);
+            let Some(index) = link else { continue };
+            let found = way::limits(place.netns, index, place.addresses)?;
+            let wanted = place.addresses.iter().map(|address| way::limit_of(address, limit));
+            if !found.into_iter().eq(wanted) {
+                faults.push(format!(
+                    "container {} sends packets of another length than {sent} bytes",
+                    place.container
+                ));
+            }
+        }
+        Ok(faults)
     }
 
-    fn link(&self, name: &str) -> Result<Option<LinkMessage>, Error> {
+    fn links(&self) -> Result<BTreeMap<String, LinkMessage>, Error> {
         let listed = self.netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
-        let named = LinkAttribute::IfName(name.to_owned());
         let links = listed.map_err(Error::kernel("list links"))?.into_iter();
-        Ok(links
-            .filter_map(|message| match message {
-                RouteNetlinkMessage::NewLink(link) => Some(link),
-                _ => None,
-            })
-            .find(|link| link.attributes.contains(&named)))
-    }
-
-    fn link_faults(&self, wanted: &BTreeSet<String>) -> Result<Vec<String>, Error> {
-        let listed = self.netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
-        let mut found = BTreeMap::new();
-        for message in listed.map_err(Error::kernel("list links"))? {
-            let RouteNetlinkMessage::NewLink(link) = message else { continue };
+        let named = links.filter_map(|message| {
+            let RouteNetlinkMessage::NewLink(link) = message else { return None };
             let name = link.attributes.iter().find_map(|attribute| match attribute {
                 LinkAttribute::IfName(name) => Some(name.clone()),
                 _ => None,
             });
-            let is_plugged = link.attributes.contains(&LinkAttribute::Controller(BRIDGE_INDEX));
-            let is_up = link.header.flags.contains(netlink_packet_route::link::LinkFlags::Up);
-            found.insert(name.unwrap_or_default(), (is_up, is_plugged));
-        }
-        let mut faults = Vec::new();
-        let ports = wanted.iter().map(String::as_str).chain([VXLAN]);
-        for (name, is_port) in ports.map(|name| (name, true)).chain([(BRIDGE, false)]) {
-            match found.get(name) {
-                None => faults.push(format!("link {name} is missing")),
-                Some((false, _)) => faults.push(format!("link {name} is down")),
-                Some((_, false)) if is_port => {
-                    faults.push(format!("link {name} is not in the bridge"));
-                }
-                Some(_) => {}
-            }
-        }
-        let strange = found.keys().filter(|name| name.starts_with("ve") && !wanted.contains(*name));
-        faults.extend(strange.map(|name| format!("link {name} is nobody's")));
-        Ok(faults)
+            Some((name?, link))
+        });
+        Ok(named.collect())
     }
 
     /// What an earlier daemon wrote.
@@ -340,6 +335,40 @@ impl Fabric {
         }
         Ok((nodes, addresses))
     }
+}
+
+fn link_faults(found: &BTreeMap<String, LinkMessage>, wanted: &BTreeSet<String>) -> Vec<String> {
+    let mut faults = Vec::new();
+    let ports = wanted.iter().map(String::as_str).chain([VXLAN]);
+    for (name, is_port) in ports.map(|name| (name, true)).chain([(BRIDGE, false)]) {
+        let Some(link) = found.get(name) else {
+            faults.push(format!("link {name} is missing"));
+            continue;
+        };
+        if !link.header.flags.contains(LinkFlags::Up) {
+            faults.push(format!("link {name} is down"));
+        } else if is_port && !link.attributes.contains(&LinkAttribute::Controller(BRIDGE_INDEX)) {
+            faults.push(format!("link {name} is not in the bridge"));
+        }
+    }
+    let strange = found.keys().filter(|name| name.starts_with("ve") && !wanted.contains(*name));
+    faults.extend(strange.map(|name| format!("link {name} is nobody's")));
+    faults
+}
+
+fn mtu_of(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(bytes) => Some(*bytes),
+        _ => None,
+    })
+}
+
+/// The index of a link's other end, in the namespace it is in.
+fn other_end(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    })
 }
 
 /// Removes the vxlan device of the namespace at `path`: the kernel ends a namespace some time after it was let go of, and
@@ -372,13 +401,6 @@ fn make_vxlan(path: &Path, overlay: &Overlay, way: Option<&Path>) -> Result<(), 
         .map_err(Error::kernel(format!("make the vxlan device of network {}", overlay.id)))
 }
 
-fn taking(index: u32, bytes: u32) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.attributes = vec![LinkAttribute::Mtu(bytes)];
-    RouteNetlinkMessage::SetLink(message)
-}
-
 fn plug_in(within: &Netlink, index: u32) -> io::Result<()> {
     let mut plugged = up(LinkMessage::default());
     plugged.header.index = index;
@@ -392,19 +414,28 @@ pub(super) fn link_name(container: &str) -> String {
 }
 
 /// A socket that belongs to the namespace at `path`, wherever it is used.
-fn inside(path: &Path) -> Result<Netlink, Error> {
+pub(super) fn inside(path: &Path) -> Result<Netlink, Error> {
     namespace::within(path, || Netlink::open().map_err(Error::kernel("open a netlink socket")))
 }
 
 fn mtu(overlay: &Overlay) -> u32 {
-    let way = match overlay.is_encrypted {
-        true => {
-            let sealed = tunnel::overhead(overlay.local);
-            underlay::between_nodes(overlay.local) - sealed - OVERHEAD_V6
-        }
-        false => underlay::between_nodes(overlay.local) - OVERHEAD,
-    };
-    overlay.mtu.unwrap_or(way)
+    overlay.mtu.unwrap_or_else(|| within(overlay, underlay::between_nodes(overlay.local)))
+}
+
+/// What containers may send so that all nodes get it whole; nothing where that is not known, or the user has said.
+fn sending(overlay: &Overlay) -> Option<u32> {
+    let way = overlay.way.filter(|_| overlay.mtu.is_none())?;
+    Some(within(overlay, way))
+}
+
+/// What fits into a packet of that many bytes between nodes.
+fn within(overlay: &Overlay, bytes: u32) -> u32 {
+    let is_v6 = overlay.local.is_some_and(|local| local.is_ipv6());
+    match overlay.is_encrypted {
+        true => bytes - tunnel::overhead(overlay.local) - OVERHEAD_V6,
+        false if is_v6 => bytes - OVERHEAD_V6,
+        false => bytes - OVERHEAD,
+    }
 }
 
 /// What fits into the tunnel of a node with this address.

@@ -8,6 +8,7 @@
 //! Who is where is written into forwarding and neighbour entries: nothing is flooded, nothing is learnt.
 
 pub(crate) mod link;
+mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nft::{Balancer, Guard, NAMES_ADDRESS, NamePorts, Tenant};
 use crate::{DEFAULT_NETWORK, Error, LocalNames, namespace, state_file, tunnel};
-use link::Fabric;
+use link::{Fabric, Place};
 
 /// UDP port of overlays where none is named; IANA's for VXLAN.
 pub const DATA_PORT: u16 = 4_789;
@@ -38,6 +39,9 @@ pub struct Overlay {
     pub port: u16,
     /// Bytes of a packet inside; without it, what fits the way out.
     pub mtu: Option<u32>,
+    /// Bytes of a packet that reaches all other nodes of the network whole. While that is not known, what was known
+    /// before holds.
+    pub way: Option<u32>,
     /// Whether other nodes are reached through the tunnel alone. Peers' nodes are tunnel addresses then.
     pub is_encrypted: bool,
 }
@@ -68,6 +72,30 @@ pub struct Peer {
 
 /// Virtual addresses and the tasks behind them.
 pub type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
+
+/// What is known of addresses from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Update<T> {
+    /// All there is.
+    Whole(BTreeMap<IpAddr, T>),
+    /// Of these addresses; nothing of those without a value. Others stay as they are.
+    Part(BTreeMap<IpAddr, Option<T>>),
+}
+
+impl<T: PartialEq> Update<T> {
+    /// What is to change where this is `known`.
+    pub(crate) fn changes(self, known: &BTreeMap<IpAddr, T>) -> BTreeMap<IpAddr, Option<T>> {
+        let all = match self {
+            Self::Part(some) => some,
+            Self::Whole(all) => {
+                let gone = known.keys().filter(|address| !all.contains_key(address));
+                let gone: Vec<_> = gone.map(|address| (*address, None)).collect();
+                all.into_iter().map(|(address, value)| (address, Some(value))).chain(gone).collect()
+            }
+        };
+        all.into_iter().filter(|(address, value)| known.get(address) != value.as_ref()).collect()
+    }
+}
 
 /// Who answers a container's questions for names.
 pub trait Namer: std::fmt::Debug + Send + Sync {
@@ -120,8 +148,6 @@ struct Made {
     /// Addresses in the network and the nodes they are on.
     peers: BTreeMap<IpAddr, Peer>,
     services: Services,
-    /// Addresses in the network that are somebody's.
-    held: BTreeSet<IpAddr>,
     guard: Guard,
 }
 
@@ -166,8 +192,9 @@ impl Overlays {
     }
 
     /// Makes the network here, or brings it in line with what it is to be.
-    pub(crate) fn make(&mut self, run_dir: &Path, overlay: Overlay) -> Result<(), Error> {
+    pub(crate) fn make(&mut self, run_dir: &Path, mut overlay: Overlay) -> Result<(), Error> {
         let known = self.made.get(&overlay.id);
+        overlay.way = overlay.way.or(known.and_then(|known| known.overlay.way));
         if known.is_some_and(|known| known.overlay == overlay) {
             return Ok(());
         }
@@ -176,11 +203,12 @@ impl Overlays {
         let (fabric, peers) = Fabric::open(&path, &overlay, way.as_deref())?;
         let mut guard = Guard::within(&path)?;
         guard.set(self.tenants(&overlay.id))?;
-        let known = self.made.remove(&overlay.id).map(|made| (made.services, made.held));
-        let (services, held) = known.unwrap_or_default();
-        let made = Made { fabric, peers, services, held, overlay, guard };
+        let services = self.made.remove(&overlay.id).map(|made| made.services);
+        let mut made =
+            Made { fabric, peers, services: services.unwrap_or_default(), overlay, guard };
+        let fitted = made.fabric.fit(&made.overlay, &places(&self.members, &made.overlay.id));
         self.made.insert(made.overlay.id.clone(), made);
-        Ok(())
+        fitted
     }
 
     /// Removes the network from this node. Containers that are in it, which have ended or are about to, lose it.
@@ -198,62 +226,51 @@ impl Overlays {
         namespace::list(&fabrics(run_dir))
     }
 
-    /// Says which containers are on which other nodes; what is not named is forgotten.
-    pub(crate) fn set_peers(
-        &mut self,
-        id: &str,
-        peers: &BTreeMap<IpAddr, Peer>,
-    ) -> Result<(), Error> {
+    /// Says which containers are on which other nodes.
+    pub(crate) fn set_peers(&mut self, id: &str, peers: Update<Peer>) -> Result<(), Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(()) };
-        let stale: Vec<_> = made
-            .peers
-            .iter()
-            .filter(|(address, peer)| peers.get(address) != Some(peer))
-            .map(|(address, peer)| (*address, *peer))
-            .collect();
-        for (address, peer) in stale {
-            made.fabric.forget_peer(address, peer)?;
-            made.peers.remove(&address);
-        }
-        for (address, peer) in peers {
-            if !made.peers.contains_key(address) {
-                made.fabric.add_peer(*address, *peer)?;
-                made.peers.insert(*address, *peer);
+        let changes = peers.changes(&made.peers);
+        // A hardware address may pass from one to another: what is gone goes first.
+        for address in changes.keys() {
+            if let Some(peer) = made.peers.get(address) {
+                made.fabric.forget_peer(*address, *peer)?;
+                made.peers.remove(address);
             }
+        }
+        for (address, peer) in changes.into_iter().filter_map(|(it, peer)| Some((it, peer?))) {
+            made.fabric.add_peer(address, peer)?;
+            made.peers.insert(address, peer);
         }
         Ok(())
     }
 
     /// Says which services there are in the network; every container in it balances over them.
-    pub(crate) fn set_services(&mut self, id: &str, services: Services) -> Result<(), Error> {
+    pub(crate) fn set_services(
+        &mut self,
+        id: &str,
+        services: Update<BTreeSet<IpAddr>>,
+    ) -> Result<(), Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(()) };
-        if made.services == services {
-            return Ok(());
+        let changes = services.changes(&made.services);
+        for (address, backends) in &changes {
+            match backends {
+                Some(backends) => drop(made.services.insert(*address, backends.clone())),
+                None => drop(made.services.remove(address)),
+            }
         }
-        made.services = services;
         let Self { made, members, .. } = self;
-        let concerned = members
-            .values_mut()
-            .filter(|member| member.joins.iter().any(|join| join.overlay == id));
-        for member in concerned {
-            member.balancer.balance(visible(made, &member.joins))?;
+        for member in members.values_mut().filter(|member| member.is_in(id)) {
+            if !member.balancer.change(&changes)? {
+                member.balancer.balance(visible(made, &member.joins))?;
+            }
         }
         Ok(())
     }
 
-    /// Says which addresses of the network are somebody's. Answers with those that were and are no more, and with the
-    /// namespaces of the containers that may have been led there.
-    pub(crate) fn set_held(
-        &mut self,
-        id: &str,
-        held: BTreeSet<IpAddr>,
-    ) -> (BTreeSet<IpAddr>, Vec<PathBuf>) {
-        let Some(made) = self.made.get_mut(id) else { return Default::default() };
-        let gone: BTreeSet<_> = made.held.difference(&held).copied().collect();
-        made.held = held;
-        let concerned = self.members.values().filter(|member| !gone.is_empty() && member.is_in(id));
-        let concerned = concerned.map(|member| member.netns.clone()).collect();
-        (gone, concerned)
+    /// The namespaces of the containers in a network.
+    pub(crate) fn within(&self, id: &str) -> Vec<PathBuf> {
+        let members = self.members.values().filter(|member| member.is_in(id));
+        members.map(|member| member.netns.clone()).collect()
     }
 
     /// Links the container's namespace to the network. Idempotent.
@@ -276,7 +293,7 @@ impl Overlays {
         if let Some(tenant) = tenant(&join) {
             made.guard.admit(&link::link_name(container), tenant)?;
         }
-        made.fabric.plug(container, netns, &join.addresses)?;
+        made.fabric.plug(&made.overlay, Place { container, netns, addresses: &join.addresses })?;
         let member = self.members.get_mut(container).expect("made just now where it was missing");
         member.joins.push(join);
         state_file::write(&joins(run_dir).join(container), &member.joins)?;
@@ -379,9 +396,8 @@ impl Overlays {
         mends: bool,
     ) -> Result<Vec<String>, Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(Vec::new()) };
-        let joined = self.members.iter().filter(|(_, member)| member.is_in(id));
-        let links = joined.map(|(container, _)| link::link_name(container)).collect();
-        let mut faults = made.fabric.faults(&made.peers, &links, &made.overlay)?;
+        let places = places(&self.members, id);
+        let mut faults = made.fabric.faults(&made.peers, &places, &made.overlay)?;
         faults.extend(made.guard.audit(mends)?);
         if mends && !faults.is_empty() {
             self.mend_network(run_dir, id)?;
@@ -392,24 +408,20 @@ impl Overlays {
     /// Makes what is gone, reads what the kernel has, and brings it in line.
     fn mend_network(&mut self, run_dir: &Path, id: &str) -> Result<(), Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(()) };
-        let joined = || self.members.iter().filter(|(_, member)| member.is_in(id));
-        let links = joined().map(|(container, _)| link::link_name(container)).collect();
+        let places = places(&self.members, id);
+        let links = places.iter().map(|place| link::link_name(place.container)).collect();
         let way = made.overlay.is_encrypted.then(|| tunnel::netns(run_dir)).transpose()?;
         let path = fabrics(run_dir).join(id);
         made.fabric.mend(&path, &made.overlay, way.as_deref(), &links)?;
-        for (container, member) in joined() {
-            for join in member.joins.iter().filter(|join| join.overlay == id) {
-                if namespace::exists(&member.netns) && !made.fabric.has_port(container)? {
-                    made.fabric.plug(container, &member.netns, &join.addresses)?;
-                }
+        for place in &places {
+            if namespace::exists(place.netns) && !made.fabric.has_port(place.container)? {
+                made.fabric.plug(&made.overlay, *place)?;
             }
         }
-        let places: Vec<_> =
-            joined().map(|(container, member)| (container.as_str(), &*member.netns)).collect();
         made.fabric.fit(&made.overlay, &places)?;
         made.fabric.forget_strangers(&made.peers)?;
         let wanted = std::mem::replace(&mut made.peers, made.fabric.known_peers()?);
-        self.set_peers(id, &wanted)
+        self.set_peers(id, Update::Whole(wanted))
     }
 
     /// How a container's table differs from what it should be; with `mends`, it is made anew.
@@ -520,6 +532,16 @@ impl Member {
         self.is_served = true;
         self.balancer.answer_names(NamePorts { udp, tcp })
     }
+}
+
+/// Where a network's containers are.
+fn places<'a>(members: &'a BTreeMap<String, Member>, overlay: &str) -> Vec<Place<'a>> {
+    let places = members.iter().flat_map(|(container, member)| {
+        let joins = member.joins.iter().filter(|join| join.overlay == overlay);
+        let netns = member.netns.as_path();
+        joins.map(move |join| Place { container, netns, addresses: &join.addresses })
+    });
+    places.collect()
 }
 
 fn tenant(join: &Join) -> Option<Tenant> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use network::{
     Asker, DATA_PORT, Join, LocalNames, NameSockets, Namer, Network, Overlay, Peer, Services,
+    Update,
 };
 
 use crate::hosts::{Machine, Node, PORT, ask, block_on, inside, ip, serve};
@@ -47,6 +48,7 @@ impl Host {
             local: Some(self.address()),
             port: DATA_PORT,
             mtu: None,
+            way: None,
             is_encrypted: false,
         }
     }
@@ -68,7 +70,9 @@ impl Host {
     fn peers(&self, peers: &[(u8, &Host)]) {
         let peers: BTreeMap<_, _> =
             peers.iter().flat_map(|(last, host)| host.peer(*last)).collect();
-        self.run(async move |network| network.set_peers("blue", peers).await.expect("sets"));
+        self.run(async move |network| {
+            network.set_peers("blue", Update::Whole(peers)).await.expect("sets")
+        });
     }
 
     /// A container of this host, as others know it.
@@ -81,7 +85,9 @@ impl Host {
     fn services(&self, backends: &[u8]) {
         let all = |address: fn(u8) -> IpAddr| backends.iter().map(|last| address(*last)).collect();
         let services: Services = [(ipv4(VIP), all(ipv4)), (ipv6(VIP), all(ipv6))].into();
-        self.run(async move |network| network.set_services("blue", services).await.expect("sets"));
+        self.run(async move |network| {
+            network.set_services("blue", Update::Whole(services)).await.expect("sets")
+        });
     }
 }
 
@@ -161,6 +167,31 @@ fn a_virtual_address_leads_to_every_backend_and_to_none_that_left() {
 }
 
 #[test]
+fn a_change_of_one_service_leaves_the_others_as_they_are() {
+    let (one, _two) = two_hosts();
+    let a = one.container("aaaaaaaaaaaaaaaa", 11);
+    for (name, last) in [("bbbbbbbbbbbbbbbb", 12), ("cccccccccccccccc", 13)] {
+        serve(&one.container(name, last), name);
+    }
+    one.services(&[12]);
+    let other = ipv4(VIP + 1);
+    let change = |address: IpAddr, backend: Option<u8>| {
+        let part = [(address, backend.map(|last| BTreeSet::from([ipv4(last)])))];
+        let update = Update::Part(part.into());
+        one.run(async move |network| network.set_services("blue", update).await.expect("sets"));
+    };
+    let answers = |address: IpAddr| ask_from(&a, address).map(|answer| answer[..1].to_owned());
+    change(other, Some(13));
+    assert_eq!((answers(ipv4(VIP)), answers(other)), (Some("b".into()), Some("c".into())));
+    change(ipv4(VIP), Some(13));
+    assert_eq!((answers(ipv4(VIP)), answers(other)), (Some("c".into()), Some("c".into())));
+    change(other, None);
+    assert_eq!((answers(ipv4(VIP)), answers(other)), (Some("c".into()), None));
+    let faults = one.run(async move |network| network.audit(false).await);
+    assert_eq!(faults, Vec::<String>::new(), "the tables are as they should be");
+}
+
+#[test]
 fn a_virtual_address_without_tasks_refuses_at_once() {
     let (one, two) = two_hosts();
     let (a, b) = (one.container("aaaaaaaaaaaaaaaa", 11), two.container("bbbbbbbbbbbbbbbb", 12));
@@ -194,19 +225,18 @@ fn datagrams_to_a_virtual_address_do_not_stick_to_a_task_that_is_gone() {
     two.peers(&[(11, &one), (13, &one)]);
     answer_datagrams(&b, "b");
     answer_datagrams(&c, "c");
-    let hold = |held: &[u8]| {
-        let held = held.iter().flat_map(|last| [ipv4(*last), ipv6(*last)]).collect();
-        one.run(async move |network| network.set_held("blue", held).await.expect("sets"));
+    let forget = |last| {
+        let gone = [ipv4(last), ipv6(last)].into();
+        one.run(async move |network| network.forget("blue", gone).await.expect("forgets"));
     };
     for address in [ipv4(VIP), ipv6(VIP)] {
-        hold(&[11, 12, 13]);
         one.services(&[12]);
         let socket = inside(&a, || datagrams(address)).expect("connects");
         let asked = || asked(&socket).expect("answered");
         assert_eq!(asked(), "b");
         one.services(&[13]);
         assert_eq!(asked(), "b", "drains");
-        hold(&[11, 13]);
+        forget(12);
         assert_eq!(asked(), "c", "{address} goes on with another");
     }
 }
@@ -251,7 +281,7 @@ fn another_daemon_takes_over_what_is_there() {
     let again = one.run(async move |next| {
         next.make_overlay(overlay).await.expect("takes over");
         // Nothing changes, so nothing is written: what an earlier daemon wrote is known.
-        next.set_peers("blue", other.into()).await.expect("sets");
+        next.set_peers("blue", Update::Whole(other.into())).await.expect("sets");
         next.set_namer(Arc::new(Silent)).await.expect("binds in every container");
         next.joined()
     });
