@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use store::{Event, Key, Object, Snapshot};
 use types::endpoint::{PortConfig, PublishMode, ResolutionMode};
 use types::network::{
-    Network, NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer, TaskNetwork, TunnelKey,
+    Balancing, Network, NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer, TaskNetwork,
+    TunnelKey,
 };
 use types::{
     ContainerAttachment, NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState,
@@ -273,6 +274,7 @@ fn service_in(
             ResolutionMode::Dnsrr => Vec::new(),
         },
         ports: Vec::new(),
+        balancing: balancing(service),
     })
 }
 
@@ -287,7 +289,13 @@ fn service_in_ingress(service: &Service) -> Option<NetworkService> {
         aliases: Vec::new(),
         virtual_ips: Vec::new(),
         ports,
+        balancing: balancing(service),
     })
+}
+
+/// What was refused before is not asked for.
+fn balancing(service: &Service) -> Balancing {
+    Balancing::of(&service.spec.annotations.labels).unwrap_or_default()
 }
 
 fn definition(snapshot: &Snapshot, network: &Network) -> NodeNetwork {

@@ -41,7 +41,9 @@ pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use nft::BaseChain;
 pub use overlay::link::hardware_address;
-pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services, Update};
+pub use overlay::{
+    Asker, Backends, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services, Update,
+};
 pub use path::Path as NodePath;
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
@@ -237,11 +239,7 @@ impl Network {
     }
 
     /// The services of a network, for every container in it to balance over.
-    pub async fn set_services(
-        &self,
-        id: &str,
-        services: Update<BTreeSet<IpAddr>>,
-    ) -> Result<(), Error> {
+    pub async fn set_services(&self, id: &str, services: Update<Backends>) -> Result<(), Error> {
         let id = id.to_owned();
         self.with_overlays(move |overlays, _| overlays.set_services(&id, services)).await
     }

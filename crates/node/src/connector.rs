@@ -8,7 +8,7 @@ use std::time::Duration;
 use docker_types::network::EndpointSettings;
 use engine::containers::NewContainer;
 use names::Zone;
-use network::{DATA_PORT, Key, Network, Overlay, Update, address_of};
+use network::{Backends, DATA_PORT, Key, Network, Overlay, Update, address_of};
 use tracing::warn;
 use types::network::NetworkChange;
 use types::{NetworkId, NodeId, Task, TaskId};
@@ -93,7 +93,7 @@ impl View {
 struct Wanted {
     overlay: Overlay,
     peers: Update<network::Peer>,
-    services: Update<BTreeSet<IpAddr>>,
+    services: Update<Backends>,
     /// Addresses that were somebody's and are nobody's any more.
     gone: BTreeSet<IpAddr>,
 }
@@ -105,13 +105,13 @@ impl Wanted {
                 let peers = view.told.addresses();
                 let peers = peers.filter_map(|it| Some((it, view.elsewhere(it, own)?))).collect();
                 let services = view.told.virtual_ips();
-                let services = services.filter_map(|it| Some((it, view.told.backends(it)?)));
+                let services = services.filter_map(|it| Some((it, view.told.backends(it, own)?)));
                 (Update::Whole(peers), Update::Whole(services.collect()))
             }
             false => {
                 let peers = touched.addresses.iter().map(|it| (*it, view.elsewhere(*it, own)));
                 let services = touched.virtual_ips.iter();
-                let services = services.map(|it| (*it, view.told.backends(*it)));
+                let services = services.map(|it| (*it, view.told.backends(*it, own)));
                 (Update::Part(peers.collect()), Update::Part(services.collect()))
             }
         };

@@ -16,7 +16,7 @@ use network::{DATA_PORT, Front, Network, Protocol, PublishedPort, Underlay};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use types::endpoint::PortConfig;
-use types::network::{NetworkChange, Peer};
+use types::network::{NetworkChange, NetworkService, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, endpoint};
 
 use crate::board::Board;
@@ -241,7 +241,7 @@ impl Ingress {
         for service in told.services.values() {
             let elsewhere = serving.get(&service.service).map(Vec::as_slice).unwrap_or_default();
             for port in &service.ports {
-                self.add_port(&mut wanted, told, service.service, port, elsewhere);
+                self.add_port(&mut wanted, told, service, port, elsewhere);
             }
         }
         wanted
@@ -251,14 +251,13 @@ impl Ingress {
         &self,
         wanted: &mut network::Ingress,
         told: &Told,
-        service: ServiceId,
+        service: &NetworkService,
         port: &PortConfig,
         elsewhere: &[Ipv4Addr],
     ) {
         let front = front(port);
-        let mut sockets: BTreeSet<_> =
-            elsewhere.iter().map(|address| (*address, port.published)).collect();
-        let own = self.own.get(&service).into_iter().flatten();
+        let mut sockets = BTreeSet::new();
+        let own = self.own.get(&service.service).into_iter().flatten();
         for backend in own.filter(|backend| backend.is_serving) {
             let Ok(address) = backend.address.parse() else { continue };
             let socket = (address, port.target);
@@ -266,6 +265,13 @@ impl Ingress {
             if let Some(known) = told.peers.get(&backend.task).and_then(ipv4) {
                 wanted.own.insert((known, front), socket);
             }
+        }
+        let stays = service.balancing.prefers_local && !sockets.is_empty();
+        if !stays {
+            sockets.extend(elsewhere.iter().map(|address| (*address, port.published)));
+        }
+        if service.balancing.is_sticky {
+            wanted.sticky.insert(front);
         }
         if self.kept.as_ref().is_some_and(|kept| kept.contains(&front)) {
             wanted.fronts.insert(front, sockets);

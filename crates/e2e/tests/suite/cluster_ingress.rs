@@ -205,6 +205,51 @@ fn a_port_that_nobody_serves_refuses_at_once_by_every_node() {
 }
 
 #[test]
+fn a_client_stays_with_its_task_by_every_node_where_a_label_asks_for_it() {
+    skep_only!("stock Docker knows no such label");
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let strange = ["--label", "skep.sticky=cookie", "--publish", "8080:80", "whoami"];
+    let refused = first.refused(&[&CREATE[..], &["web"], &strange[..]].concat());
+    assert!(refused.contains("only skep.sticky=client is known"), "{refused}");
+    let publish = ["--publish", "8080:80", "--replicas", "4", "whoami"];
+    create(first, "web", &[&["--label", "skep.sticky=client"], &publish[..]].concat());
+    first.until_running("web", 4);
+    let by_all = || {
+        let answers = addresses(&cluster).into_iter().map(|it| replicas(&client, &it, 5));
+        answers.reduce(|all, more| &all | &more).unwrap_or_default()
+    };
+    for address in addresses(&cluster) {
+        first.until("it answers", || client.ask(&address, 8080).is_some());
+    }
+    first.until("the same one answers by every node", || by_all().len() == 1);
+    cluster.audit();
+    first.ok(&["service", "update", "--detach", "--label-rm", "skep.sticky", "web"]);
+    first.until("all answer", || by_all().len() == 4);
+    cluster.audit();
+}
+
+#[test]
+fn tasks_of_the_entered_node_come_first_where_a_label_asks_for_it() {
+    skep_only!("stock Docker knows no such label");
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let place = ["--constraint", "node.role==worker", "--mode", "global"];
+    let publish = ["--label", "skep.prefer=local", "--publish", "8080:80", "whoami"];
+    create(first, "web", &[&place[..], &publish[..]].concat());
+    first.until_running("web", 2);
+    for host in &cluster.hosts()[1..] {
+        host.until("it answers", || client.ask(&host.address, 8080).is_some());
+        host.until("its own task does", || {
+            let own = host.containers("web").remove(0)[..12].to_owned();
+            replicas(&client, &host.address, 20) == [own].into()
+        });
+    }
+    first.until("one without answers by all", || replicas(&client, &first.address, 30).len() == 2);
+    cluster.audit();
+}
+
+#[test]
 fn datagrams_from_one_port_go_on_with_another_task_when_theirs_is_gone() {
     skep_only!("stock Docker lets them go nowhere");
     let cluster = Cluster::swarm(1, 1);

@@ -39,6 +39,8 @@ pub struct Ingress {
     pub routes: BTreeMap<Ipv4Addr, IpAddr>,
     /// Who serves each port. A port of a task of another node stays as it is on the way there.
     pub fronts: BTreeMap<Front, BTreeSet<Socket>>,
+    /// Those of them whose clients stay with their task, as long as it is there.
+    pub sticky: BTreeSet<Front>,
     /// This node's tasks as other nodes ask for them, and their sockets on the bridge.
     pub own: BTreeMap<(Ipv4Addr, Front), Socket>,
     /// Bytes of a packet that reaches all the nodes whole. While that is not known, what was known before holds.
@@ -210,6 +212,7 @@ impl Mesh {
         MeshRules {
             base,
             fronts: fronts.collect(),
+            sticky: wanted.sticky.clone(),
             own: own.collect(),
             nodes: fabric.map(Fabric::numbers).unwrap_or_default(),
             homes: homes.map(|(task, node)| (*node, IpAddr::V4(*task))).collect(),
@@ -254,6 +257,7 @@ fn rules_of_ipv6(wanted: &Ingress, rules: &MeshRules) -> MeshRules {
             local: wanted.underlay.as_ref().map(|it| IpAddr::V6(ipv6::of_node(it.local))),
         },
         fronts: fronts.map(|(front, to)| (*front, to.iter().map(socket).collect())).collect(),
+        sticky: rules.sticky.clone(),
         own: own.map(|((at, front), to)| ((task(*at), *front), socket(to))).collect(),
         nodes: rules.nodes.clone(),
         // By which other addresses of IPv6 nodes ask is not known.

@@ -5,6 +5,7 @@
 //!   map vips     { type ipv4_addr : verdict }                          # 10.0.1.9 : goto n3
 //!   map backends { type ipv4_addr . mark : ipv4_addr }                 # 10.0.1.9 . 0 : 10.0.1.12
 //!   chain n3     { dnat to ip daddr . numgen random mod 3 map @backends }
+//!   chain s256   { dnat to ip daddr . jhash ip saddr mod 256 map @backends }   # clients stay with their task
 //!   set empty    { type ipv4_addr }                                    # services without tasks
 //!   chain refuse { type filter hook output; ip daddr @empty goto refused }
 //!   chain output { type nat hook output; 127.0.0.11:53 dnat to 127.0.0.11:PORT; ip daddr vmap @vips }
@@ -20,8 +21,8 @@ use std::path::Path;
 use super::expression::{self, Expression, octets};
 use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket;
-use super::{ELEMENTS_PER_BATCH_MAX, MARK, VERDICT, concatenation, list};
-use crate::{Error, Update, namespace};
+use super::{ELEMENTS_PER_BATCH_MAX, MARK, VERDICT, concatenation, list, sticky};
+use crate::{Backends, Error, Services, Update, namespace};
 
 const TABLE: &str = "skep";
 const OUTPUT: &str = "output";
@@ -35,8 +36,7 @@ const NAMES_PORT: u16 = 53;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
-type Changes = BTreeMap<IpAddr, Option<BTreeSet<IpAddr>>>;
+type Changes = BTreeMap<IpAddr, Option<Backends>>;
 
 /// Ports of 127.0.0.11 on which names are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,24 @@ pub(crate) struct Balancer {
 struct Table {
     family: Family,
     holds: Holds,
-    chains: BTreeSet<u32>,
+    chains: BTreeSet<Balancing>,
     names: Option<NamePorts>,
+}
+
+/// How a number is chosen for a connection, of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Balancing {
+    Random(u32),
+    ByClient(u32),
+}
+
+impl Balancing {
+    fn chain(self) -> String {
+        match self {
+            Self::Random(count) => format!("n{count}"),
+            Self::ByClient(count) => format!("s{count}"),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -147,19 +163,18 @@ impl Table {
         let Holds::Services(known) = &self.holds else { return Ok(()) };
         let (mut vips, mut backends) = (list::Elements::new(), list::Elements::new());
         let mut empty = list::Elements::new();
-        for (address, tasks) in known {
-            if tasks.is_empty() {
+        for (address, behind) in known {
+            let Some((balancing, slots)) = slots(behind) else {
                 empty.insert(octets(*address), list::Target::Data(Vec::new()));
                 continue;
-            }
-            let chain = list::Target::Chain(format!("n{}", tasks.len()));
-            vips.insert(octets(*address), chain);
-            for (slot, task) in (0u32..).zip(tasks) {
-                backends.insert(slot_key(*address, slot), list::Target::Data(octets(*task)));
+            };
+            vips.insert(octets(*address), list::Target::Chain(balancing.chain()));
+            for (slot, task) in (0u32..).zip(slots) {
+                backends.insert(slot_key(*address, slot), list::Target::Data(octets(task)));
             }
         }
         let found = list::rules(socket, self.family, TABLE)?;
-        let chains = self.chains.iter().map(|count| format!("n{count}"));
+        let chains = self.chains.iter().map(|balancing| balancing.chain());
         for chain in chains.chain([OUTPUT, REFUSE, REFUSED].map(str::to_owned)) {
             if !found.contains_key(&chain) {
                 faults.push(format!("chain {chain} has no rules"));
@@ -261,14 +276,8 @@ impl Table {
         let mut elements = 0;
         for (address, new) in changes {
             let old = known.remove(&address);
-            elements += old.iter().chain(&new).map(BTreeSet::len).sum::<usize>() + 2;
-            if let Some(old) = old {
-                withdraw(&mut batch, address, &old);
-            }
-            if let Some(new) = new {
-                self.offer(&mut batch, address, &new);
-                known.insert(address, new);
-            }
+            elements += self.replace(&mut batch, address, old.as_ref(), new.as_ref());
+            known.extend(new.map(|new| (address, new)));
             if elements > ELEMENTS_PER_BATCH_MAX {
                 self.commit(socket, batch)?;
                 batch = socket.batch_for(self.family);
@@ -282,32 +291,61 @@ impl Table {
         Ok(())
     }
 
-    fn offer(&mut self, batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {
-        let count = u32::try_from(backends.len()).expect("far fewer backends than 2^32");
-        if count == 0 {
-            batch.add_member(TABLE, EMPTY, &octets(address));
-            return;
+    /// Answers with how many elements that changes.
+    fn replace(
+        &mut self,
+        batch: &mut Batch,
+        address: IpAddr,
+        old: Option<&Backends>,
+        new: Option<&Backends>,
+    ) -> usize {
+        let key = octets(address);
+        let (old, new) = (old.map(slots), new.map(slots));
+        if old == Some(None) {
+            batch.delete_element(TABLE, EMPTY, &key);
         }
-        let chain = format!("n{count}");
-        if self.chains.insert(count) {
-            batch.add_chain(TABLE, &chain, None);
-            let first = expression::FIRST_REGISTER;
-            let behind = first + self.family.registers();
-            batch.add_rule(
-                TABLE,
-                &chain,
-                &[
-                    Expression::destination_address_of(self.family, first),
-                    Expression::Random { modulus: count, register: behind },
-                    Expression::look_up("backends"),
-                    Expression::DestinationNatAddress(self.family),
-                ],
-            );
+        if new == Some(None) {
+            batch.add_member(TABLE, EMPTY, &key);
         }
-        for (slot, backend) in (0u32..).zip(backends) {
-            batch.add_element(TABLE, "backends", &slot_key(address, slot), &octets(*backend));
+        let (old, new) = (old.flatten(), new.flatten());
+        let chain = |of: &Option<(Balancing, Vec<IpAddr>)>| of.as_ref().map(|(chain, _)| *chain);
+        let (from, to) = (chain(&old), chain(&new));
+        let (old, new) = (old.unzip().1.unwrap_or_default(), new.unzip().1.unwrap_or_default());
+        if from != to && from.is_some() {
+            batch.delete_element(TABLE, "vips", &key);
         }
-        batch.add_goto(TABLE, "vips", &octets(address), &chain);
+        let mut elements = 2;
+        for (slot, _) in (0u32..).zip(&old).filter(|(at, it)| slot_of(&new, *at) != Some(it)) {
+            batch.delete_element(TABLE, "backends", &slot_key(address, slot));
+            elements += 1;
+        }
+        for (slot, task) in (0u32..).zip(&new).filter(|(at, it)| slot_of(&old, *at) != Some(it)) {
+            batch.add_element(TABLE, "backends", &slot_key(address, slot), &octets(*task));
+            elements += 1;
+        }
+        if let Some(to) = to.filter(|_| from != to) {
+            if self.chains.insert(to) {
+                self.add_chain(batch, to);
+            }
+            batch.add_goto(TABLE, "vips", &key, &to.chain());
+        }
+        elements
+    }
+
+    fn add_chain(&self, batch: &mut Batch, balancing: Balancing) {
+        let (family, first) = (self.family, expression::FIRST_REGISTER);
+        let behind = first + family.registers();
+        let choice = match balancing {
+            Balancing::Random(modulus) => vec![Expression::Random { modulus, register: behind }],
+            Balancing::ByClient(modulus) => expression::client_number(family, modulus, behind),
+        };
+        let rule = [
+            vec![Expression::destination_address_of(family, first)],
+            choice,
+            vec![Expression::look_up("backends"), Expression::DestinationNatAddress(family)],
+        ];
+        batch.add_chain(TABLE, &balancing.chain(), None);
+        batch.add_rule(TABLE, &balancing.chain(), &rule.concat());
     }
 
     fn commit(&mut self, socket: &mut Socket, batch: Batch) -> Result<(), Error> {
@@ -320,15 +358,23 @@ impl Table {
     }
 }
 
-fn withdraw(batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {
-    if backends.is_empty() {
-        batch.delete_element(TABLE, EMPTY, &octets(address));
-        return;
-    }
-    batch.delete_element(TABLE, "vips", &octets(address));
-    for (slot, _) in (0u32..).zip(backends) {
-        batch.delete_element(TABLE, "backends", &slot_key(address, slot));
-    }
+/// Who gets which number; nothing where there is nobody.
+fn slots(backends: &Backends) -> Option<(Balancing, Vec<IpAddr>)> {
+    let count = |tasks: &[IpAddr]| u32::try_from(tasks.len()).expect("far fewer than 2^32");
+    let tasks = backends.tasks.iter().copied();
+    let tasks: Vec<_> = match backends.is_sticky {
+        true => sticky::share(&tasks.map(|task| (task, task)).collect::<Vec<_>>()),
+        false => tasks.collect(),
+    };
+    let balancing = match backends.is_sticky {
+        true => Balancing::ByClient(count(&tasks)),
+        false => Balancing::Random(count(&tasks)),
+    };
+    (!tasks.is_empty()).then_some((balancing, tasks))
+}
+
+fn slot_of(slots: &[IpAddr], slot: u32) -> Option<&IpAddr> {
+    slots.get(usize::try_from(slot).ok()?)
 }
 
 /// Slot numbers are marks: in the host's order.

@@ -54,6 +54,7 @@ const ICMP_NO_PORT: u8 = 3;
 const ICMPV6_NO_PORT: u8 = 4;
 /// `NFT_REJECT_TCP_RST`.
 const REJECT_BY_RESET: u32 = 1;
+const HASH_SEED: u32 = 0x736b_6570;
 const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
 const VERDICT_DROP: u32 = 0;
@@ -129,6 +130,13 @@ pub(super) enum Expression {
         value: Vec<u8>,
     },
     Random {
+        modulus: u32,
+        register: u32,
+    },
+    /// A number made of the bytes that begin in a register.
+    Hash {
+        from: u32,
+        bytes: usize,
         modulus: u32,
         register: u32,
     },
@@ -356,6 +364,15 @@ pub(super) fn clamp_segments() -> Vec<Expression> {
     ]
 }
 
+/// Loads a number below `modulus` that follows from the client's address. The registers behind it are used too.
+pub(super) fn client_number(family: Family, modulus: u32, register: u32) -> Vec<Expression> {
+    let from = register + 1;
+    vec![
+        Expression::source_address_of(family, from),
+        Expression::Hash { from, bytes: family.bytes(), modulus, register },
+    ]
+}
+
 /// Refuses what comes, in the way its protocol understands: two rules.
 pub(super) fn refuse(family: Family) -> [Vec<Expression>; 2] {
     let is_tcp = vec![Expression::protocol(FIRST_REGISTER), equals(&[TCP])];
@@ -469,6 +486,7 @@ fn name(expression: &Expression) -> &'static str {
         Expression::Mask { .. } | Expression::Bits { .. } => "bitwise",
         Expression::Compare { .. } => "cmp",
         Expression::Random { .. } => "numgen",
+        Expression::Hash { .. } => "hash",
         Expression::LookUp { .. } | Expression::Member { .. } => "lookup",
         Expression::Goto { .. }
         | Expression::Drop
@@ -548,6 +566,13 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         Expression::Random { modulus, register } => {
             // Type 1 is random, type 0 counts up and is not fair between ports that share a chain.
             numbers(bytes, &[(1, *register), (2, *modulus), (3, 1), (4, 0)]);
+        }
+        Expression::Hash { from, bytes: length, modulus, register } => {
+            let length = u32::try_from(*length).expect("a register's worth");
+            // Type 0 is Jenkins'. The seed is every node's: a client is to have the same number everywhere.
+            let how = [(4, *modulus), (5, HASH_SEED), (7, 0)];
+            numbers(bytes, &[(1, *from), (2, *register), (3, length)]);
+            numbers(bytes, &how);
         }
         Expression::LookUp { map, into } => {
             text(bytes, 1, map);

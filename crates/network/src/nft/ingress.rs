@@ -10,6 +10,7 @@
 //!   set homes    { type ipv4_addr . ipv4_addr }                                    # a node . a task on it
 //!   set unserved { type inet_proto . inet_service }                                # published, and nobody is there
 //!   chain input      { l4proto . dport @unserved goto refused }
+//!   chain s256       { the same, by jhash saddr mod 256 }                          # clients stay with their task
 //!   chain b3         { dnat to l4proto . dport . numgen random mod 3 map @backends }
 //!   chain published  { l4proto . dport vmap @fronts }
 //!   chain incoming   { dnat to daddr . l4proto . dport map @own; goto published }
@@ -36,7 +37,7 @@ use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket as Netfilter;
 use super::{
     ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, MARK, VERDICT, concatenation, loopback,
-    port_bytes, socket_bytes,
+    port_bytes, socket_bytes, sticky,
 };
 use crate::Error;
 use crate::ingress::{Front, MARK_MASK, mark};
@@ -55,11 +56,33 @@ const ELEMENTS_AT_ONCE_MAX: usize = 20_000;
 pub(crate) struct MeshRules {
     pub(crate) base: Base,
     pub(crate) fronts: BTreeMap<Front, BTreeSet<Socket>>,
+    /// Fronts whose clients stay with their task.
+    pub(crate) sticky: BTreeSet<Front>,
     pub(crate) own: BTreeMap<(IpAddr, Front), Socket>,
     /// Numbers of other nodes, by hardware address on the device.
     pub(crate) nodes: BTreeMap<[u8; 6], u16>,
     /// Addresses of nodes, each with the tasks that are on it.
     pub(crate) homes: BTreeSet<(IpAddr, IpAddr)>,
+}
+
+/// Each backend of a front in its slots. Nobody in any is a front that nobody serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Slots {
+    is_sticky: bool,
+    sockets: Vec<Socket>,
+}
+
+impl Slots {
+    /// The chain that chooses, where there is anybody to be chosen.
+    fn chain(&self) -> Option<String> {
+        let chain = format!("{}{}", kind_of(self.is_sticky), self.sockets.len());
+        Some(chain).filter(|_| !self.sockets.is_empty())
+    }
+}
+
+/// How the names of chains that choose begin.
+fn kind_of(is_sticky: bool) -> char {
+    if is_sticky { 's' } else { 'b' }
 }
 
 /// What rarely changes; the table is made anew then.
@@ -89,13 +112,12 @@ pub(crate) struct MeshTable {
 #[derive(Debug)]
 struct Known {
     base: Base,
-    /// Each backend in its slot.
-    fronts: BTreeMap<Front, Vec<Socket>>,
+    fronts: BTreeMap<Front, Slots>,
     own: BTreeMap<(IpAddr, Front), Socket>,
     nodes: BTreeMap<[u8; 6], u16>,
     homes: BTreeSet<(IpAddr, IpAddr)>,
     /// For which numbers of backends, and of nodes, there are chains.
-    balancing: BTreeSet<usize>,
+    balancing: BTreeSet<(bool, usize)>,
     marking: BTreeSet<u16>,
 }
 
@@ -121,7 +143,7 @@ impl MeshTable {
         work.set_nodes(&mut known, rules.nodes)?;
         work.set_homes(&mut known, rules.homes)?;
         work.set_own(&mut known, rules.own)?;
-        work.set_fronts(&mut known, rules.fronts)?;
+        work.set_fronts(&mut known, &rules.fronts, &rules.sticky)?;
         work.commit()?;
         self.known = Some(known);
         Ok(())
@@ -146,17 +168,17 @@ impl MeshTable {
         let Some(known) = &self.known else { return Ok(()) };
         let mut maps: BTreeMap<&str, Elements> = BTreeMap::new();
         let mut put = |map, key: Vec<u8>, target| maps.entry(map).or_default().insert(key, target);
-        for (front, sockets) in &known.fronts {
+        for (front, slots) in &known.fronts {
             let key = front_bytes(*front);
-            if sockets.is_empty() {
+            let Some(chain) = slots.chain() else {
                 put("unserved", key.to_vec(), Target::Data(Vec::new()));
                 continue;
-            }
-            for (slot, socket) in (0u32..).zip(sockets) {
+            };
+            for (slot, socket) in (0u32..).zip(&slots.sockets) {
                 let slot = [&key[..], &slot.to_ne_bytes()].concat();
                 put("backends", slot, Target::Data(socket_bytes(socket.0, socket.1)));
             }
-            put("fronts", key.to_vec(), Target::Chain(format!("b{}", sockets.len())));
+            put("fronts", key.to_vec(), Target::Chain(chain));
             put(loopback::SET, key.to_vec(), Target::Data(Vec::new()));
         }
         for ((address, front), socket) in &known.own {
@@ -172,7 +194,9 @@ impl MeshTable {
             put("homes", [octets(*node), octets(*task)].concat(), Target::Data(Vec::new()));
         }
         let found = list::rules(&mut self.socket, self.family, &self.name)?;
-        let balancing = known.balancing.iter().map(|count| format!("b{count}"));
+        let balancing = known.balancing.iter();
+        let balancing =
+            balancing.map(|(is_sticky, count)| format!("{}{count}", kind_of(*is_sticky)));
         for chain in balancing.chain(["published", "prerouting", "output"].map(str::to_owned)) {
             if !found.contains_key(&chain) {
                 faults.push(format!("chain {chain} has no rules"));
@@ -332,77 +356,94 @@ impl Work<'_> {
     fn set_fronts(
         &mut self,
         known: &mut Known,
-        fronts: BTreeMap<Front, BTreeSet<Socket>>,
+        fronts: &BTreeMap<Front, BTreeSet<Socket>>,
+        sticky: &BTreeSet<Front>,
     ) -> Result<(), Error> {
         let touched: BTreeSet<_> = known.fronts.keys().chain(fronts.keys()).copied().collect();
+        let own = known.own.iter().map(|((task, front), socket)| ((*front, *socket), *task));
+        let names: BTreeMap<_, _> = own.filter(|((front, _), _)| sticky.contains(front)).collect();
         for front in touched {
             let old = known.fronts.remove(&front);
-            let next = fronts.get(&front).map(|to| slots(old.as_deref().unwrap_or_default(), to));
-            self.set_front(front, old.as_deref(), next.as_deref(), &mut known.balancing);
+            let next = fronts.get(&front).map(|to| match sticky.contains(&front) {
+                true => Slots { is_sticky: true, sockets: shared(front, to, &names) },
+                false => {
+                    let known = old.as_ref().filter(|old| !old.is_sticky);
+                    let known = known.map(|old| &old.sockets[..]).unwrap_or_default();
+                    Slots { is_sticky: false, sockets: slots(known, to) }
+                }
+            });
+            self.set_front(front, old.as_ref(), next.as_ref(), &mut known.balancing);
             known.fronts.extend(next.map(|next| (front, next)));
             self.commit_when_full()?;
         }
         Ok(())
     }
 
-    /// No backends at all are a front that nobody serves; `None` is one that is not published.
     fn set_front(
         &mut self,
         front: Front,
-        old: Option<&[Socket]>,
-        next: Option<&[Socket]>,
-        balancing: &mut BTreeSet<usize>,
+        old: Option<&Slots>,
+        next: Option<&Slots>,
+        balancing: &mut BTreeSet<(bool, usize)>,
     ) {
         if old == next {
             return;
         }
         let (name, family) = (self.name(), self.table.family);
         let key = front_bytes(front);
-        if old.is_some_and(<[Socket]>::is_empty) {
+        let is_unserved = |slots: Option<&Slots>| slots.is_some_and(|it| it.sockets.is_empty());
+        if is_unserved(old) {
             self.batch(1).delete_element(&name, "unserved", &key);
         }
-        if next.is_some_and(<[Socket]>::is_empty) {
+        if is_unserved(next) {
             self.batch(1).add_member(&name, "unserved", &key);
         }
-        let (old, next) = (old.unwrap_or_default(), next.unwrap_or_default());
+        let nobody = Slots::default();
+        let (old, next) = (old.unwrap_or(&nobody), next.unwrap_or(&nobody));
+        let (from, to) = (old.chain(), next.chain());
         let slot_key = |slot: usize| {
             let slot = u32::try_from(slot).expect("far fewer backends than 2^32");
             [&key[..], &slot.to_ne_bytes()].concat()
         };
-        let batch = self.batch(old.len().max(next.len()) + 2);
-        let is_same_count = old.len() == next.len();
-        if !old.is_empty() && !is_same_count {
+        let batch = self.batch(old.sockets.len().max(next.sockets.len()) + 2);
+        if from.is_some() && from != to {
             batch.delete_element(&name, "fronts", &key);
         }
-        let is_looped = family == Family::Ipv6 && old.is_empty() != next.is_empty();
-        match next.is_empty() {
-            true if is_looped => batch.delete_element(&name, loopback::SET, &key),
-            false if is_looped => batch.add_member(&name, loopback::SET, &key),
+        let is_looped = family == Family::Ipv6 && from.is_some() != to.is_some();
+        match to {
+            None if is_looped => batch.delete_element(&name, loopback::SET, &key),
+            Some(_) if is_looped => batch.add_member(&name, loopback::SET, &key),
             _ => {}
         }
-        for (slot, socket) in old.iter().enumerate() {
-            if next.get(slot) != Some(socket) {
+        for (slot, socket) in old.sockets.iter().enumerate() {
+            if next.sockets.get(slot) != Some(socket) {
                 batch.delete_element(&name, "backends", &slot_key(slot));
             }
         }
-        for (slot, socket) in next.iter().enumerate() {
-            if old.get(slot) != Some(socket) {
-                batch.add_element(
-                    &name,
-                    "backends",
-                    &slot_key(slot),
-                    &socket_bytes(socket.0, socket.1),
-                );
+        for (slot, socket) in next.sockets.iter().enumerate() {
+            if old.sockets.get(slot) != Some(socket) {
+                let to = socket_bytes(socket.0, socket.1);
+                batch.add_element(&name, "backends", &slot_key(slot), &to);
             }
         }
-        if !next.is_empty() && !is_same_count {
-            let chain = format!("b{}", next.len());
-            if balancing.insert(next.len()) {
-                add_balancing(batch, &name, family, &chain, next.len());
+        if let Some(to) = to.filter(|to| from.as_ref() != Some(to)) {
+            if balancing.insert((next.is_sticky, next.sockets.len())) {
+                add_balancing(batch, &name, family, &to, next);
             }
-            batch.add_goto(&name, "fronts", &key, &chain);
+            batch.add_goto(&name, "fronts", &key, &to);
         }
     }
+}
+
+/// Gives each number of clients a backend. Tasks of this node are known to others by the addresses in `names`.
+fn shared(
+    front: Front,
+    sockets: &BTreeSet<Socket>,
+    names: &BTreeMap<(Front, Socket), IpAddr>,
+) -> Vec<Socket> {
+    let name = |socket: &Socket| names.get(&(front, *socket)).copied().unwrap_or(socket.0);
+    let backends: Vec<_> = sockets.iter().map(|socket| (name(socket), *socket)).collect();
+    sticky::share(&backends)
 }
 
 /// Gives each backend a slot. Those that stay keep theirs where that is possible, so that little has to be written.
@@ -563,19 +604,16 @@ fn add_leaving(batch: &mut Batch, table: &str, family: Family, base: &Base) {
     }
 }
 
-fn add_balancing(batch: &mut Batch, table: &str, family: Family, chain: &str, backends: usize) {
+fn add_balancing(batch: &mut Batch, table: &str, family: Family, chain: &str, slots: &Slots) {
     let first = expression::FIRST_REGISTER;
-    let modulus = u32::try_from(backends).expect("far fewer backends than 2^32");
+    let modulus = u32::try_from(slots.sockets.len()).expect("far fewer backends than 2^32");
+    let choice = match slots.is_sticky {
+        true => expression::client_number(family, modulus, first + 2),
+        false => vec![Expression::Random { modulus, register: first + 2 }],
+    };
+    let lead = vec![Expression::look_up("backends"), Expression::DestinationNat(family)];
     batch.add_chain(table, chain, None);
-    let choose = [
-        front_key(first),
-        vec![
-            Expression::Random { modulus, register: first + 2 },
-            Expression::look_up("backends"),
-            Expression::DestinationNat(family),
-        ],
-    ];
-    batch.add_rule(table, chain, &choose.concat());
+    batch.add_rule(table, chain, &[front_key(first), choice, lead].concat());
 }
 
 /// Loads protocol and port, in the order of [`front_bytes`].

@@ -21,6 +21,7 @@ pub(crate) mod list;
 mod loopback;
 mod message;
 mod socket;
+mod sticky;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

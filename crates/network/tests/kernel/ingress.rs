@@ -345,6 +345,49 @@ fn connections_are_spread_over_the_tasks_of_all_nodes() {
 }
 
 #[test]
+fn a_client_has_the_same_task_by_every_node_where_that_is_asked_for() {
+    let (_wire, one, two, client, task, _) = one_task();
+    let (netns, other) = one.container("aaaaaaaaaaaa", 6);
+    serve(&netns, "a");
+    let set = |node: &Node, serving: &[Task]| {
+        let mut ingress = ingress_of(node.number, serving, &[]);
+        ingress.sticky = ingress.fronts.keys().copied().collect();
+        let network = node.network();
+        node.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+    };
+    client.run(|| {
+        for last in 20..40 {
+            ip(&format!("addr add 10.99.0.{last}/24 dev eth0"));
+        }
+    });
+    let ask_as = |last: u8, node: u8| {
+        client.run(move || {
+            let socket = UdpSocket::bind((address(last), 0)).expect("binds");
+            ask_by_datagram(&socket, address(node)).expect("answered")
+        })
+    };
+    set(&one, &[task, other]);
+    set(&two, &[task, other]);
+    let before: Vec<_> = (20..40).map(|last| ask_as(last, 1)).collect();
+    assert_eq!(before.iter().cloned().collect::<BTreeSet<_>>(), set_of_both(), "both serve");
+    for (last, before) in (20..40).zip(&before) {
+        assert_eq!(&ask_as(last, 2), before, "{last} by the other node");
+        assert_eq!(&ask_as(last, 1), before, "{last} once more");
+    }
+    assert!(client.run(|| seen(10, || ask(address_of_ipv6(1)))).len() == 1);
+    assert_eq!(
+        client.run(|| seen(10, || ask(address_of_ipv6(2)))),
+        client.run(|| seen(1, || ask(address_of_ipv6(1))))
+    );
+    one.set(&[task, other], &[]);
+    assert_eq!(client.run(|| seen(40, || ask(address(1)))).len(), 2, "nobody asked for it");
+}
+
+fn set_of_both() -> BTreeSet<String> {
+    set(&["a saw me", "b saw me"])
+}
+
+#[test]
 fn a_node_that_has_not_heard_of_a_tasks_end_loses_nothing() {
     let (_wire, one, two, client, task, _) = one_task();
     let (netns, other) = one.container("aaaaaaaaaaaa", 6);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use network::{
-    Asker, DATA_PORT, Join, LocalNames, NameSockets, Namer, Network, Overlay, Peer, Services,
-    Update,
+    Asker, Backends, DATA_PORT, Join, LocalNames, NameSockets, Namer, Network, Overlay, Peer,
+    Services, Update,
 };
 
 use crate::hosts::{Machine, Node, PORT, ask, block_on, inside, ip, serve};
@@ -176,7 +176,7 @@ fn a_change_of_one_service_leaves_the_others_as_they_are() {
     one.services(&[12]);
     let other = ipv4(VIP + 1);
     let change = |address: IpAddr, backend: Option<u8>| {
-        let part = [(address, backend.map(|last| BTreeSet::from([ipv4(last)])))];
+        let part = [(address, backend.map(|last| Backends::from_iter([ipv4(last)])))];
         let update = Update::Part(part.into());
         one.run(async move |network| network.set_services("blue", update).await.expect("sets"));
     };
@@ -187,6 +187,44 @@ fn a_change_of_one_service_leaves_the_others_as_they_are() {
     assert_eq!((answers(ipv4(VIP)), answers(other)), (Some("c".into()), Some("c".into())));
     change(other, None);
     assert_eq!((answers(ipv4(VIP)), answers(other)), (Some("c".into()), None));
+    let faults = one.run(async move |network| network.audit(false).await);
+    assert_eq!(faults, Vec::<String>::new(), "the tables are as they should be");
+}
+
+#[test]
+fn a_client_stays_with_its_task_where_that_is_asked_for() {
+    let (one, _two) = two_hosts();
+    let names = ["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc", "dddddddddddddddd"];
+    let clients = [11, 12, 13, 14].map(|last| one.container(names[usize::from(last - 11)], last));
+    for (client, name) in clients.iter().zip(names) {
+        serve(client, name);
+    }
+    let serving = |backends: &[u8], is_sticky| {
+        let all = |address: fn(u8) -> IpAddr| {
+            let tasks = backends.iter().map(|last| address(*last)).collect();
+            Backends { tasks, is_sticky }
+        };
+        let services = [(ipv4(VIP), all(ipv4)), (ipv6(VIP), all(ipv6))].into();
+        let update = Update::Whole(services);
+        one.run(async move |network| network.set_services("blue", update).await.expect("sets"));
+    };
+    let answer =
+        |client: &Path, address| ask_from(client, address).expect("answered")[..1].to_owned();
+    for address in [ipv4(VIP), ipv6(VIP)] {
+        serving(&[11, 12, 13, 14], true);
+        let before: Vec<_> = clients.iter().map(|client| answer(client, address)).collect();
+        for (client, before) in clients.iter().zip(&before) {
+            let again: BTreeSet<_> = (0..10).map(|_| answer(client, address)).collect();
+            assert_eq!(again, [before.clone()].into(), "{address}");
+        }
+        serving(&[11, 12, 13], true);
+        for (client, before) in clients.iter().zip(&before).filter(|(_, before)| **before != "d") {
+            assert_eq!(&answer(client, address), before, "{address}: its task is there still");
+        }
+        serving(&[11, 12, 13], false);
+        let any: BTreeSet<_> = (0..40).map(|_| answer(&clients[0], address)).collect();
+        assert_eq!(any.len(), 3, "{address}: nobody asked for it");
+    }
     let faults = one.run(async move |network| network.audit(false).await);
     assert_eq!(faults, Vec::<String>::new(), "the tables are as they should be");
 }
