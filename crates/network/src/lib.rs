@@ -501,6 +501,7 @@ fn open(config: Config) -> Result<Network, Error> {
         instance: config.instance.clone(),
         bridge: config.bridge.clone(),
         subnet: bridge.subnet,
+        run_dir: config.run_dir.clone(),
     });
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
     let is_closed = false;

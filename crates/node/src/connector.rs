@@ -78,12 +78,15 @@ impl View {
 
     /// The keys of other nodes in an encrypted network, and where their packets go.
     fn keys(&self, own: NodeId) -> BTreeMap<Key, SocketAddr> {
-        let others =
-            self.told.peers.values().filter(|peer| self.is_encrypted() && peer.node != own);
-        let places = others.filter_map(|peer| Some((peer, peer.data_address?)));
-        let keys = places.flat_map(|(peer, address)| {
-            let keys = peer.tunnel_keys.iter();
-            keys.map(move |key| (Key(key.key), SocketAddr::new(address, key.port)))
+        let told = Some(&self.told).filter(|_| self.is_encrypted());
+        let peers = told.iter().flat_map(|told| told.peers.values());
+        let peers = peers.map(|peer| (peer.node, peer.data_address, &peer.tunnel_keys));
+        let nodes = told.iter().flat_map(|told| told.nodes.values());
+        let nodes = nodes.map(|node| (node.node, Some(node.data_address), &node.tunnel_keys));
+        let others = peers.chain(nodes).filter(|(node, _, _)| *node != own);
+        let places = others.filter_map(|(_, address, keys)| Some((address?, keys)));
+        let keys = places.flat_map(|(address, keys)| {
+            keys.iter().map(move |key| (Key(key.key), SocketAddr::new(address, key.port)))
         });
         keys.collect()
     }
@@ -194,8 +197,7 @@ impl Connector {
         let Some((is_encrypted, wanted)) = wanted.flatten() else { return };
         if is_encrypted {
             // A way to the others comes before what leads there.
-            let keys = self.board.gather(|view| view.keys(own)).into_iter().collect();
-            self.tunnel.make(network, local, keys).await;
+            self.make_tunnel(network, own, local).await;
         }
         let made = make(network, wanted).await;
         if let Err(error) = &made {
@@ -204,6 +206,25 @@ impl Connector {
         let trouble = made.err().map(|error| format!("{:#}", anyhow::Error::from(error)));
         let tunnel = self.tunnel.trouble().filter(|_| is_encrypted).map(str::to_owned);
         self.board.made(id, tunnel.or(trouble));
+    }
+
+    /// Makes the way to the other nodes of an encrypted network.
+    async fn make_tunnel(&mut self, network: &Network, own: NodeId, local: Option<IpAddr>) {
+        let keys = self.board.gather(|view| view.keys(own)).into_iter().collect();
+        self.tunnel.make(network, local, keys).await;
+    }
+
+    /// Makes the way to the other nodes if the network is encrypted, which somebody else makes.
+    pub(crate) async fn seal(
+        &mut self,
+        id: NetworkId,
+        network: &Network,
+        own: NodeId,
+        local: &str,
+    ) {
+        if self.board.look(id, View::is_encrypted) == Some(true) {
+            self.make_tunnel(network, own, local.parse().ok()).await;
+        }
     }
 
     /// Removes what no task of this node is in any more.

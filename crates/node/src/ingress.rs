@@ -12,11 +12,11 @@ use std::time::Duration;
 use agent::{Action, Backend};
 use engine::Engine;
 use ipnet::IpNet;
-use network::{DATA_PORT, Front, Network, Protocol, PublishedPort, Underlay};
+use network::{DATA_PORT, Front, Key, Network, Protocol, PublishedPort, Underlay, address_of};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use types::endpoint::PortConfig;
-use types::network::{NetworkChange, NetworkService, Peer};
+use types::network::{NetworkChange, NetworkService, NodePlace, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, endpoint};
 
 use crate::board::Board;
@@ -118,6 +118,11 @@ impl Ingress {
         of_tcp.map(|port| port.target).collect()
     }
 
+    /// The network, if it has to be made anew with what was noted since the last time.
+    pub(crate) fn touched(&self) -> Option<NetworkId> {
+        self.network.filter(|_| self.is_told && self.is_touched)
+    }
+
     /// Whether the network is the one of published ports, in which containers have no part.
     pub(crate) fn is_network(&self, network: NetworkId) -> bool {
         self.network == Some(network)
@@ -216,7 +221,7 @@ impl Ingress {
     fn wanted(&self, told: &Told, own: NodeId, local: Option<IpAddr>) -> network::Ingress {
         let mut wanted = network::Ingress {
             underlay: underlay(told, local),
-            nodes: elsewhere(told, own, local).collect(),
+            nodes: ways(told, own, local),
             way: self.way,
             ..network::Ingress::default()
         };
@@ -224,7 +229,8 @@ impl Ingress {
         for peer in told.peers.values() {
             let Some(address) = ipv4(peer) else { continue };
             wanted.held.insert(address);
-            let Some(node) = peer.data_address.filter(|node| wanted.nodes.contains(node)) else {
+            let Some(node) = peer.data_address.filter(|node| wanted.nodes.contains_key(node))
+            else {
                 continue;
             };
             if peer.node == own {
@@ -291,13 +297,27 @@ fn underlay(told: &Told, local: Option<IpAddr>) -> Option<Underlay> {
         local: local?,
         port: if definition.data_port == 0 { DATA_PORT } else { definition.data_port },
         mtu: definition.mtu,
+        is_encrypted: definition.is_encrypted,
     })
 }
 
 /// Where the other nodes are. Nodes that share this one's address cannot be reached over it.
 fn elsewhere(told: &Told, own: NodeId, local: Option<IpAddr>) -> impl Iterator<Item = IpAddr> {
     let others = told.nodes.iter().filter(move |(node, _)| **node != own);
-    others.map(|(_, address)| *address).filter(move |address| Some(*address) != local)
+    others.map(|(_, place)| place.data_address).filter(move |address| Some(*address) != local)
+}
+
+/// Where each of the other nodes takes the ingress network's traffic: where it is, or, where that is encrypted, inside of the
+/// tunnel. A node without a key is nowhere then.
+fn ways(told: &Told, own: NodeId, local: Option<IpAddr>) -> BTreeMap<IpAddr, IpAddr> {
+    let is_encrypted = told.definition.as_ref().is_some_and(|network| network.is_encrypted);
+    let others = told.nodes.values().filter(|place| place.node != own);
+    let others = others.filter(|place| Some(place.data_address) != local);
+    let way = |place: &NodePlace| match is_encrypted {
+        true => place.tunnel_keys.first().map(|key| address_of(&Key(key.key)).into()),
+        false => Some(place.data_address),
+    };
+    others.filter_map(|place| Some((place.data_address, way(place)?))).collect()
 }
 
 /// Whether this host has the ports to give: a task nobody can reach is not begun.

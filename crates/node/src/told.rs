@@ -17,7 +17,7 @@ pub(crate) struct Told {
     pub(crate) peers: BTreeMap<TaskId, Peer>,
     pub(crate) services: BTreeMap<ServiceId, NetworkService>,
     /// Of the ingress network only: where nodes take the traffic of overlays.
-    pub(crate) nodes: BTreeMap<NodeId, IpAddr>,
+    pub(crate) nodes: BTreeMap<NodeId, NodePlace>,
     /// Whose an address is. While one task follows another it may be both's for a moment.
     holders: BTreeMap<IpAddr, BTreeSet<TaskId>>,
     tasks: BTreeMap<ServiceId, BTreeSet<TaskId>>,
@@ -56,7 +56,7 @@ impl Told {
         for node in change.gone_nodes {
             self.nodes.remove(&node);
         }
-        self.nodes.extend(change.nodes.into_iter().map(|place| (place.node, place.data_address)));
+        self.nodes.extend(change.nodes.into_iter().map(|place| (place.node, place)));
         for task in change.gone {
             self.remove_peer(task, &mut touched);
         }
@@ -235,8 +235,6 @@ impl Told {
 
     /// All of it, for the next daemon.
     pub(crate) fn whole(&self, network: NetworkId) -> NetworkChange {
-        let place =
-            |(node, address): (&NodeId, &IpAddr)| NodePlace { node: *node, data_address: *address };
         NetworkChange {
             network,
             is_full: true,
@@ -245,7 +243,7 @@ impl Told {
             gone: Vec::new(),
             services: self.services.values().cloned().collect(),
             gone_services: Vec::new(),
-            nodes: self.nodes.iter().map(place).collect(),
+            nodes: self.nodes.values().cloned().collect(),
             gone_nodes: Vec::new(),
         }
     }
@@ -289,7 +287,11 @@ mod tests {
     #[test]
     fn what_was_told_is_what_the_next_daemon_hears() {
         let network = NetworkId::from_random(1);
-        let node = NodePlace { node: NodeId::from_random(1), data_address: [10, 0, 0, 1].into() };
+        let node = NodePlace {
+            node: NodeId::from_random(1),
+            data_address: [10, 0, 0, 1].into(),
+            tunnel_keys: Vec::new(),
+        };
         let mut told = Told::default();
         told.change(NetworkChange {
             is_full: true,

@@ -156,11 +156,14 @@ pub struct NetworkChange {
 }
 
 /// Where a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodePlace {
     pub node: NodeId,
     /// Where it takes the traffic of overlays.
     pub data_address: IpAddr,
+    /// Its keys, the newest first; told where the ingress network is encrypted.
+    #[serde(default)]
+    pub tunnel_keys: Vec<TunnelKey>,
 }
 
 /// A task or an attached container in a network, wherever it runs.

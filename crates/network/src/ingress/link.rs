@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use netlink_packet_route::link::{
@@ -24,7 +25,8 @@ use crate::bridge::taking;
 use crate::bridge::up;
 use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
-use crate::{Error, address, ipv6};
+use crate::overlay::link::{OVERHEAD_V6, inside};
+use crate::{Error, address, ipv6, namespace, tunnel};
 
 /// What IPv4, UDP, VXLAN and the inner Ethernet header take.
 const OVERHEAD: u32 = 50;
@@ -57,13 +59,22 @@ pub(super) struct Fabric {
     underlay: Underlay,
     place: Place,
     index: u32,
-    nodes: BTreeMap<IpAddr, u16>,
+    /// By hardware address on the device.
+    nodes: BTreeMap<[u8; 6], Way>,
     /// Addresses of tasks, of each version of IP, and the nodes they are on.
     routes: BTreeMap<IpAddr, u16>,
     /// What the device was told to take.
     fitted: Option<u32>,
     /// Whether the host speaks it.
     has_ipv6: bool,
+}
+
+/// How another node is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Way {
+    number: u16,
+    /// Where it takes the device's packets.
+    node: IpAddr,
 }
 
 impl std::fmt::Debug for Fabric {
@@ -83,7 +94,7 @@ impl Fabric {
                 if found.is_some() {
                     remove(place)?;
                 }
-                make(&netlink, &name, underlay)?;
+                make(place, underlay)?;
                 let made = find(&netlink, &name)?.map(|(index, _)| index);
                 made.ok_or_else(|| {
                     Error::kernel(format!("find link {name}"))(io::ErrorKind::NotFound.into())
@@ -109,10 +120,10 @@ impl Fabric {
 
     /// Makes again what is missing of what an earlier daemon left, and takes away what leads nowhere.
     fn complete(&self) -> Result<(), Error> {
-        for (node, number) in &self.nodes {
-            self.make_node(*node, *number)?;
+        for (mac, way) in &self.nodes {
+            self.make_node(*mac, *way)?;
         }
-        let numbers: BTreeSet<_> = self.nodes.values().copied().collect();
+        let numbers: BTreeSet<_> = self.nodes.values().map(|way| way.number).collect();
         for rule in our_rules(&self.netlink, &self.place)? {
             if !number_in(&rule, &self.place).is_some_and(|number| numbers.contains(&number)) {
                 let removed = self.netlink.change(RouteNetlinkMessage::DelRule(rule));
@@ -123,7 +134,7 @@ impl Fabric {
     }
 
     pub(super) fn is_for(&self, underlay: &Underlay) -> bool {
-        let asked = |it: &Underlay| (it.vni, it.local, it.port, it.mtu);
+        let asked = |it: &Underlay| (it.vni, it.local, it.port, it.mtu, it.is_encrypted);
         asked(&self.underlay) == asked(underlay)
     }
 
@@ -131,7 +142,7 @@ impl Fabric {
     /// measured by it.
     pub(super) fn fit(&mut self, way: Option<u32>) -> Result<(), Error> {
         let Some(way) = way.filter(|_| self.underlay.mtu.is_none()) else { return Ok(()) };
-        let bytes = mtu(&self.underlay).min(way.saturating_sub(OVERHEAD));
+        let bytes = mtu(&self.underlay).min(way.saturating_sub(overhead(&self.underlay)));
         if self.fitted != Some(bytes) {
             let failed = Error::kernel(format!("have the routing mesh take {bytes} bytes"));
             self.netlink.change(taking(self.index, bytes)).map_err(failed)?;
@@ -142,26 +153,26 @@ impl Fabric {
 
     /// The numbers of other nodes, by hardware address.
     pub(super) fn numbers(&self) -> BTreeMap<[u8; 6], u16> {
-        self.nodes.iter().map(|(node, number)| (mac_of(*node), *number)).collect()
+        self.nodes.iter().map(|(mac, way)| (*mac, way.number)).collect()
     }
 
     /// Leads to these nodes and tasks, and to no others.
     pub(super) fn set(
         &mut self,
-        nodes: &BTreeSet<IpAddr>,
+        nodes: &BTreeMap<IpAddr, IpAddr>,
         routes: &BTreeMap<Ipv4Addr, IpAddr>,
     ) -> Result<(), Error> {
-        for node in nodes {
-            if !self.nodes.contains_key(node) {
-                self.add_node(*node)?;
-            }
+        for (address, node) in nodes {
+            self.set_node(mac_of(*address), *node)?;
         }
         let mut wanted = BTreeMap::new();
         for (task, node) in routes {
-            let Some(number) = self.nodes.get(node) else { continue };
-            wanted.insert(IpAddr::V4(*task), *number);
+            let Some(Way { number, .. }) = self.nodes.get(&mac_of(*node)).copied() else {
+                continue;
+            };
+            wanted.insert(IpAddr::V4(*task), number);
             if self.has_ipv6 {
-                wanted.insert(IpAddr::V6(ipv6::of_task(*task)), *number);
+                wanted.insert(IpAddr::V6(ipv6::of_task(*task)), number);
             }
         }
         let routes = wanted;
@@ -179,9 +190,9 @@ impl Fabric {
                 self.routes.insert(task, number);
             }
         }
-        let stale: Vec<_> =
-            self.nodes.keys().filter(|node| !nodes.contains(node)).copied().collect();
-        stale.into_iter().try_for_each(|node| self.forget_node(node))
+        let macs: BTreeSet<_> = nodes.keys().map(|address| mac_of(*address)).collect();
+        let stale: Vec<_> = self.nodes.keys().filter(|mac| !macs.contains(*mac)).copied().collect();
+        stale.into_iter().try_for_each(|mac| self.forget_node(mac))
     }
 
     /// How the kernel's device and routes differ from what was last asked for.
@@ -200,12 +211,12 @@ impl Fabric {
         }
         let (nodes, routes) = (self.known_nodes()?, self.known_routes()?);
         let mut faults = Vec::new();
-        for node in self.nodes.keys().filter(|node| nodes.get(*node) != self.nodes.get(*node)) {
-            faults.push(format!("link {name}: no way to node {node}"));
+        for (_, way) in self.nodes.iter().filter(|(mac, way)| nodes.get(*mac) != Some(way)) {
+            faults.push(format!("link {name}: no way to node {}", way.node));
         }
         let back = self.known_ways_back()?;
-        for (node, _) in self.nodes.iter().filter(|(_, number)| !back.contains(number)) {
-            faults.push(format!("link {name}: no way back by node {node}"));
+        for way in self.nodes.values().filter(|way| !back.contains(&way.number)) {
+            faults.push(format!("link {name}: no way back by node {}", way.node));
         }
         for task in self.routes.keys().filter(|task| routes.get(*task) != self.routes.get(*task)) {
             faults.push(format!("link {name}: no route to task {task}"));
@@ -215,19 +226,26 @@ impl Fabric {
         Ok(faults)
     }
 
-    fn add_node(&mut self, node: IpAddr) -> Result<(), Error> {
-        let used: BTreeSet<_> = self.nodes.values().copied().collect();
-        let number = (1..=NODES_MAX).find(|number| !used.contains(number));
+    fn set_node(&mut self, mac: [u8; 6], node: IpAddr) -> Result<(), Error> {
+        let known = self.nodes.get(&mac);
+        if known.is_some_and(|known| known.node == node) {
+            return Ok(());
+        }
+        let used: BTreeSet<_> = self.nodes.values().map(|way| way.number).collect();
+        let free = || (1..=NODES_MAX).find(|number| !used.contains(number));
+        let number = known.map(|known| known.number).or_else(free);
         let number = number.ok_or(Error::TooManyNodes { most: NODES_MAX })?;
-        self.make_node(node, number)?;
-        self.nodes.insert(node, number);
+        let way = Way { number, node };
+        self.make_node(mac, way)?;
+        self.nodes.insert(mac, way);
         Ok(())
     }
 
     /// Makes all that leads to a node and back by it, as far as it is not there.
-    fn make_node(&self, node: IpAddr, number: u16) -> Result<(), Error> {
+    fn make_node(&self, mac: [u8; 6], way: Way) -> Result<(), Error> {
+        let Way { number, node } = way;
         let failed = || Error::kernel(format!("lead to node {node}"));
-        for entry in self.entries(node, number) {
+        for entry in self.entries(mac, way) {
             self.netlink.replace(RouteNetlinkMessage::NewNeighbour(entry)).map_err(failed())?;
         }
         for back in self.ways_back(number) {
@@ -244,8 +262,9 @@ impl Fabric {
         Ok(())
     }
 
-    fn forget_node(&mut self, node: IpAddr) -> Result<(), Error> {
-        let Some(number) = self.nodes.remove(&node) else { return Ok(()) };
+    fn forget_node(&mut self, mac: [u8; 6]) -> Result<(), Error> {
+        let Some(way) = self.nodes.remove(&mac) else { return Ok(()) };
+        let Way { number, node } = way;
         let what = format!("forget node {node}");
         for rule in self.rules(number) {
             absent_is_fine(self.netlink.change(RouteNetlinkMessage::DelRule(rule)), &what)?;
@@ -253,7 +272,7 @@ impl Fabric {
         for back in self.ways_back(number) {
             absent_is_fine(self.netlink.change(RouteNetlinkMessage::DelRoute(back)), &what)?;
         }
-        for entry in self.entries(node, number) {
+        for entry in self.entries(mac, way) {
             let removed = self.netlink.change(RouteNetlinkMessage::DelNeighbour(entry));
             absent_is_fine(removed, &what)?;
         }
@@ -333,8 +352,8 @@ impl Fabric {
     }
 
     /// What the device is told of a node.
-    fn entries(&self, node: IpAddr, number: u16) -> Vec<NeighbourMessage> {
-        let mac = mac_of(node);
+    fn entries(&self, mac: [u8; 6], way: Way) -> Vec<NeighbourMessage> {
+        let Way { number, node } = way;
         let mut entries = vec![forwarding(self.index, mac, node)];
         entries.push(neighbour(self.index, next_hop(number).into(), mac));
         if self.has_ipv6 {
@@ -344,7 +363,7 @@ impl Fabric {
     }
 
     /// The nodes that an earlier daemon led to.
-    fn known_nodes(&self) -> Result<BTreeMap<IpAddr, u16>, Error> {
+    fn known_nodes(&self) -> Result<BTreeMap<[u8; 6], Way>, Error> {
         let list = |family| neighbours::list(&self.netlink, self.index, family);
         let places: BTreeMap<_, _> =
             list(AddressFamily::Bridge)?.into_iter().map(|(node, mac)| (mac, node)).collect();
@@ -354,7 +373,8 @@ impl Fabric {
             numbers.retain(|number| of_ipv6.contains(number));
         }
         let numbers = numbers.into_iter();
-        Ok(numbers.filter_map(|(mac, number)| Some((*places.get(&mac)?, number))).collect())
+        let way = |mac, number| Some(Way { number, node: *places.get(&mac)? });
+        Ok(numbers.filter_map(|(mac, number)| Some((mac, way(mac, number)?))).collect())
     }
 
     fn listed_routes(&self, family: AddressFamily) -> Result<Vec<RouteMessage>, Error> {
@@ -522,26 +542,52 @@ fn mac_of(node: IpAddr) -> [u8; 6] {
 
 fn mtu(underlay: &Underlay) -> u32 {
     let way = crate::mtu::between_nodes(Some(underlay.local));
-    underlay.mtu.unwrap_or(way - OVERHEAD)
+    underlay.mtu.unwrap_or(way - overhead(underlay))
+}
+
+/// What is around a packet between nodes.
+fn overhead(underlay: &Underlay) -> u32 {
+    match underlay.is_encrypted {
+        // Inside of the tunnel nodes have addresses of IPv6.
+        true => tunnel::overhead(Some(underlay.local)) + OVERHEAD_V6,
+        false => OVERHEAD,
+    }
 }
 
 /// Written on the device, for the next daemon to know whether it is the right one.
 fn describe(underlay: &Underlay) -> String {
     let Underlay { vni, local, port, .. } = underlay;
-    format!("skep ingress: vni {vni}, from {local} port {port}, mtu {}", mtu(underlay))
+    let sealed = if underlay.is_encrypted { ", sealed" } else { "" };
+    format!("skep ingress: vni {vni}, from {local} port {port}, mtu {}{sealed}", mtu(underlay))
 }
 
-fn make(netlink: &Netlink, name: &str, underlay: &Underlay) -> Result<(), Error> {
+/// What is sealed leaves from the tunnel's namespace, as the device's socket belongs to the one that asks for it.
+fn make(place: &Place, underlay: &Underlay) -> Result<(), Error> {
+    let (name, netlink) = (&*name(place), open_netlink()?);
     let mut options = vec![
         InfoVxlan::Id(underlay.vni),
         InfoVxlan::Port(underlay.port),
         InfoVxlan::Learning(false),
         InfoVxlan::Proxy(true),
     ];
-    options.push(match underlay.local {
-        IpAddr::V4(local) => InfoVxlan::Local(local),
-        IpAddr::V6(local) => InfoVxlan::Local6(local),
-    });
+    match underlay.local {
+        _ if underlay.is_encrypted => options.extend([
+            InfoVxlan::Local6(Ipv6Addr::UNSPECIFIED),
+            InfoVxlan::UDPZeroCsumTX(true),
+            InfoVxlan::UDPZeroCsumRX(true),
+        ]),
+        IpAddr::V4(local) => options.push(InfoVxlan::Local(local)),
+        IpAddr::V6(local) => options.push(InfoVxlan::Local6(local)),
+    }
+    let failed = || Error::kernel(format!("make link {name}"));
+    let host = namespace::present()?;
+    let (outside, netns) = match underlay.is_encrypted {
+        true => {
+            let netns = LinkAttribute::NetNsFd(host.as_raw_fd());
+            (inside(&tunnel::netns(&place.run_dir)?)?, Some(netns))
+        }
+        false => (open_netlink()?, None),
+    };
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
@@ -552,8 +598,8 @@ fn make(netlink: &Netlink, name: &str, underlay: &Underlay) -> Result<(), Error>
             LinkInfo::Data(InfoData::Vxlan(options)),
         ]),
     ];
-    let failed = || Error::kernel(format!("make link {name}"));
-    netlink.create(RouteNetlinkMessage::NewLink(message)).map_err(failed())?;
+    message.attributes.extend(netns);
+    outside.create(RouteNetlinkMessage::NewLink(message)).map_err(failed())?;
     // The alias is not heard while a link is being made.
     let mut raised = up(LinkMessage::default());
     raised.attributes =

@@ -13,6 +13,7 @@ mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -33,8 +34,8 @@ pub type Socket = (Ipv4Addr, u16);
 pub struct Ingress {
     /// How other nodes are reached; without it, this node answers for its own tasks only.
     pub underlay: Option<Underlay>,
-    /// Where the other nodes take the traffic of overlays.
-    pub nodes: BTreeSet<IpAddr>,
+    /// The other nodes, and where each takes this network's traffic: there, or at its address inside of the tunnel.
+    pub nodes: BTreeMap<IpAddr, IpAddr>,
     /// Tasks of other nodes, by their addresses in the ingress network, and those nodes.
     pub routes: BTreeMap<Ipv4Addr, IpAddr>,
     /// Who serves each port. A port of a task of another node stays as it is on the way there.
@@ -62,6 +63,8 @@ pub struct Underlay {
     pub port: u16,
     /// Bytes of a packet inside; without it, what fits Ethernet.
     pub mtu: Option<u32>,
+    /// Whether other nodes are reached through the tunnel alone.
+    pub is_encrypted: bool,
 }
 
 /// Names and numbers of this daemon's part, which differ from those of others on the host.
@@ -70,6 +73,7 @@ pub(crate) struct Place {
     pub(crate) instance: String,
     pub(crate) bridge: String,
     pub(crate) subnet: Ipv4Net,
+    pub(crate) run_dir: PathBuf,
 }
 
 /// This node's part in the mesh, as it is in the kernel.

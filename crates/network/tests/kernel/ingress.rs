@@ -8,10 +8,11 @@ use std::time::Duration;
 use network::{DATA_PORT, Ingress, LocalNetwork, PlugRequest, Protocol, PublishedPort, Underlay};
 
 use crate::hosts::{Machine, Node, PORT, block_on, inside, ip, run};
+use crate::sctp;
 
 /// The port that every node answers on.
 const PUBLISHED: u16 = 8080;
-const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 /// Hosts 1 and 2 are nodes; a client has 9.
 struct Wire {
@@ -52,6 +53,11 @@ impl Wire {
 
 fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 0, number)
+}
+
+/// A node, and where it takes what goes from node to node.
+fn way(number: u8) -> (IpAddr, IpAddr) {
+    (address(number).into(), address(number).into())
 }
 
 fn address_of_ipv6(number: u8) -> IpAddr {
@@ -96,8 +102,9 @@ fn ingress_of(own: u8, serving: &[Task], there: &[Task]) -> Ingress {
             local: address(own).into(),
             port: DATA_PORT,
             mtu: None,
+            is_encrypted: false,
         }),
-        nodes: [1, 2].into_iter().filter(|it| *it != own).map(|it| address(it).into()).collect(),
+        nodes: [1, 2].into_iter().filter(|it| *it != own).map(way).collect(),
         ..Ingress::default()
     };
     for task in serving.iter().chain(there) {
@@ -320,6 +327,18 @@ fn containers_of_other_networks_of_the_host_reach_them_too() {
 }
 
 #[test]
+fn associations_of_sctp_are_led_to_the_task_which_sees_who_asks() {
+    let (_wire, one, _two, client, _task, netns) = one_task();
+    sctp::serve(&netns);
+    for (node, port) in [(1, 40_001), (2, 40_002)] {
+        let front = (address(node), PUBLISHED);
+        let answer = client.run(move || sctp::ask(front, port));
+        assert_eq!(answer, Some((front, address(9))), "{node}");
+    }
+    drop(one);
+}
+
+#[test]
 fn much_passes_both_ways_though_the_way_is_narrower_inside() {
     let (_wire, _one, _two, client, ..) = one_task();
     let answer = client.run(|| {
@@ -521,7 +540,7 @@ fn a_node_that_left_the_swarm_is_forgotten_and_its_number_is_used_again() {
     let (_wire, one, _two, client, task, _) = one_task();
     let with = |others: &[u8]| {
         let mut ingress = ingress_of(1, &[task], &[]);
-        ingress.nodes.extend(others.iter().map(|other| IpAddr::from(address(*other))));
+        ingress.nodes.extend(others.iter().map(|other| way(*other)));
         let network = one.network();
         one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
         one.machine.run(|| {

@@ -12,6 +12,7 @@ use network::{
 };
 
 use crate::hosts::{Machine, Node, PORT, ask, block_on, inside, ip, serve};
+use crate::sctp;
 
 /// The last part of the service's addresses.
 const VIP: u8 = 100;
@@ -252,6 +253,21 @@ fn a_virtual_address_without_tasks_refuses_at_once() {
             }
         }
     }
+}
+
+#[test]
+fn associations_of_sctp_are_led_by_virtual_addresses_too() {
+    let (one, two) = two_hosts();
+    let (a, b) = (one.container("aaaaaaaaaaaaaaaa", 11), two.container("bbbbbbbbbbbbbbbb", 12));
+    one.peers(&[(12, &two)]);
+    two.peers(&[(11, &one)]);
+    one.services(&[12]);
+    sctp::serve(&b);
+    let (IpAddr::V4(virtual_ip), IpAddr::V4(own)) = (ipv4(VIP), ipv4(11)) else {
+        panic!("of IPv4");
+    };
+    let answer = inside(&a, || sctp::ask((virtual_ip, PORT), 40_001));
+    assert_eq!(answer, Some(((virtual_ip, PORT), own)));
 }
 
 #[test]
