@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::nft::Tenant;
-use crate::{Error, address, namespace, state_file};
+use crate::{Error, address, ipv6, namespace, state_file};
 
 /// One container's attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +26,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// Who is behind the container's port.
     pub(crate) fn tenant(&self) -> Tenant {
-        let (mac, is_alone) = (self.hardware_address(), self.is_alone);
-        Tenant { mac, addresses: vec![self.address.into()], is_alone }
+        let addresses = vec![self.address.into(), ipv6::of_container(self.address).into()];
+        Tenant { mac: self.hardware_address(), addresses, is_alone: self.is_alone }
     }
 
     pub(crate) fn hardware_address(&self) -> [u8; 6] {

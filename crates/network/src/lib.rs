@@ -11,6 +11,7 @@ mod endpoint;
 mod error;
 mod features;
 mod ingress;
+mod ipv6;
 mod mtu;
 mod namespace;
 mod neighbours;
@@ -42,8 +43,8 @@ pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use nft::BaseChain;
 pub use overlay::link::hardware_address;
 pub use overlay::{
-    AskWithin, Asker, DATA_PORT, Join, NameFault, NameSockets, Namer, Overlay, Peer, Services,
-    Update,
+    AskWithin, Asker, Backends, DATA_PORT, Join, NameFault, NameSockets, Namer, Overlay, Peer,
+    Services, Update,
 };
 pub use path::Path as NodePath;
 pub use ports::{Protocol, PublishedPort};
@@ -262,13 +263,25 @@ impl Network {
     }
 
     /// The services of a network, for every container in it to balance over.
-    pub async fn set_services(
-        &self,
-        id: &str,
-        services: Update<BTreeSet<IpAddr>>,
-    ) -> Result<(), Error> {
+    pub async fn set_services(&self, id: &str, services: Update<Backends>) -> Result<(), Error> {
         let id = id.to_owned();
         self.with_overlays(move |overlays, _| overlays.set_services(&id, services)).await
+    }
+
+    /// Nobody has these addresses of a network any more: containers forget connections to them.
+    pub async fn forget(&self, id: &str, gone: BTreeSet<IpAddr>) -> Result<(), Error> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let id = id.to_owned();
+        let containers = self.with_overlays(move |overlays, _| Ok(overlays.within(&id))).await?;
+        blocking(move || {
+            let existing = containers.iter().filter(|netns| namespace::exists(netns));
+            let mut forgotten =
+                existing.map(|netns| namespace::within(netns, || nft::forget_connections(&gone)));
+            forgotten.try_for_each(|forgotten| forgotten)
+        })
+        .await
     }
 
     /// How long packets to another node may be, as far as networks of the swarm care. Nothing where that cannot be found out.
@@ -488,7 +501,7 @@ fn open(config: Config) -> Result<Network, Error> {
     let isolated = isolated.into_iter().filter(|name| !endpoints.contains_key(name)).collect();
     let ports = ports::Ports::load(&config.run_dir);
     let wires = BTreeSet::new();
-    let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet, wires)?;
+    let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet, &wires)?;
     table.change(&[], &ports.rules())?;
     let mut overlays = overlay::Overlays::load(&config.run_dir)?;
     let fences = nft::Fences::open(&config.instance, &config.bridge)?;
@@ -513,6 +526,7 @@ fn open(config: Config) -> Result<Network, Error> {
         instance: config.instance.clone(),
         bridge: config.bridge.clone(),
         subnet: bridge.subnet,
+        run_dir: config.run_dir.clone(),
     });
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
     let is_closed = false;
@@ -712,6 +726,9 @@ impl Inner {
     fn publish(&self, owner: &str, ports: Vec<PublishedPort>) -> Result<(), Error> {
         let mut state = self.lock();
         let State { ports: known, table, .. } = &mut *state;
+        if !ports.is_empty() && ipv6::is_spoken() {
+            ipv6::forward()?;
+        }
         let change = known.replace(owner, ports)?;
         if let Err(error) = table.change(&change.removed, &change.added) {
             known.restore(owner, change);

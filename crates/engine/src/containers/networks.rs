@@ -370,7 +370,7 @@ impl Shared {
         let gateway = way_out.map(|way_out| way_out.gateway);
         self.network.lead_out(&container.id, gateway).await.map_err(failed)?;
         let mut ports = container.ports();
-        let backends: Vec<_> = way_out.map(|way_out| way_out.address).into_iter().collect();
+        let backends: Vec<_> = way_out.map(|it| it.address.into()).into_iter().collect();
         if ports.iter().any(|port| port.backends != backends) {
             ports.iter_mut().for_each(|port| port.backends.clone_from(&backends));
             self.network.publish(&container.id, ports.clone()).await.map_err(failed)?;

@@ -71,7 +71,21 @@ pub struct Peer {
 }
 
 /// Virtual addresses and the tasks behind them.
-pub type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
+pub type Services = BTreeMap<IpAddr, Backends>;
+
+/// The tasks behind a virtual address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    pub tasks: BTreeSet<IpAddr>,
+    /// Whether connections from one address go to one task, as long as it is there.
+    pub is_sticky: bool,
+}
+
+impl FromIterator<IpAddr> for Backends {
+    fn from_iter<T: IntoIterator<Item = IpAddr>>(tasks: T) -> Self {
+        Self { tasks: tasks.into_iter().collect(), is_sticky: false }
+    }
+}
 
 /// What is known of addresses from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,7 +286,7 @@ impl Overlays {
     pub(crate) fn set_services(
         &mut self,
         id: &str,
-        services: Update<BTreeSet<IpAddr>>,
+        services: Update<Backends>,
     ) -> Result<(), Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(()) };
         let changes = services.changes(&made.services);
@@ -289,6 +303,12 @@ impl Overlays {
             }
         }
         Ok(())
+    }
+
+    /// The namespaces of the containers in a network.
+    pub(crate) fn within(&self, id: &str) -> Vec<PathBuf> {
+        let members = self.members.values().filter(|member| member.is_in(id));
+        members.map(|member| member.netns.clone()).collect()
     }
 
     /// Links the container's namespace to the network. Idempotent.

@@ -111,7 +111,7 @@ fn the_world_is_reached_under_the_hosts_address_and_reaches_only_what_is_publish
             host_ip: None,
             published: 8080,
             target: 80,
-            backends: vec![address],
+            backends: vec![address.into()],
         };
         network.publish("web", vec![port]).await.expect("publishes");
         let this_host = Ipv4Addr::new(192, 0, 2, 1);
