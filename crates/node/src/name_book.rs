@@ -1,10 +1,11 @@
 //! The names that containers of this node may ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use names::{Host, Names, Server, SharedZone, Zone, host_resolvers};
+use names::{Answerer, Host, Names, Server, SharedZone, Zone, host_resolvers};
 use network::{AskWithin, Asker, DEFAULT_NETWORK, LocalNames, NameFault, NameSockets, Namer};
 use tracing::warn;
 
@@ -25,6 +26,17 @@ pub(crate) struct NameBook {
 struct State {
     zones: BTreeMap<String, Known>,
     containers: BTreeMap<String, Answered>,
+    /// From the first container on.
+    answerer: Option<Answerer>,
+}
+
+impl State {
+    fn answerer(&mut self) -> io::Result<&Answerer> {
+        if self.answerer.is_none() {
+            self.answerer = Some(Answerer::start()?);
+        }
+        Ok(self.answerer.as_ref().expect("started just now where it was missing"))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +69,7 @@ impl NameBook {
         if !is_new && !is_other {
             return;
         }
-        let State { zones, containers } = &*state;
+        let State { zones, containers, .. } = &*state;
         let concerned =
             containers.values().filter(|it| it.networks.iter().any(|known| known == network));
         for container in concerned {
@@ -90,7 +102,9 @@ impl Namer for NameBook {
         let mut state = self.lock();
         let names = names_of(&state.zones, &networks);
         let NameSockets { udp, tcp } = sockets;
-        let server = Server::start(udp, tcp, names, resolvers);
+        let server = state
+            .answerer()
+            .and_then(|answerer| Server::start(answerer, udp, tcp, names, resolvers));
         let server =
             server.inspect_err(|error| warn!(container, %error, "names are not answered")).ok();
         state.containers.insert(container.to_owned(), Answered { networks, server });
@@ -98,7 +112,7 @@ impl Namer for NameBook {
 
     fn change(&self, asker: Asker<'_>) {
         let mut state = self.lock();
-        let State { zones, containers } = &mut *state;
+        let State { zones, containers, .. } = &mut *state;
         let Some(answered) = containers.get_mut(asker.container) else { return };
         answered.networks = asker.networks.to_vec();
         if let Some(server) = &answered.server {
@@ -281,7 +295,8 @@ mod tests {
         zone.set("1", host);
         let zones = vec![Arc::new(std::sync::RwLock::new(zone))];
         let names = Names { zones, is_internal: true };
-        let answer = |question: &Vec<u8>| match names.answer(question, |_| 0) {
+        let answer = |question: &Vec<u8>| match names.answer(question, names::Transport::Udp, |_| 0)
+        {
             names::Reply::Answer(answer) => answer,
             _ => Vec::new(),
         };

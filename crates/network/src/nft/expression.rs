@@ -128,6 +128,13 @@ pub(super) enum Expression {
         register: u32,
         value: Vec<u8>,
     },
+    /// Writes a port of UDP into the packet.
+    SetSourcePort {
+        register: u32,
+    },
+    SetDestinationPort {
+        register: u32,
+    },
     /// To the address and port in the first two registers.
     DestinationNat,
     /// To the address that begins in the first register, the port as it is.
@@ -153,6 +160,10 @@ impl Expression {
 
     pub(super) fn source_address(register: u32) -> Self {
         Self::Payload { base: NETWORK_HEADER, offset: 12, bytes: 4, register }
+    }
+
+    pub(super) fn source_port(register: u32) -> Self {
+        Self::Payload { base: TRANSPORT_HEADER, offset: 0, bytes: 2, register }
     }
 
     pub(super) fn destination_port(register: u32) -> Self {
@@ -385,7 +396,9 @@ pub(super) fn encode(bytes: &mut Vec<u8>, expression: &Expression) {
 
 fn name(expression: &Expression) -> &'static str {
     match expression {
-        Expression::Payload { .. } => "payload",
+        Expression::Payload { .. }
+        | Expression::SetSourcePort { .. }
+        | Expression::SetDestinationPort { .. } => "payload",
         Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
         Expression::Conntrack { .. } | Expression::SetConntrackMark { .. } => "ct",
         Expression::PathSegment { .. } => "rt",
@@ -425,6 +438,8 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         Expression::Payload { base, offset, bytes: length, register } => {
             numbers(bytes, &[(1, *register), (2, *base), (3, *offset), (4, *length)]);
         }
+        Expression::SetSourcePort { register } => set_port(bytes, 0, *register),
+        Expression::SetDestinationPort { register } => set_port(bytes, 2, *register),
         Expression::Meta { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
         Expression::Conntrack { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
         Expression::SetConntrackMark { register } => {
@@ -493,6 +508,11 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::Masquerade | Expression::Untracked => {}
     }
+}
+
+/// Two bytes of UDP's header, whose sum stands at 6; type 1 of sums is the internet's.
+fn set_port(bytes: &mut Vec<u8>, offset: u32, register: u32) {
+    numbers(bytes, &[(2, TRANSPORT_HEADER), (3, offset), (4, 2), (5, register), (6, 1), (7, 6)]);
 }
 
 /// To the address that begins in the first register.
