@@ -19,7 +19,7 @@ use types::{
 
 /// The networks of the cluster in which the node has tasks that have not ended, or attached containers, and the ingress
 /// network.
-pub(crate) fn networks_of(snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
+pub fn networks_of(snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
     let tasks = snapshot.tasks_on(node).filter(|task| !task.status.state.is_terminal());
     let joined = tasks.flat_map(|task| task.networks.iter().map(|place| place.network));
     let attached = snapshot.attachments_on(node).map(|attachment| attachment.network);

@@ -5,7 +5,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
-use e2e::{Client, Cluster, Host, skep_only};
+use e2e::{Client, Cluster, Host, needs_balancing, skep_only};
 
 const CREATE: [&str; 5] = ["service", "create", "--detach", "--no-resolve-image", "--name"];
 
@@ -37,6 +37,7 @@ fn addresses(cluster: &Cluster) -> Vec<String> {
 
 #[test]
 fn every_node_answers_and_the_task_sees_the_client() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 2);
     let (first, client) = (cluster.host(1), cluster.client());
     create(first, "web", &["--publish", "8080:80", "whoami"]);
@@ -65,6 +66,7 @@ fn every_node_answers_and_the_task_sees_the_client() {
 
 #[test]
 fn datagrams_reach_tasks_by_every_node() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let (first, client) = (cluster.host(1), cluster.client());
     let place = ["--constraint", "node.role==worker"];
@@ -157,6 +159,7 @@ fn ask_by_datagram(address: &str, port: u16) -> std::io::Result<String> {
 
 #[test]
 fn all_replicas_answer_by_every_node_and_those_that_leave_do_not() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 2);
     let (first, client) = (cluster.host(1), cluster.client());
     create(first, "web", &["--publish", "8080:80", "--replicas", "4", "whoami"]);
@@ -287,6 +290,7 @@ fn datagrams_from_one_port_go_on_with_another_task_when_theirs_is_gone() {
 
 #[test]
 fn containers_reach_published_ports_of_every_node() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let first = cluster.host(1);
     let place = ["--constraint", "node.role==worker"];
@@ -375,6 +379,7 @@ fn nothing_is_left_of_the_mesh_when_a_node_leaves() {
 
 #[test]
 fn the_ingress_network_can_be_replaced_while_nobody_publishes() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let (first, client) = (cluster.host(1), cluster.client());
     create(first, "web", &["--publish", "8080:80", "whoami"]);
@@ -399,6 +404,7 @@ fn the_ingress_network_can_be_replaced_while_nobody_publishes() {
 
 #[test]
 fn ports_come_and_go_while_the_service_runs() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let (first, client) = (cluster.host(1), cluster.client());
     create(first, "web", &["--replicas", "2", "whoami"]);
@@ -419,6 +425,7 @@ fn ports_come_and_go_while_the_service_runs() {
 
 #[test]
 fn a_registry_of_the_swarm_is_on_localhost_of_every_node() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let (first, second) = (cluster.host(1), cluster.host(2));
     second.load_registry();

@@ -34,6 +34,7 @@ fn addresses(host: &Host, service: &str, name: &str) -> BTreeSet<String> {
 
 #[test]
 fn services_find_each_other_by_name_across_hosts() {
+    e2e::needs_balancing!();
     let cluster = Cluster::swarm(1, 2);
     let first = cluster.host(1);
     first.ok(&["network", "create", "--driver", "overlay", "--attachable", "blue"]);
@@ -164,6 +165,7 @@ fn services_are_reached_by_ipv6_too_where_their_network_has_it() {
 
 #[test]
 fn a_replica_that_leaves_is_not_asked_any_more() {
+    e2e::needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let first = cluster.host(1);
     first.ok(&["network", "create", "--driver", "overlay", "blue"]);
@@ -195,9 +197,12 @@ fn networks_are_created_listed_and_removed_as_docker_does() {
     assert!(listed.lines().any(|line| line == "ingress overlay swarm"), "{listed}");
     let taken = host.refused(&["network", "create", "-d", "overlay", "red"]);
     assert!(taken.contains("network with name red already exists"), "{taken}");
-    let overlapping =
-        host.refused(&["network", "create", "-d", "overlay", "--subnet", "10.77.0.0/16", "other"]);
-    assert!(overlapping.contains("Pool overlaps with other one"), "{overlapping}");
+    // Stock Docker takes it, and nothing that uses it ever starts.
+    if e2e::is_skep() {
+        let wider = ["network", "create", "-d", "overlay", "--subnet", "10.77.0.0/16", "other"];
+        let overlapping = host.refused(&wider);
+        assert!(overlapping.contains("Pool overlaps with other one"), "{overlapping}");
+    }
     sleeper(&host, "user", &["--network", "red"]);
     host.until_running("user", 1);
     let used = host.refused(&["network", "rm", "red"]);
@@ -232,6 +237,10 @@ fn names_and_virtual_addresses_outlive_the_daemon() {
     let url = format!("http://{virtual_ip}/");
     let worker = cluster.host(2);
     assert!(!answers(worker, "client", &url, 10).is_empty(), "without any manager");
+    worker.until("names are answered before any manager is reached", || {
+        address(worker) == Some(virtual_ip.clone())
+            && !answers(worker, "client", "http://web/", 5).is_empty()
+    });
     cluster.host_mut(1).start();
     let worker = cluster.host(2);
     worker.until("names are answered again", || address(worker) == Some(virtual_ip.clone()));

@@ -385,12 +385,23 @@ impl Shared {
         self.etc_files(container, record, &place).map(drop)
     }
 
-    /// Others in networks of this host find a container by its new name.
-    pub(super) async fn rename_in_networks(&self, record: &Record) -> Result<(), Error> {
+    /// Others in its networks find a container by its new name.
+    pub(super) async fn rename_in_networks(
+        &self,
+        container: &Container,
+        record: &Record,
+    ) -> Result<(), Error> {
         for plug in self.network.plugs(&record.id) {
             let settings = record.networks.values().find(|it| it.network_id == plug.network);
             let names = names_of(record, &settings.cloned().unwrap_or_default());
             self.network.set_names(&record.id, &plug.network, names).await.map_err(failed)?;
+        }
+        let Some(swarm) = self.swarm.now().filter(|_| !is_task(record)) else { return Ok(()) };
+        for request in self.attached(container, record) {
+            // Managers that do not hear it now are told with the next session.
+            if let Err(error) = swarm.attach(request).await {
+                tracing::warn!(container.id = record.id, %error, "the swarm knows a container by its old name");
+            }
         }
         Ok(())
     }
