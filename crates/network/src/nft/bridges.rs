@@ -66,8 +66,9 @@ impl Fences {
         batch.remove_table(&self.name);
         batch.add_table(&self.name);
         self.add_sets(&mut batch, fences);
-        self.add_forward(&mut batch);
-        self.add_input(&mut batch);
+        let has_internal = fences.iter().any(|fence| fence.is_internal);
+        self.add_forward(&mut batch, has_internal);
+        self.add_input(&mut batch, has_internal);
         self.add_masquerade(&mut batch, fences);
         self.socket.commit_to(&self.name, batch)
     }
@@ -97,7 +98,7 @@ impl Fences {
         }
     }
 
-    fn add_forward(&self, batch: &mut Batch) {
+    fn add_forward(&self, batch: &mut Batch, has_internal: bool) {
         let table = &self.name;
         let first = expression::FIRST_REGISTER;
         let hook = Hook { kind: "filter", hook: Hook::FORWARD, priority: BEFORE_FILTERS };
@@ -105,18 +106,22 @@ impl Fences {
         batch.add_chain(table, "forward", Some(hook));
         let (input, output) = (expression::load_input_link, expression::load_output_link);
         let is = |set| Expression::Member { set, is_member: true };
-        let rules = [
+        let mut rules = vec![
             // Nearly every packet, and the cheapest to tell: what may not be is not let through at its beginning.
             [expression::is_known_connection(), vec![Expression::Accept]].concat(),
             vec![input(first), output(first + 4), is("same"), Expression::Accept],
-            vec![input(first), is("internal"), Expression::Drop],
-            vec![output(first), is("internal"), Expression::Drop],
+        ];
+        if has_internal {
+            rules.push(vec![input(first), is("internal"), Expression::Drop]);
+            rules.push(vec![output(first), is("internal"), Expression::Drop]);
+        }
+        rules.extend([
             // A published port is for everybody.
             [expression::is_destination_nat(), vec![Expression::Accept]].concat(),
             [vec![input(first), is("bridges")], accept_goto("leaving")].concat(),
             // From outside only what is published is reached.
             vec![output(first), is("made"), Expression::Drop],
-        ];
+        ]);
         for rule in rules {
             batch.add_rule(table, "forward", &rule);
         }
@@ -124,11 +129,14 @@ impl Fences {
     }
 
     /// Nothing on this host is reached from an internal network but what it has asked itself.
-    fn add_input(&self, batch: &mut Batch) {
+    fn add_input(&self, batch: &mut Batch, has_internal: bool) {
         let table = &self.name;
         let first = expression::FIRST_REGISTER;
         let hook = Hook { kind: "filter", hook: Hook::INPUT, priority: BEFORE_FILTERS };
         batch.add_chain(table, "input", Some(hook));
+        if !has_internal {
+            return;
+        }
         batch.add_rule(
             table,
             "input",
