@@ -39,6 +39,10 @@ const NODES_MAX: u16 = 0x0fff;
 
 /// Before the main table's rule (32766), and before those of VPNs that are usual (tailscale: 5210).
 const RULE_PRIORITY: u32 = 1_000;
+/// What no connection's mark is on passes over the rules of all nodes, however many there are: each packet that is led
+/// anywhere is compared with one rule after the other.
+const SKIP_PRIORITY: u32 = RULE_PRIORITY - 1;
+const LANDING_PRIORITY: u32 = RULE_PRIORITY + 1;
 const MAIN_TABLE: u32 = 254;
 /// By the bridge and by the device.
 const RULES_OF_A_NODE: usize = 2;
@@ -120,6 +124,9 @@ impl Fabric {
 
     /// Makes again what is missing of what an earlier daemon left, and takes away what leads nowhere.
     fn complete(&self) -> Result<(), Error> {
+        for rule in self.families().flat_map(skip) {
+            create_rule(&self.netlink, rule).map_err(Error::kernel("make the rule for no mark"))?;
+        }
         for (mac, way) in &self.nodes {
             self.make_node(*mac, *way)?;
         }
@@ -252,12 +259,7 @@ impl Fabric {
             self.netlink.replace(RouteNetlinkMessage::NewRoute(back)).map_err(failed())?;
         }
         for rule in self.rules(number) {
-            match self.netlink.create(RouteNetlinkMessage::NewRule(rule)) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(failed()(error));
-                }
-                _ => {}
-            }
+            create_rule(&self.netlink, rule).map_err(failed())?;
         }
         Ok(())
     }
@@ -456,10 +458,40 @@ pub(super) fn remove(place: &Place) -> Result<(), Error> {
     let netlink = open_netlink()?;
     let name = name(place);
     let what = format!("remove the rules of {name}");
-    for rule in our_rules(&netlink, place)? {
+    // Another daemon on this host goes on without the skip.
+    let families = [AddressFamily::Inet, AddressFamily::Inet6].into_iter();
+    let spoken = families.filter(|family| *family == AddressFamily::Inet || ipv6::is_spoken());
+    for rule in our_rules(&netlink, place)?.into_iter().chain(spoken.flat_map(skip)) {
         absent_is_fine(netlink.change(RouteNetlinkMessage::DelRule(rule)), &what)?;
     }
     netlink.remove_link(&name).map_err(Error::kernel(format!("remove link {name}")))
+}
+
+/// The rule that passes over those of nodes, behind the one it leads to, which does nothing.
+fn skip(family: AddressFamily) -> [RuleMessage; 2] {
+    let rule = |action, attributes| {
+        let mut message = RuleMessage::default();
+        message.header.family = family;
+        message.header.action = action;
+        message.attributes = attributes;
+        message
+    };
+    let landing = vec![RuleAttribute::Priority(LANDING_PRIORITY)];
+    let unmarked = vec![
+        RuleAttribute::Priority(SKIP_PRIORITY),
+        RuleAttribute::FwMark(0),
+        RuleAttribute::FwMask(MARK_MASK),
+        RuleAttribute::Goto(LANDING_PRIORITY),
+    ];
+    [rule(RuleAction::Nop, landing), rule(RuleAction::Goto, unmarked)]
+}
+
+/// One that is there is as good as a new one.
+fn create_rule(netlink: &Netlink, rule: RuleMessage) -> io::Result<()> {
+    match netlink.create(RouteNetlinkMessage::NewRule(rule)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }
 
 fn our_rules(netlink: &Netlink, place: &Place) -> Result<Vec<RuleMessage>, Error> {

@@ -86,6 +86,9 @@ pub(crate) struct Mesh {
     tables: Vec<MeshTable>,
     /// What was last asked for.
     wanted: Option<Ingress>,
+    /// Addresses that connections may have been led to: those of others need not be looked for, which takes the kernel
+    /// some milliseconds each time.
+    led_to: BTreeSet<Ipv4Addr>,
     /// Subnets of the other networks of this host.
     inside: Vec<Ipv4Net>,
 }
@@ -93,7 +96,8 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// What an earlier daemon left goes on working until it is told otherwise.
     pub(crate) fn new(place: Place) -> Self {
-        Self { place, fabric: None, tables: Vec::new(), wanted: None, inside: Vec::new() }
+        let (led_to, inside) = (BTreeSet::new(), Vec::new());
+        Self { place, fabric: None, tables: Vec::new(), wanted: None, led_to, inside }
     }
 
     /// Makes this node's part what `wanted` says. Where other nodes cannot be reached, its own tasks are served still.
@@ -103,8 +107,10 @@ impl Mesh {
         let reaches_others = linked.is_ok() && self.fabric.is_some();
         let served = self.serve(&wanted, reaches_others);
         let held = self.wanted.as_ref().map(|last| &last.held);
-        let gone = held.into_iter().flat_map(|held| held.difference(&wanted.held).copied());
-        let gone = gone.flat_map(all_of).collect();
+        let gone = held.into_iter().flat_map(|held| held.difference(&wanted.held));
+        let gone = gone.filter_map(|address| self.led_to.take(address)).flat_map(all_of).collect();
+        let sockets = wanted.fronts.values().flatten().chain(wanted.own.values());
+        self.led_to.extend(sockets.map(|(address, _)| *address));
         self.wanted = Some(wanted);
         (linked.and(served), gone)
     }

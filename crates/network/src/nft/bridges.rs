@@ -100,13 +100,14 @@ impl Fences {
 
     /// Makes the tables what these bridges need.
     pub(crate) fn set(&mut self, fences: &[Fence]) -> Result<(), Error> {
+        let has_internal = fences.iter().any(|fence| fence.is_internal);
         for family in self.families.clone() {
             let mut batch = self.socket.batch_for(family);
             batch.remove_table(&self.name);
             batch.add_table(&self.name);
             self.add_sets(&mut batch, family, fences);
-            self.add_forward(&mut batch, family);
-            self.add_input(&mut batch);
+            self.add_forward(&mut batch, family, has_internal);
+            self.add_input(&mut batch, has_internal);
             self.add_masquerade(&mut batch, family, fences);
             self.socket.commit_to(&self.name, batch)?;
         }
@@ -151,7 +152,7 @@ impl Fences {
         }
     }
 
-    fn add_forward(&self, batch: &mut Batch, family: Family) {
+    fn add_forward(&self, batch: &mut Batch, family: Family, has_internal: bool) {
         let table = &self.name;
         let first = expression::FIRST_REGISTER;
         let hook = Hook { kind: "filter", hook: Hook::FORWARD, priority: BEFORE_FILTERS };
@@ -159,34 +160,37 @@ impl Fences {
         batch.add_chain(table, "forward", Some(hook));
         let (input, output) = (expression::load_input_link, expression::load_output_link);
         let is = |set| Expression::Member { set, is_member: true };
-        let rules = [
+        let mut rules = vec![
             // Nearly every packet, and the cheapest to tell: what may not be is not let through at its beginning.
             [expression::is_known_connection(), vec![Expression::Accept]].concat(),
             vec![input(first), output(first + 4), is("same"), Expression::Accept],
-            vec![input(first), is("internal"), Expression::Drop],
-            vec![output(first), is("internal"), Expression::Drop],
-            // A published port is for everybody.
-            [expression::is_destination_nat(), vec![Expression::Accept]].concat(),
+        ];
+        if has_internal {
+            rules.push(vec![input(first), is("internal"), Expression::Drop]);
+            rules.push(vec![output(first), is("internal"), Expression::Drop]);
+        }
+        // A published port is for everybody.
+        rules.push([expression::is_destination_nat(), vec![Expression::Accept]].concat());
+        if family == Family::Ipv6 {
+            // At once, so that whoever tries goes on with IPv4.
+            let no_route = Expression::Reject(expression::Refusal::NoRoute);
+            rules.push(vec![input(first), is("closed"), no_route]);
+            rules.push(vec![output(first), is("closed"), Expression::Drop]);
+        }
+        rules.extend([
             [vec![input(first), is("bridges")], accept_goto("leaving")].concat(),
             // From outside only what is published is reached.
             vec![output(first), is("made"), Expression::Drop],
-        ];
-        let closed = [
-            // At once, so that whoever tries goes on with IPv4.
-            vec![input(first), is("closed"), Expression::Reject(expression::Refusal::NoRoute)],
-            vec![output(first), is("closed"), Expression::Drop],
-        ];
-        let (open, last) = rules.split_at(5);
-        let closed = closed.iter().filter(|_| family == Family::Ipv6);
-        for rule in open.iter().chain(closed).chain(last) {
-            batch.add_rule(table, "forward", rule);
+        ]);
+        for rule in rules {
+            batch.add_rule(table, "forward", &rule);
         }
         batch.add_rule(table, "leaving", &[output(first), is("bridges"), Expression::Drop]);
         batch.add_rule(table, "leaving", &to_data_port());
     }
 
     /// Nothing on this host is reached from an internal network but what it has asked itself.
-    fn add_input(&self, batch: &mut Batch) {
+    fn add_input(&self, batch: &mut Batch, has_internal: bool) {
         let table = &self.name;
         let first = expression::FIRST_REGISTER;
         let hook = Hook { kind: "filter", hook: Hook::INPUT, priority: BEFORE_FILTERS };
@@ -194,6 +198,9 @@ impl Fences {
         let bridges = Expression::Member { set: "bridges", is_member: true };
         let from_bridges = vec![expression::load_input_link(first), bridges];
         batch.add_rule(table, "input", &[from_bridges, to_data_port()].concat());
+        if !has_internal {
+            return;
+        }
         batch.add_rule(
             table,
             "input",

@@ -390,6 +390,8 @@ fn operators_can_read_the_tables() {
     on_a_fresh_host(async |host| {
         let network = host.network().await;
         network.make_local(local(1)).await.expect("makes");
+        let internal = LocalNetwork { is_internal: true, ..local(2) };
+        network.make_local(internal).await.expect("makes");
         container(&network, "aaaa1", 1).await;
         let text = run("nft", "list ruleset");
         for line in [
@@ -402,7 +404,7 @@ fn operators_can_read_the_tables() {
             "iifname . ether saddr != @macs drop",
             "iifname . arp saddr ip != @ipv4 drop",
             "icmpv6 type nd-router-advert drop",
-            "elements = { \"br-1\" }",
+            "elements = { \"br-2\" }",
         ] {
             assert!(text.contains(line), "{line}: {text}");
         }

@@ -545,7 +545,7 @@ fn a_node_that_left_the_swarm_is_forgotten_and_its_number_is_used_again() {
         one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
         one.machine.run(|| {
             let neighbours = ip("neigh show dev ing-in1");
-            let rules = ip("rule").lines().filter(|line| line.contains("fwmark")).count();
+            let rules = ip("rule").lines().filter(|line| line.contains("iif")).count();
             let places = run("bridge", "fdb show dev ing-in1").lines().count();
             (neighbours, rules, places)
         })
