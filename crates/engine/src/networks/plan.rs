@@ -104,7 +104,7 @@ pub(crate) fn plan(
         is_attachable: request.attachable,
         ipam: Ipam { driver: "default".to_owned(), options: ipam.options, config: Some(config) },
         config_from,
-        has_own_subnet: !addresses.asked.subnet.is_empty(),
+        has_own_subnet: !addresses.asked.subnet.is_empty() || !of_ipv6.is_empty(),
         local: Some(local),
     })
 }
