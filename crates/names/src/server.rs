@@ -8,14 +8,17 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
+use crate::datagrams::{Answerer, Place};
+use crate::message::Transport;
 use crate::zone::{Names, Reply, failure};
 
 /// Bytes of a datagram that are read: what resolvers offer by EDNS, and more.
-const DATAGRAM_BYTES: usize = 4_096;
+pub(crate) const DATAGRAM_BYTES: usize = 4_096;
 
 /// Questions of one container that wait for the world at a time; more are told that it does not work.
 const FORWARDS_MAX: usize = 128;
@@ -38,15 +41,18 @@ const PORT: u16 = 53;
 #[derive(Debug)]
 pub struct Server {
     names: Arc<ArcSwap<Names>>,
+    _place: Place,
     _stop: DropGuard,
 }
 
+/// What both of a container's sockets need.
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     names: Arc<ArcSwap<Names>>,
     /// The servers of the world, first ones first.
     resolvers: Vec<SocketAddr>,
     forwards: Semaphore,
+    runtime: Handle,
 }
 
 impl Server {
@@ -56,6 +62,7 @@ impl Server {
     /// # Errors
     /// When the sockets cannot be used.
     pub fn start(
+        answerer: &Answerer,
         udp: std::net::UdpSocket,
         tcp: std::net::TcpListener,
         names: Names,
@@ -63,15 +70,20 @@ impl Server {
     ) -> io::Result<Self> {
         udp.set_nonblocking(true)?;
         tcp.set_nonblocking(true)?;
-        let udp = UdpSocket::from_std(udp)?;
         let tcp = TcpListener::from_std(tcp)?;
         let names = Arc::new(ArcSwap::from_pointee(names));
         let forwards = Semaphore::new(FORWARDS_MAX);
-        let shared = Arc::new(Shared { names: names.clone(), resolvers, forwards });
+        let runtime = Handle::current();
+        let shared = Arc::new(Shared { names: names.clone(), resolvers, forwards, runtime });
         let stop = CancellationToken::new();
-        tokio::spawn(stop.clone().run_until_cancelled_owned(datagrams(udp, shared.clone())));
+        let place = answerer.answer(udp, shared.clone())?;
         tokio::spawn(stop.clone().run_until_cancelled_owned(connections(tcp, shared)));
-        Ok(Self { names, _stop: stop.drop_guard() })
+        Ok(Self { names, _place: place, _stop: stop.drop_guard() })
+    }
+
+    /// What is known.
+    pub fn names(&self) -> Arc<Names> {
+        self.names.load_full()
     }
 
     /// From now on these names are known.
@@ -97,28 +109,6 @@ fn servers(text: &str) -> Vec<SocketAddr> {
     addresses.map(|address| SocketAddr::new(address, PORT)).collect()
 }
 
-async fn datagrams(socket: UdpSocket, shared: Arc<Shared>) {
-    let socket = Arc::new(socket);
-    let mut buffer = vec![0; DATAGRAM_BYTES];
-    loop {
-        let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
-        let question = &buffer[..length];
-        match shared.reply(question) {
-            Reply::Answer(answer) => drop(socket.send_to(&answer, client).await),
-            Reply::Ignore => {}
-            Reply::Forward => {
-                let (socket, shared, question) =
-                    (socket.clone(), shared.clone(), question.to_vec());
-                tokio::spawn(async move {
-                    if let Some(answer) = shared.forward(&question, Transport::Udp).await {
-                        let _ = socket.send_to(&answer, client).await;
-                    }
-                });
-            }
-        }
-    }
-}
-
 async fn connections(listener: TcpListener, shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -136,7 +126,7 @@ async fn connections(listener: TcpListener, shared: Arc<Shared>) {
 async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     loop {
         let question = tokio::time::timeout(TCP_IDLE, read_message(&mut stream)).await??;
-        let answer = match shared.reply(&question) {
+        let answer = match shared.reply(&question, Transport::Tcp) {
             Reply::Answer(answer) => Some(answer),
             Reply::Forward => shared.forward(&question, Transport::Tcp).await,
             Reply::Ignore => return Ok(()),
@@ -160,15 +150,24 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
     stream.write_all(&bytes).await
 }
 
-#[derive(Clone, Copy)]
-enum Transport {
-    Udp,
-    Tcp,
-}
-
 impl Shared {
-    fn reply(&self, question: &[u8]) -> Reply {
-        self.names.load().answer(question, |below| rand::random_range(0..below))
+    pub(crate) fn reply(&self, question: &[u8], transport: Transport) -> Reply {
+        self.names.load().answer(question, transport, |below| rand::random_range(0..below))
+    }
+
+    /// Asks the world, and sends what it answers to who asked.
+    pub(crate) fn ask_for(
+        self: &Arc<Self>,
+        client: SocketAddr,
+        socket: &Arc<std::net::UdpSocket>,
+        question: Vec<u8>,
+    ) {
+        let (shared, socket) = (self.clone(), socket.clone());
+        self.runtime.spawn(async move {
+            if let Some(answer) = shared.forward(&question, Transport::Udp).await {
+                let _ = socket.send_to(&answer, client);
+            }
+        });
     }
 
     /// Asks the world's servers one after another; a failure where none answers.
@@ -235,7 +234,9 @@ mod tests {
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("binds");
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let address = udp.local_addr().expect("bound");
-        let _server = Server::start(udp, tcp, Names::default(), resolvers).expect("starts");
+        let answerer = Answerer::start().expect("starts");
+        let server = Server::start(&answerer, udp, tcp, Names::default(), resolvers);
+        let _server = server.expect("starts");
         let client = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
         // A query for the address of `a.`.
         let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";

@@ -5,12 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, PTR};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
-
-/// Seconds an answer may be kept. Tasks come and go, and nobody is told to forget.
-const TTL: u32 = 0;
+use crate::message::{A, AAAA, Code, Heard, PTR, Question, Record, Transport, read, refuse};
 
 /// The names of one network: of each service, task and container what it is asked for by. Several may have one name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,10 +67,28 @@ impl Zone {
         }
     }
 
-    fn find(&self, name: &str) -> Option<BTreeSet<IpAddr>> {
+    /// Names, with the addresses behind each.
+    pub fn all(&self) -> impl Iterator<Item = (&str, BTreeSet<IpAddr>)> {
+        let addresses =
+            |hosts: &BTreeMap<_, BTreeSet<_>>| hosts.values().flatten().copied().collect();
+        self.names.iter().map(move |(name, hosts)| (name.as_str(), addresses(hosts)))
+    }
+
+    /// The addresses of that kind behind a name; none at all for one that is not known.
+    fn records(&self, name: &str, kind: u16) -> Option<Vec<Record>> {
         let within = name.strip_suffix(&self.network).and_then(|name| name.strip_suffix('.'));
         let hosts = self.names.get(name).or_else(|| self.names.get(within?))?;
-        Some(hosts.values().flatten().copied().collect())
+        let addresses = hosts.values().flatten().filter(|address| match address {
+            IpAddr::V4(_) => kind == A,
+            IpAddr::V6(_) => kind == AAAA,
+        });
+        let mut records: Vec<_> = addresses.map(|address| Record::Address(*address)).collect();
+        // Several may have the name, and an address by it.
+        if hosts.len() > 1 {
+            records.sort_unstable();
+            records.dedup();
+        }
+        Some(records)
     }
 }
 
@@ -100,6 +113,16 @@ pub struct Names {
     pub is_internal: bool,
 }
 
+impl PartialEq for Names {
+    /// Whether both hold the very same zones.
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = |(one, other): (&SharedZone, &SharedZone)| Arc::ptr_eq(one, other);
+        self.is_internal == other.is_internal
+            && self.zones.len() == other.zones.len()
+            && self.zones.iter().zip(&other.zones).all(is_same)
+    }
+}
+
 /// What becomes of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -112,49 +135,42 @@ pub enum Reply {
 
 impl Names {
     /// Answers a message as it came. `draw` gives a number below its argument: the order of addresses is left to it.
-    pub fn answer(&self, question: &[u8], mut draw: impl FnMut(usize) -> usize) -> Reply {
-        let Ok(message) = Message::from_vec(question) else { return Reply::Ignore };
-        if message.metadata.message_type != MessageType::Query {
-            return Reply::Ignore;
+    pub fn answer(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        draw: impl FnMut(usize) -> usize,
+    ) -> Reply {
+        match read(message, transport) {
+            Heard::Question(question) => self.reply(&question, draw),
+            Heard::Wrong(code) => refuse(message, code).map_or(Reply::Ignore, Reply::Answer),
+            Heard::Nothing => Reply::Ignore,
         }
-        let [query] = &message.queries[..] else {
-            return refuse(&message, ResponseCode::FormErr);
-        };
-        if message.metadata.op_code != OpCode::Query {
-            return refuse(&message, ResponseCode::NotImp);
-        }
-        let name = query.name().to_ascii().to_ascii_lowercase();
-        let name = name.trim_end_matches('.');
-        if query.query_type() == RecordType::PTR
-            && let Some(known) = self.reverse(query.name())
+    }
+
+    fn reply(&self, question: &Question<'_>, mut draw: impl FnMut(usize) -> usize) -> Reply {
+        let answer = |records: &[Record]| Reply::Answer(question.answer(Code::NoError, records));
+        if question.kind == PTR
+            && let Some(name) = self.reverse(question)
         {
-            let target = Name::from_ascii(format!("{known}.")).ok();
-            let data = target.map(|target| RData::PTR(PTR(target)));
-            return success(&message, data.into_iter().collect());
+            return answer(&[Record::Name(name)]);
         }
-        let Some(addresses) = self.find(|zone| zone.find(name)) else {
+        let known = || self.find(|zone| zone.records(&question.name, question.kind));
+        let Some(mut records) = question.is_internet().then(known).flatten() else {
             return match self.is_internal {
-                true => refuse(&message, ResponseCode::NXDomain),
+                true => Reply::Answer(question.answer(Code::NxDomain, &[])),
                 false => Reply::Forward,
             };
         };
-        let mut data: Vec<_> = addresses
-            .iter()
-            .filter_map(|address| match (query.query_type(), address) {
-                (RecordType::A, IpAddr::V4(address)) => Some(RData::A(A(*address))),
-                (RecordType::AAAA, IpAddr::V6(address)) => Some(RData::AAAA(AAAA(*address))),
-                _ => None,
-            })
-            .collect();
-        for last in (1..data.len()).rev() {
-            data.swap(last, draw(last + 1));
+        for last in (1..records.len()).rev() {
+            records.swap(last, draw(last + 1));
         }
         // A name that is known and has no such record is no error: other kinds may be asked for next.
-        success(&message, data)
+        answer(&records)
     }
 
-    fn reverse(&self, name: &Name) -> Option<String> {
-        let address = name.parse_arpa_name().ok()?.addr();
+    fn reverse(&self, question: &Question<'_>) -> Option<String> {
+        let address = question.reverse()?;
         self.find(|zone| zone.reverse.get(&address)?.values().next().cloned())
     }
 
@@ -165,53 +181,30 @@ impl Names {
 }
 
 /// A failure to be told instead of silence, when the world does not answer.
-pub(crate) fn failure(question: &[u8]) -> Option<Vec<u8>> {
-    let message = Message::from_vec(question).ok()?;
-    match refuse(&message, ResponseCode::ServFail) {
-        Reply::Answer(bytes) => Some(bytes),
-        _ => None,
+pub(crate) fn failure(message: &[u8]) -> Option<Vec<u8>> {
+    match read(message, Transport::Tcp) {
+        Heard::Question(question) => Some(question.answer(Code::ServFail, &[])),
+        Heard::Wrong(code) => refuse(message, code),
+        Heard::Nothing => None,
     }
-}
-
-fn success(question: &Message, data: Vec<RData>) -> Reply {
-    let mut answer = begin(question, ResponseCode::NoError);
-    if let Some(query) = question.queries.first() {
-        let name = query.name();
-        answer.answers =
-            data.into_iter().map(|data| Record::from_rdata(name.clone(), TTL, data)).collect();
-    }
-    finish(&answer)
-}
-
-fn refuse(question: &Message, code: ResponseCode) -> Reply {
-    finish(&begin(question, code))
-}
-
-fn begin(question: &Message, code: ResponseCode) -> Message {
-    let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
-    answer.metadata.recursion_desired = question.metadata.recursion_desired;
-    answer.metadata.recursion_available = true;
-    answer.metadata.response_code = code;
-    answer.queries.clone_from(&question.queries);
-    answer
-}
-
-fn finish(answer: &Message) -> Reply {
-    answer.to_vec().map_or(Reply::Ignore, Reply::Answer)
 }
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::op::Query;
+    use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
+    use hickory_proto::rr::{Name, RecordType};
 
     use super::*;
 
     fn names(is_internal: bool) -> Names {
         let mut zone = Zone::new("Blue");
         let mut web = host(&[("Web", &["10.0.1.9"]), ("tasks.web", &["10.0.1.2", "10.0.1.3"])]);
-        web.reverse.insert("10.0.1.2".parse().unwrap(), "web.1.abc.blue".into());
+        let told = ["10.0.1.2", "fd00::2"];
+        web.reverse.extend(told.map(|it| (it.parse().unwrap(), "web.1.abc.blue".to_owned())));
         zone.set("service", web);
-        zone.set("container", host(&[("six", &["fd00::2"])]));
+        zone.set("container", host(&[("six", &["fd00::2"]), ("nobody", &[])]));
+        let many: Vec<_> = (0..100).map(|last| format!("10.0.2.{last}")).collect();
+        zone.set("many", host(&[("many", &many.iter().map(String::as_str).collect::<Vec<_>>())]));
         Names { zones: vec![Arc::new(RwLock::new(zone))], is_internal }
     }
 
@@ -223,22 +216,41 @@ mod tests {
         host
     }
 
-    /// What the answer says: its code and its records, in order.
-    fn ask(names: &Names, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
+    fn question(name: &str, kind: RecordType) -> Message {
         let mut message = Message::query();
+        message.metadata.recursion_desired = true;
         message.queries.push(Query::query(Name::from_ascii(name).unwrap(), kind));
-        match names.answer(&message.to_vec().unwrap(), |_| 0) {
+        message
+    }
+
+    /// What another reads in the answer.
+    fn ask(names: &Names, message: &Message, transport: Transport) -> Option<Message> {
+        match names.answer(&message.to_vec().unwrap(), transport, |_| 0) {
             Reply::Answer(bytes) => {
                 let answer = Message::from_vec(&bytes).unwrap();
                 assert_eq!(answer.metadata.id, message.metadata.id);
-                let records = answer.answers.iter().map(|record| record.data.to_string());
-                let mut records: Vec<_> = records.collect();
-                records.sort();
-                Some((answer.metadata.response_code, records))
+                assert!(answer.metadata.recursion_desired && answer.metadata.recursion_available);
+                assert_eq!(answer.queries, message.queries);
+                Some(answer)
             }
             Reply::Forward => None,
             Reply::Ignore => panic!("a question was ignored"),
         }
+    }
+
+    /// Its code and its records, in order of text.
+    fn told(names: &Names, name: &str, kind: RecordType) -> Option<(ResponseCode, Vec<String>)> {
+        let answer = ask(names, &question(name, kind), Transport::Udp)?;
+        let mut records: Vec<_> = answer
+            .answers
+            .iter()
+            .map(|record| {
+                assert_eq!(record.name.to_ascii(), name, "the record is about what was asked");
+                record.data.to_string()
+            })
+            .collect();
+        records.sort();
+        Some((answer.metadata.response_code, records))
     }
 
     #[test]
@@ -248,6 +260,7 @@ mod tests {
             let records = records.iter().map(|record| (*record).to_owned()).collect();
             Some((ResponseCode::NoError, records))
         };
+        let backwards = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.";
         for (name, kind, expected) in [
             ("web.", RecordType::A, found(&["10.0.1.9"])),
             ("WEB.", RecordType::A, found(&["10.0.1.9"])),
@@ -256,43 +269,91 @@ mod tests {
             ("six.", RecordType::AAAA, found(&["fd00::2"])),
             ("web.", RecordType::AAAA, found(&[])),
             ("web.", RecordType::MX, found(&[])),
+            ("nobody.", RecordType::A, found(&[])),
             ("2.1.0.10.in-addr.arpa.", RecordType::PTR, found(&["web.1.abc.blue."])),
+            (backwards, RecordType::PTR, found(&["web.1.abc.blue."])),
+            ("3.2.1.0.10.in-addr.arpa.", RecordType::PTR, None),
+            ("x.ip6.arpa.", RecordType::PTR, None),
             ("example.org.", RecordType::A, None),
             ("web.red.", RecordType::A, None),
+            (".", RecordType::A, None),
         ] {
-            assert_eq!(ask(&names, name, kind), expected, "{name} {kind}");
+            assert_eq!(told(&names, name, kind), expected, "{name} {kind}");
+        }
+    }
+
+    #[test]
+    fn from_an_internal_network_nobody_outside_is_asked() {
+        let answer = told(&names(true), "example.org.", RecordType::A);
+        assert_eq!(answer, Some((ResponseCode::NXDomain, vec![])));
+    }
+
+    #[test]
+    fn a_datagram_holds_what_its_reader_takes_and_says_when_that_is_not_all() {
+        let names = names(false);
+        let plain = question("many.", RecordType::A);
+        let mut roomy = plain.clone();
+        let mut edns = Edns::new();
+        edns.set_max_payload(4_096);
+        roomy.edns = Some(edns);
+        for (message, transport, is_whole) in [
+            (&plain, Transport::Udp, false),
+            (&roomy, Transport::Udp, true),
+            (&plain, Transport::Tcp, true),
+        ] {
+            let answer = ask(&names, message, transport).unwrap();
+            assert_eq!(answer.metadata.truncation, !is_whole);
+            assert_eq!(answer.answers.len() == 100, is_whole);
+            assert!(is_whole || answer.to_vec().unwrap().len() <= 512);
+        }
+    }
+
+    #[test]
+    fn what_is_no_question_is_ignored() {
+        let reply = Message::response(1, OpCode::Query).to_vec().unwrap();
+        let whole = question("web.", RecordType::A).to_vec().unwrap();
+        let mut pointing = whole.clone();
+        pointing[12] = 0xc0;
+        for bytes in [&b""[..], b"garbage", &[0; 11], &reply, &whole[..whole.len() - 1], &pointing]
+        {
+            assert_eq!(names(false).answer(bytes, Transport::Udp, |_| 0), Reply::Ignore);
+        }
+    }
+
+    #[test]
+    fn a_question_of_another_kind_is_told_so() {
+        let mut update = question("web.", RecordType::A);
+        update.metadata.op_code = OpCode::Update;
+        let mut two = question("web.", RecordType::A);
+        two.queries.push(two.queries[0].clone());
+        for (message, code) in [(update, ResponseCode::NotImp), (two, ResponseCode::FormErr)] {
+            let message = message.to_vec().unwrap();
+            let Reply::Answer(bytes) = names(false).answer(&message, Transport::Udp, |_| 0) else {
+                panic!("is answered");
+            };
+            assert_eq!(Message::from_vec(&bytes).unwrap().metadata.response_code, code);
         }
     }
 
     #[test]
     fn a_name_is_known_as_long_as_anybody_has_it() {
         let mut zone = Zone::new("blue");
-        let text = |found: Option<BTreeSet<IpAddr>>| {
-            found.map(|found| found.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "))
+        let text = |found: Option<Vec<Record>>| {
+            let text = |record: &Record| match record {
+                Record::Address(address) => address.to_string(),
+                Record::Name(name) => name.clone(),
+            };
+            found.map(|found| found.iter().map(text).collect::<Vec<_>>().join(" "))
         };
         zone.set("one", host(&[("db", &["10.0.1.2"]), ("one", &["10.0.1.2"])]));
         zone.set("two", host(&[("db", &["10.0.1.3"])]));
-        assert_eq!(text(zone.find("db")).as_deref(), Some("10.0.1.2 10.0.1.3"));
+        assert_eq!(text(zone.records("db", A)).as_deref(), Some("10.0.1.2 10.0.1.3"));
         zone.set("one", host(&[("db", &[])]));
-        assert_eq!(text(zone.find("db")).as_deref(), Some("10.0.1.3"), "it has another now");
-        assert_eq!(text(zone.find("one")), None, "it has that name no more");
+        assert_eq!(text(zone.records("db", A)).as_deref(), Some("10.0.1.3"), "it has another now");
+        assert_eq!(text(zone.records("one", A)), None, "it has that name no more");
         zone.remove("two");
-        assert_eq!(text(zone.find("db")).as_deref(), Some(""), "known, and nowhere");
+        assert_eq!(text(zone.records("db", A)).as_deref(), Some(""), "known, and nowhere");
         zone.remove("one");
         assert_eq!(zone, Zone::new("blue"), "nothing is left");
-    }
-
-    #[test]
-    fn from_an_internal_network_nobody_outside_is_asked() {
-        let answer = ask(&names(true), "example.org.", RecordType::A);
-        assert_eq!(answer, Some((ResponseCode::NXDomain, vec![])));
-    }
-
-    #[test]
-    fn what_is_no_question_is_ignored() {
-        let reply = Message::response(1, OpCode::Query).to_vec().unwrap();
-        for bytes in [&b""[..], b"garbage", &[0; 11], &reply] {
-            assert_eq!(names(false).answer(bytes, |_| 0), Reply::Ignore);
-        }
     }
 }

@@ -100,6 +100,7 @@ impl Inner {
         faults.extend(said(audited, "routing mesh"));
         let audited = self.lock().tunnel.audit(mends);
         faults.extend(said(audited, "tunnel"));
+        faults.extend(self.audit_names(mends));
         faults.extend(said(self.leaks(), "leaks"));
         faults
     }
@@ -115,7 +116,9 @@ impl Inner {
         let mut faults = table.faults(&rules);
         if mends && !faults.is_empty() {
             let config = &self.config;
-            let renewed = nft::Table::open(&config.instance, &config.bridge, self.bridge.subnet);
+            let wires = table.wires();
+            let renewed =
+                nft::Table::open(&config.instance, &config.bridge, self.bridge.subnet, wires);
             let filled = renewed.and_then(|mut renewed| {
                 renewed.change(&[], &rules)?;
                 *table = renewed;

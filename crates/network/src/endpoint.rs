@@ -18,13 +18,17 @@ pub struct Endpoint {
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
     pub mac: String,
+    /// Whether it is a way to the world and nothing else: no other container on the bridge is reached, or reaches it.
+    #[serde(default)]
+    pub is_alone: bool,
 }
 
 impl Endpoint {
     /// Who is behind the container's port.
     pub(crate) fn tenant(&self) -> Tenant {
+        let (mac, is_alone) = (self.hardware_address(), self.is_alone);
         let addresses = vec![self.address.into(), ipv6::of_container(self.address).into()];
-        Tenant { mac: self.hardware_address(), addresses }
+        Tenant { mac, addresses, is_alone }
     }
 
     pub(crate) fn hardware_address(&self) -> [u8; 6] {

@@ -20,6 +20,7 @@ mod nft;
 mod overlay;
 mod path;
 mod ports;
+mod questions;
 mod reserve;
 mod state_file;
 mod tunnel;
@@ -42,7 +43,8 @@ pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use nft::BaseChain;
 pub use overlay::link::hardware_address;
 pub use overlay::{
-    Asker, Backends, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services, Update,
+    AskWithin, Asker, Backends, DATA_PORT, Join, NameFault, NameSockets, Namer, Overlay, Peer,
+    Services, Update,
 };
 pub use path::Path as NodePath;
 pub use ports::{Protocol, PublishedPort};
@@ -116,7 +118,14 @@ impl Network {
         mac: Option<[u8; 6]>,
     ) -> Result<Endpoint, Error> {
         let (inner, container) = (self.0.clone(), container.to_owned());
-        blocking(move || inner.connect(&container, mac)).await
+        blocking(move || inner.connect(&container, mac, false)).await
+    }
+
+    /// Makes the namespace of `container` with a link by which it reaches the world and no other container. Idempotent; one
+    /// that has [`Network::connect`]ed before is alone from now on.
+    pub async fn lead_alone(&self, container: &str) -> Result<Endpoint, Error> {
+        let (inner, container) = (self.0.clone(), container.to_owned());
+        blocking(move || inner.connect(&container, None, true)).await
     }
 
     /// Makes a namespace without any link but loopback. Idempotent.
@@ -199,7 +208,15 @@ impl Network {
     pub async fn set_ingress(&self, ingress: Ingress) -> Result<(), Error> {
         let inner = self.0.clone();
         blocking(move || {
-            let (set, gone) = inner.lock().mesh.set(ingress);
+            let mut state = inner.lock();
+            if let Some(underlay) = &ingress.underlay {
+                if !underlay.is_encrypted {
+                    state.table.untrack(underlay.port);
+                }
+                state.bridges.hide(underlay.port)?;
+            }
+            let (set, gone) = state.mesh.set(ingress);
+            drop(state);
             // There may be many connections to look through: nobody else has to wait for that.
             set.and(nft::forget_connections(&gone))
         })
@@ -214,7 +231,16 @@ impl Network {
 
     /// Makes a network of the swarm here, or brings it in line.
     pub async fn make_overlay(&self, overlay: Overlay) -> Result<(), Error> {
-        self.with_overlays(|overlays, run_dir| overlays.make(run_dir, overlay)).await
+        let inner = self.0.clone();
+        blocking(move || {
+            let mut state = inner.lock();
+            state.bridges.hide(overlay.port)?;
+            if !overlay.is_encrypted {
+                state.table.untrack(overlay.port);
+            }
+            state.overlays.make(&inner.config.run_dir, overlay)
+        })
+        .await
     }
 
     /// Removes a network of the swarm from this node. Idempotent.
@@ -482,7 +508,8 @@ fn open(config: Config) -> Result<Network, Error> {
     let isolated = namespace::list(&namespaces(&config.run_dir))?;
     let isolated = isolated.into_iter().filter(|name| !endpoints.contains_key(name)).collect();
     let ports = ports::Ports::load(&config.run_dir);
-    let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet)?;
+    let wires = BTreeSet::new();
+    let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet, wires)?;
     table.change(&[], &ports.rules())?;
     let mut overlays = overlay::Overlays::load(&config.run_dir)?;
     let fences = nft::Fences::open(&config.instance, &config.bridge)?;
@@ -542,9 +569,14 @@ impl Inner {
         self.state.lock().expect("network state is left whole")
     }
 
-    fn connect(&self, container: &str, mac: Option<[u8; 6]>) -> Result<Endpoint, Error> {
-        if let Some(endpoint) = self.lock().endpoints.get(container) {
-            return Ok(endpoint.clone());
+    fn connect(
+        &self,
+        container: &str,
+        mac: Option<[u8; 6]>,
+        is_alone: bool,
+    ) -> Result<Endpoint, Error> {
+        if let Some(endpoint) = self.connected(container, is_alone)? {
+            return Ok(endpoint);
         }
         let address = self.lock().pool.allocate()?;
         let path = namespaces(&self.config.run_dir).join(container);
@@ -554,6 +586,7 @@ impl Inner {
             prefix_len: self.bridge.subnet.prefix_len(),
             gateway: self.bridge.gateway(),
             mac: address::text_of(mac.unwrap_or_else(|| address::mac(address))),
+            is_alone,
         };
         let is_first = !self.has_namespace(container);
         let linked = self.link(container, &endpoint, is_first);
@@ -573,6 +606,19 @@ impl Inner {
             state.overlays.enter(container, &path, DEFAULT_NETWORK)?;
         }
         Ok(endpoint)
+    }
+
+    /// What a container has already, alone or not as it is to be.
+    fn connected(&self, container: &str, is_alone: bool) -> Result<Option<Endpoint>, Error> {
+        let mut state = self.lock();
+        let State { endpoints, guard, .. } = &mut *state;
+        let Some(endpoint) = endpoints.get_mut(container) else { return Ok(None) };
+        if endpoint.is_alone != is_alone {
+            endpoint.is_alone = is_alone;
+            guard.admit(&bridge::host_link(container), endpoint.tenant())?;
+            endpoint::save(&self.config.run_dir, container, endpoint)?;
+        }
+        Ok(Some(endpoint.clone()))
     }
 
     /// Links a container to the bridge that every node has.

@@ -36,6 +36,8 @@ pub(crate) struct Ingress {
     network: Option<NetworkId>,
     /// Containers of this node.
     own: BTreeMap<ServiceId, Vec<Backend>>,
+    /// Services that publish ports, or did when their containers here began: connections to these end with them.
+    published: BTreeSet<ServiceId>,
     /// Ports that no process of this host can take any more; unknown before the first are told.
     kept: Option<BTreeSet<Front>>,
     /// Ports that were found held, which was told.
@@ -56,6 +58,7 @@ impl Ingress {
             board,
             network: None,
             own: BTreeMap::new(),
+            published: BTreeSet::new(),
             kept: None,
             held: BTreeSet::new(),
             way: None,
@@ -69,7 +72,8 @@ impl Ingress {
     pub(crate) fn note(&mut self, action: Action) -> Option<Action> {
         match action {
             Action::Serve { service, backends } => {
-                self.is_touched = true;
+                self.is_touched |= self.published.contains(&service)
+                    || self.told().services.contains_key(&service);
                 if backends.is_empty() {
                     self.own.remove(&service);
                 } else {
@@ -158,6 +162,8 @@ impl Ingress {
     /// Makes it so.
     pub(crate) async fn try_again(&mut self, engine: &Engine, own: NodeId, address: &str) {
         let told = self.told();
+        self.published.retain(|service| self.own.contains_key(service));
+        self.published.extend(told.services.keys());
         let is_kept = self.keep_ports(&told, engine).await;
         let set = match self.network {
             Some(_) => {
@@ -241,7 +247,8 @@ impl Ingress {
                 serving.entry(peer.service).or_default().push(address);
             }
         }
-        for backend in self.own.values().flatten() {
+        let published = self.own.iter().filter(|(service, _)| self.published.contains(*service));
+        for backend in published.flat_map(|(_, backends)| backends) {
             wanted.held.extend(backend.address.parse::<Ipv4Addr>());
         }
         for service in told.services.values() {

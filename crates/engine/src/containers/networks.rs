@@ -112,7 +112,7 @@ impl Shared {
             wants_way_out |= self.enter(container, record, name, settings, kind).await?;
         }
         if wants_way_out && self.way_out(&container.id, record).is_none() {
-            self.network.connect(&container.id).await.map_err(failed)?;
+            self.network.lead_alone(&container.id).await.map_err(failed)?;
         }
         let way_out = self.way_out(&container.id, record);
         let is_led_already = memberships.len() == 1 && !has_names;

@@ -371,6 +371,11 @@ impl Bridges {
         self.fences.tables()
     }
 
+    /// Keeps containers off a UDP port of nodes.
+    pub(crate) fn hide(&mut self, data_port: u16) -> Result<(), Error> {
+        if self.fences.hide(data_port) { self.fence() } else { Ok(()) }
+    }
+
     /// Keeps the networks apart, as they are now.
     pub(crate) fn fence(&mut self) -> Result<(), Error> {
         let fences: Vec<_> = self
@@ -473,7 +478,7 @@ impl Made {
         let mac = address::parse_mac(&plug.mac).expect("written by us");
         let Plug { link, address, is_alone, .. } = plug;
         let (address, is_alone) = (*address, *is_alone);
-        guard.admit(link, Tenant { mac, addresses: addresses_of(plug) })?;
+        guard.admit(link, tenant(plug).expect("the address is written by us"))?;
         let ipv6 = plug.ipv6.map(|ipv6| (ipv6.address, ipv6.prefix_len));
         let wire = Wire { link, netns, is_first, address, ipv6, mac, is_alone };
         let linked = self.bridge.plug(wire);
@@ -487,7 +492,8 @@ impl Made {
 
 fn tenant(plug: &Plug) -> Option<Tenant> {
     let mac = address::parse_mac(&plug.mac)?;
-    Some(Tenant { mac, addresses: addresses_of(plug) })
+    // Those that are alone are kept apart by their ports: all others of the network are alone too.
+    Some(Tenant { mac, addresses: addresses_of(plug), is_alone: false })
 }
 
 fn addresses_of(plug: &Plug) -> Vec<IpAddr> {

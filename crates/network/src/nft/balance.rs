@@ -8,9 +8,13 @@
 //!   chain s256   { dnat to ip daddr . jhash ip saddr mod 256 map @backends }   # clients stay with their task
 //!   set empty    { type ipv4_addr }                                    # services without tasks
 //!   chain refuse { type filter hook output; ip daddr @empty goto refused }
-//!   chain output { type nat hook output; 127.0.0.11:53 dnat to 127.0.0.11:PORT; ip daddr vmap @vips }
+//!   chain output { type nat hook output; tcp to 127.0.0.11:53 dnat to 127.0.0.11:PORT; ip daddr vmap @vips }
+//!   chain names  { type filter hook output priority raw; udp to 127.0.0.11:53 gets PORT, from 127.0.0.11:PORT gets 53 }
 //! }
 //! ```
+//! A question's ports are written as it passes and nothing of it is remembered: it has a connection of its own otherwise,
+//! which costs more than the answer. Where users listen on port 53 themselves, that stays theirs.
+//!
 //! The container itself picks a backend as it connects, so the backend sees who it was. A table of the same form for IPv6
 //! is there where a service has such an address.
 
@@ -29,6 +33,9 @@ const OUTPUT: &str = "output";
 const REFUSE: &str = "refuse";
 const REFUSED: &str = "refused";
 const EMPTY: &str = "empty";
+const NAMES: &str = "names";
+/// Before connections are followed.
+const RAW: i32 = -300;
 
 /// Where containers ask for names.
 pub(crate) const NAMES_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -120,7 +127,11 @@ impl Balancer {
     pub(crate) fn answer_names(&mut self, names: NamePorts) -> Result<(), Error> {
         self.ipv4.names = Some(names);
         let mut batch = self.socket.batch();
-        batch.flush_chain(TABLE, OUTPUT);
+        // There is none in the table of a daemon that led questions otherwise.
+        add_names_chain(&mut batch);
+        for chain in [OUTPUT, NAMES] {
+            batch.flush_chain(TABLE, chain);
+        }
         self.ipv4.add_output_rules(&mut batch);
         self.ipv4.commit(&mut self.socket, batch)
     }
@@ -175,7 +186,9 @@ impl Table {
         }
         let found = list::rules(socket, self.family, TABLE)?;
         let chains = self.chains.iter().map(|balancing| balancing.chain());
-        for chain in chains.chain([OUTPUT, REFUSE, REFUSED].map(str::to_owned)) {
+        let names = self.names.map(|_| NAMES.to_owned());
+        let frame = [OUTPUT, REFUSE, REFUSED].map(str::to_owned);
+        for chain in chains.chain(frame).chain(names) {
             if !found.contains_key(&chain) {
                 faults.push(format!("chain {chain} has no rules"));
             }
@@ -230,6 +243,9 @@ impl Table {
         }
         let hook = Hook { kind: "nat", hook: Hook::OUTPUT, priority: -100 };
         batch.add_chain(TABLE, OUTPUT, Some(hook));
+        if self.names.is_some() {
+            add_names_chain(&mut batch);
+        }
         self.add_output_rules(&mut batch);
         batch.add_set(TABLE, EMPTY, address, bytes);
         self.add_refusing_rules(&mut batch);
@@ -241,9 +257,9 @@ impl Table {
 
     fn add_output_rules(&self, batch: &mut Batch) {
         if let Some(names) = self.names {
-            for (protocol, port) in [(UDP, names.udp), (TCP, names.tcp)] {
-                batch.add_rule(TABLE, OUTPUT, &lead_names(protocol, port));
-            }
+            batch.add_rule(TABLE, OUTPUT, &lead_conversation(names.tcp));
+            batch.add_rule(TABLE, NAMES, &lead_question(names.udp));
+            batch.add_rule(TABLE, NAMES, &lead_answer(names.udp));
         }
         let destination =
             Expression::destination_address_of(self.family, expression::FIRST_REGISTER);
@@ -382,19 +398,61 @@ fn slot_key(address: IpAddr, slot: u32) -> Vec<u8> {
     [&octets(address)[..], &slot.to_ne_bytes()].concat()
 }
 
-fn lead_names(protocol: u8, port: u16) -> Vec<Expression> {
+fn add_names_chain(batch: &mut Batch) {
+    let hook = Hook { kind: "filter", hook: Hook::OUTPUT, priority: RAW };
+    batch.add_chain(TABLE, NAMES, Some(hook));
+}
+
+fn is(value: &[u8]) -> Expression {
+    let register = expression::FIRST_REGISTER;
+    Expression::Compare { register, equal: true, value: value.to_vec() }
+}
+
+fn load(register: u32, value: &[u8]) -> Expression {
+    Expression::Load { register, value: value.to_vec() }
+}
+
+fn lead_conversation(port: u16) -> Vec<Expression> {
     let first = expression::FIRST_REGISTER;
-    let is =
-        |value: &[u8]| Expression::Compare { register: first, equal: true, value: value.to_vec() };
     vec![
-        Expression::protocol(first),
-        is(&[protocol]),
         Expression::destination_address(first),
         is(&NAMES_ADDRESS.octets()),
+        Expression::protocol(first),
+        is(&[TCP]),
         Expression::destination_port(first),
         is(&NAMES_PORT.to_be_bytes()),
-        Expression::Load { register: first, value: NAMES_ADDRESS.octets().to_vec() },
-        Expression::Load { register: first + 1, value: port.to_be_bytes().to_vec() },
+        load(first, &NAMES_ADDRESS.octets()),
+        load(first + 1, &port.to_be_bytes()),
         Expression::DestinationNat(Family::Ipv4),
+    ]
+}
+
+fn lead_question(port: u16) -> Vec<Expression> {
+    let first = expression::FIRST_REGISTER;
+    vec![
+        Expression::destination_address(first),
+        is(&NAMES_ADDRESS.octets()),
+        Expression::protocol(first),
+        is(&[UDP]),
+        Expression::destination_port(first),
+        is(&NAMES_PORT.to_be_bytes()),
+        load(first, &port.to_be_bytes()),
+        Expression::SetDestinationPort { register: first },
+        Expression::Untracked,
+    ]
+}
+
+fn lead_answer(port: u16) -> Vec<Expression> {
+    let first = expression::FIRST_REGISTER;
+    vec![
+        Expression::source_address_of(Family::Ipv4, first),
+        is(&NAMES_ADDRESS.octets()),
+        Expression::protocol(first),
+        is(&[UDP]),
+        Expression::source_port(first),
+        is(&port.to_be_bytes()),
+        load(first, &NAMES_PORT.to_be_bytes()),
+        Expression::SetSourcePort { register: first },
+        Expression::Untracked,
     ]
 }

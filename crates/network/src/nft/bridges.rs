@@ -8,9 +8,10 @@
 //!     iifname . oifname @same accept
 //!     iifname @internal drop; oifname @internal drop
 //!     ct state established,related accept; ct status dnat accept
-//!     iifname @bridges goto leaving; oifname @made drop         # leaving: oifname @bridges drop
+//!     iifname @bridges goto leaving; oifname @made drop         # leaving: oifname @bridges drop; udp dport @data drop
 //!   }
-//!   chain input { iifname @internal ct state established,related accept; iifname @internal drop }
+//!   chain input { iifname @bridges udp dport @data drop
+//!                 iifname @internal ct state established,related accept; iifname @internal drop }
 //!   chain postrouting { … masquerade }
 //! }
 //! ```
@@ -20,14 +21,22 @@
 //! ```text
 //!     iifname @closed reject; oifname @closed drop                # before leaving
 //! ```
+//!
+//! `data` are the UDP ports to which nodes send what their containers say in networks of the swarm. Whoever could send there
+//! from within a container would speak in networks that it is not in, on any node: it has a node's address by then.
+
+use std::collections::BTreeSet;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::concatenation;
 use super::expression::{self, Expression, accept_goto, link_bytes};
 use super::message::{Batch, Family, Hook, LINK_NAME as IFNAME};
 use super::socket::Socket;
-use crate::{Error, ipv6};
+use super::{INET_SERVICE, concatenation};
+use crate::{DATA_PORT, Error, ipv6};
+
+/// `IPPROTO_UDP`.
+const UDP: u8 = 17;
 
 const IFNAME_BYTES: usize = 16;
 
@@ -67,6 +76,7 @@ pub(crate) struct Fences {
     families: Vec<Family>,
     /// The bridge that every node has: kept apart from the others, and otherwise another table's.
     default_link: String,
+    data_ports: BTreeSet<u16>,
 }
 
 impl Fences {
@@ -75,12 +85,18 @@ impl Fences {
         let name = format!("skep-{instance}-nets");
         let spoken = [Family::Ipv4, Family::Ipv6].into_iter();
         let families = spoken.filter(|it| *it == Family::Ipv4 || ipv6::is_spoken()).collect();
-        Ok(Self { name, socket, families, default_link: default_link.to_owned() })
+        let (default_link, data_ports) = (default_link.to_owned(), BTreeSet::from([DATA_PORT]));
+        Ok(Self { name, socket, families, default_link, data_ports })
     }
 
     /// The tables, as `nft` names them: family and name.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.families.iter().map(|family| (family.name(), &self.name[..]))
+    }
+
+    /// Keeps containers off another UDP port of nodes, from the next [`Fences::set`] on; false where it does already.
+    pub(crate) fn hide(&mut self, port: u16) -> bool {
+        self.data_ports.insert(port)
     }
 
     /// Makes the tables what these bridges need.
@@ -112,6 +128,10 @@ impl Fences {
         for set in ["internal", "bridges", "made", "closed"] {
             batch.add_set(&self.name, set, IFNAME, IFNAME_BYTES);
         }
+        batch.add_set(&self.name, "data", INET_SERVICE, 2);
+        for port in &self.data_ports {
+            batch.add_member(&self.name, "data", &port.to_be_bytes());
+        }
         let default = link_bytes(&self.default_link);
         batch.add_member(&self.name, "same", &[&default[..], &default].concat());
         batch.add_member(&self.name, "bridges", &default);
@@ -141,10 +161,11 @@ impl Fences {
         let (input, output) = (expression::load_input_link, expression::load_output_link);
         let is = |set| Expression::Member { set, is_member: true };
         let rules = [
+            // Nearly every packet, and the cheapest to tell: what may not be is not let through at its beginning.
+            [expression::is_known_connection(), vec![Expression::Accept]].concat(),
             vec![input(first), output(first + 4), is("same"), Expression::Accept],
             vec![input(first), is("internal"), Expression::Drop],
             vec![output(first), is("internal"), Expression::Drop],
-            [expression::is_known_connection(), vec![Expression::Accept]].concat(),
             // A published port is for everybody.
             [expression::is_destination_nat(), vec![Expression::Accept]].concat(),
             [vec![input(first), is("bridges")], accept_goto("leaving")].concat(),
@@ -162,6 +183,7 @@ impl Fences {
             batch.add_rule(table, "forward", rule);
         }
         batch.add_rule(table, "leaving", &[output(first), is("bridges"), Expression::Drop]);
+        batch.add_rule(table, "leaving", &to_data_port());
     }
 
     /// Nothing on this host is reached from an internal network but what it has asked itself.
@@ -170,6 +192,9 @@ impl Fences {
         let first = expression::FIRST_REGISTER;
         let hook = Hook { kind: "filter", hook: Hook::INPUT, priority: BEFORE_FILTERS };
         batch.add_chain(table, "input", Some(hook));
+        let bridges = Expression::Member { set: "bridges", is_member: true };
+        let from_bridges = vec![expression::load_input_link(first), bridges];
+        batch.add_rule(table, "input", &[from_bridges, to_data_port()].concat());
         batch.add_rule(
             table,
             "input",
@@ -208,4 +233,16 @@ impl Fences {
             batch.add_rule(table, "postrouting", &rule);
         }
     }
+}
+
+/// Drops what goes to a node's data port.
+fn to_data_port() -> Vec<Expression> {
+    let first = expression::FIRST_REGISTER;
+    vec![
+        Expression::protocol(first),
+        Expression::Compare { register: first, equal: true, value: vec![UDP] },
+        Expression::destination_port(first),
+        Expression::Member { set: "data", is_member: true },
+        Expression::Drop,
+    ]
 }

@@ -35,6 +35,7 @@ const CHECKSUM_OF_ADDRESSES: u32 = 1;
 /// `ARPHRD_ETHER`.
 const LINK_IS_ETHERNET: u16 = 1;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const TCP_SYN: u8 = 2;
 const TCP_RST: u8 = 4;
 const TCP_OPTION_MAXSEG: u8 = 2;
@@ -156,6 +157,8 @@ pub(super) enum Expression {
     Accept,
     /// Tells the sender that it will get no answer.
     Reject(Refusal),
+    /// The packet is no part of a connection that the kernel follows.
+    Untracked,
     /// Puts the bytes into the register.
     Load {
         register: u32,
@@ -163,6 +166,13 @@ pub(super) enum Expression {
     },
     /// To the address and port that stand one after the other from the first register on.
     DestinationNat(Family),
+    /// Writes a port of UDP into the packet.
+    SetSourcePort {
+        register: u32,
+    },
+    SetDestinationPort {
+        register: u32,
+    },
     /// To the address that begins in the first register, the port as it is.
     DestinationNatAddress(Family),
     /// Under the address that begins in the first register.
@@ -202,6 +212,10 @@ impl Expression {
             Family::Ipv6 => (8, 16),
         };
         Self::Payload { base: NETWORK_HEADER, offset, bytes, register }
+    }
+
+    pub(super) fn source_port(register: u32) -> Self {
+        Self::Payload { base: TRANSPORT_HEADER, offset: 0, bytes: 2, register }
     }
 
     pub(super) fn destination_port(register: u32) -> Self {
@@ -380,6 +394,18 @@ pub(super) fn refuse(family: Family) -> [Vec<Expression>; 2] {
     [reset, vec![Expression::Reject(Refusal::NoPort(family))]]
 }
 
+/// UDP to a port of the set is followed as a connection no more.
+pub(super) fn untrack_datagrams(set: &'static str) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::protocol(register),
+        equals(&[UDP]),
+        Expression::destination_port(register),
+        Expression::Member { set, is_member: true },
+        Expression::Untracked,
+    ]
+}
+
 fn equals(value: &[u8]) -> Expression {
     Expression::Compare { register: FIRST_REGISTER, equal: true, value: value.to_vec() }
 }
@@ -474,7 +500,10 @@ pub(super) fn encode(bytes: &mut Vec<u8>, expression: &Expression) {
 
 fn name(expression: &Expression) -> &'static str {
     match expression {
-        Expression::Payload { .. } | Expression::SetNetworkHeader { .. } => "payload",
+        Expression::Payload { .. }
+        | Expression::SetNetworkHeader { .. }
+        | Expression::SetSourcePort { .. }
+        | Expression::SetDestinationPort { .. } => "payload",
         Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
         Expression::Conntrack { .. }
         | Expression::ConntrackOriginal { .. }
@@ -497,6 +526,7 @@ fn name(expression: &Expression) -> &'static str {
         | Expression::DestinationNatAddress(_)
         | Expression::SourceNatAddress(_) => "nat",
         Expression::Masquerade => "masq",
+        Expression::Untracked => "notrack",
     }
 }
 
@@ -517,6 +547,8 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         Expression::Payload { base, offset, bytes: length, register } => {
             numbers(bytes, &[(1, *register), (2, *base), (3, *offset), (4, *length)]);
         }
+        Expression::SetSourcePort { register } => set_port(bytes, 0, *register),
+        Expression::SetDestinationPort { register } => set_port(bytes, 2, *register),
         Expression::Meta { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
         Expression::Conntrack { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
         Expression::ConntrackOriginal { key, register } => {
@@ -608,9 +640,14 @@ fn encode_deed(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::DestinationNatAddress(family) => nat(bytes, NAT_DESTINATION, *family),
         Expression::SourceNatAddress(family) => nat(bytes, NAT_SOURCE, *family),
-        // Masquerading says nothing more; the others are encoded as what loads.
+        // Some say nothing more; the others are encoded as what loads.
         _ => {}
     }
+}
+
+/// Two bytes of UDP's header, whose sum stands at 6; type 1 of sums is the internet's.
+fn set_port(bytes: &mut Vec<u8>, offset: u32, register: u32) {
+    numbers(bytes, &[(2, TRANSPORT_HEADER), (3, offset), (4, 2), (5, register), (6, 1), (7, 6)]);
 }
 
 fn encode_refusal(bytes: &mut Vec<u8>, refusal: Refusal) {

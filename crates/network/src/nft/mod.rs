@@ -6,10 +6,13 @@
 //!   map backends { type inet_proto . inet_service . mark : ipv4_addr . inet_service }
 //!   chain b3     { dnat to l4proto . dport . numgen random mod 3 map @backends }
 //!   chain prerouting, output { fib daddr type local goto published }
+//!   set wires    { type inet_service }                                            # 4789
+//!   chain guard, sending { udp dport @wires notrack }
 //! }
 //! ```
-//! A port costs map elements only, and a change of backends is one transaction. A table of the same form for IPv6 is there
-//! where the host speaks it.
+//! What overlays send from node to node is not followed as connections: each of their packets is one of a container's, which
+//! are followed where they begin, and the host's table of connections stays small. A port costs map elements only, and a change
+//! of backends is one transaction. A table of the same form for IPv6 is there where the host speaks it.
 
 mod balance;
 mod bridges;
@@ -66,6 +69,8 @@ struct FamilyTable {
     socket: Socket,
     /// For which numbers of backends there are chains, with and without an address in the key.
     chains: BTreeSet<(bool, u32)>,
+    /// UDP ports of overlays.
+    wires: BTreeSet<u16>,
     /// How many rules each chain had when the table was made.
     base: BTreeMap<String, usize>,
 }
@@ -91,12 +96,26 @@ fn concatenation(types: &[u32]) -> u32 {
 
 impl Table {
     /// Makes the tables anew, each in one transaction: at no moment is there a table without its rules.
-    pub(crate) fn open(instance: &str, bridge: &str, subnet: Ipv4Net) -> Result<Self, Error> {
-        let mut families = vec![FamilyTable::open(instance, bridge, subnet.into())?];
-        if ipv6::is_spoken() {
-            families.push(FamilyTable::open(instance, bridge, ipv6::of_subnet(subnet).into())?);
-        }
-        Ok(Self { families })
+    pub(crate) fn open(
+        instance: &str,
+        bridge: &str,
+        subnet: Ipv4Net,
+        wires: BTreeSet<u16>,
+    ) -> Result<Self, Error> {
+        let of_ipv6 = ipv6::is_spoken().then(|| ipv6::of_subnet(subnet).into());
+        let subnets = std::iter::once(IpNet::V4(subnet)).chain(of_ipv6);
+        let tables = subnets.map(|it| FamilyTable::open(instance, bridge, it, wires.clone()));
+        Ok(Self { families: tables.collect::<Result<_, _>>()? })
+    }
+
+    /// Ports of [`Table::untrack`], for the next table.
+    pub(crate) fn wires(&self) -> BTreeSet<u16> {
+        self.families.iter().flat_map(|table| table.wires.iter().copied()).collect()
+    }
+
+    /// What goes to this UDP port of a node, and comes to it, is followed as a connection no more.
+    pub(crate) fn untrack(&mut self, port: u16) {
+        self.families.iter_mut().for_each(|table| table.untrack(port));
     }
 
     /// How the kernel's tables differ from those with these rules.
@@ -125,20 +144,35 @@ impl Table {
 }
 
 impl FamilyTable {
-    fn open(instance: &str, bridge: &str, subnet: IpNet) -> Result<Self, Error> {
+    fn open(
+        instance: &str,
+        bridge: &str,
+        subnet: IpNet,
+        wires: BTreeSet<u16>,
+    ) -> Result<Self, Error> {
         let socket = Socket::open().map_err(Error::kernel("open an nftables socket"))?;
         let (name, family) = (format!("skep-{instance}"), Family::of(subnet.addr()));
         let (chains, base) = (BTreeSet::new(), BTreeMap::new());
-        let mut table = Self { name, family, socket, chains, base };
+        let mut table = Self { name, family, socket, chains, wires, base };
         let mut batch = table.socket.batch_for(family);
         batch.remove_table(&table.name);
         batch.add_table(&table.name);
         table.add_maps(&mut batch);
         table.add_base_chains(&mut batch, bridge, subnet);
+        table.add_wires(&mut batch);
         table.commit(batch, "make nftables table")?;
         let base = list::rules(&mut table.socket, family, &table.name);
         table.base = base.map_err(Error::kernel("list nftables rules"))?;
         Ok(table)
+    }
+
+    fn untrack(&mut self, port: u16) {
+        if self.wires.insert(port) {
+            let mut batch = self.socket.batch_for(self.family);
+            batch.add_member(&self.name, "wires", &port_key(port));
+            // Where somebody has removed the table, whoever puts it back knows the port.
+            let _ = self.socket.commit(batch);
+        }
     }
 
     /// Those of the rules that are about this version of IP.
@@ -165,6 +199,10 @@ impl FamilyTable {
                 faults.push(format!("chain {chain} has {found} rules and should have {count}"));
             }
         }
+        let member = |port: &u16| (port_key(*port), list::Target::Data(Vec::new()));
+        let wires = self.wires.iter().map(member).collect();
+        let found = list::elements(&mut self.socket, self.family, &self.name, "wires")?;
+        list::compare("wires", &wires, &found, faults);
         for with_address in [false, true] {
             let (fronts, backends) = map_names(with_address);
             let (mut to_chains, mut to_tasks) = (list::Elements::new(), list::Elements::new());
@@ -287,6 +325,8 @@ impl FamilyTable {
         batch.add_chain(table, "prerouting", nat(Hook::PREROUTING, -100));
         batch.add_chain(table, "output", nat(Hook::OUTPUT, -100));
         batch.add_chain(table, "postrouting", nat(Hook::POSTROUTING, 100));
+        let raw = Some(Hook { kind: "filter", hook: Hook::PREROUTING, priority: -300 });
+        batch.add_chain(table, "guard", raw);
         let to_published = [expression::destination_is_local(), accept_goto("published")];
         batch.add_rule(table, "prerouting", &to_published.concat());
         batch.add_rule(table, "output", &to_published.concat());
@@ -314,6 +354,19 @@ impl FamilyTable {
         // From a container to itself or a neighbour by a published port: likewise.
         let led = expression::is_destination_nat();
         batch.add_rule(table, "postrouting", &masquerade(&[from_inside, by_bridge, led]));
+    }
+
+    fn add_wires(&self, batch: &mut Batch) {
+        let table = &self.name;
+        batch.add_set(table, "wires", INET_SERVICE, 2);
+        for port in &self.wires {
+            batch.add_member(table, "wires", &port_key(*port));
+        }
+        let raw = Some(Hook { kind: "filter", hook: Hook::OUTPUT, priority: -300 });
+        batch.add_chain(table, "sending", raw);
+        for chain in ["guard", "sending"] {
+            batch.add_rule(table, chain, &expression::untrack_datagrams("wires"));
+        }
     }
 
     fn add_chain(&self, batch: &mut Batch, (with_address, backends): (bool, u32)) {
@@ -377,11 +430,9 @@ fn looped(front: Front) -> Option<[u8; 8]> {
 
 /// route_localnet would let neighbours on a wire reach 127.0.0.0/8: only the host itself may.
 fn add_loopback_guard(batch: &mut Batch, table: &str) {
-    let raw = Some(Hook { kind: "filter", hook: Hook::PREROUTING, priority: -300 });
-    batch.add_chain(table, "guard", raw);
     let rule = [
-        expression::input_link_is_not("lo"),
         expression::destination_in(Family::Ipv4.loopback()),
+        expression::input_link_is_not("lo"),
         vec![Expression::Drop],
     ];
     batch.add_rule(table, "guard", &rule.concat());
@@ -417,6 +468,10 @@ fn port_bytes(protocol: Protocol, port: u16) -> [u8; 8] {
     };
     let [high, low] = port.to_be_bytes();
     [protocol, 0, 0, 0, high, low, 0, 0]
+}
+
+fn port_key(port: u16) -> Vec<u8> {
+    port.to_be_bytes().to_vec()
 }
 
 /// Where connections are led, as maps have it.

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use network::{
-    Asker, LocalIpv6, LocalNames, LocalNetwork, NameSockets, Namer, Network, Plug, PlugRequest,
-    Protocol, PublishedPort,
+    AskWithin, Asker, LocalIpv6, LocalNames, LocalNetwork, NameFault, NameSockets, Namer, Network,
+    Plug, PlugRequest, Protocol, PublishedPort,
 };
 
 use crate::hosts::{Neighbour, ask, inside, ip, on_a_fresh_host, run, serve};
@@ -364,6 +364,10 @@ impl Namer for Notes {
 
     fn forget_network(&self, network: &str) {
         self.note(format!("forget network {network}"));
+    }
+
+    fn faults(&self, _: &[Asker<'_>], _: AskWithin<'_>) -> Vec<NameFault> {
+        Vec::new()
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use network::{
-    Asker, Backends, DATA_PORT, Join, LocalNames, NameSockets, Namer, Network, Overlay, Peer,
-    Services, Update,
+    AskWithin, Asker, Backends, DATA_PORT, Join, LocalNames, NameFault, NameSockets, Namer,
+    Network, Overlay, Peer, Services, Update,
 };
 
 use crate::hosts::{Machine, Node, PORT, ask, block_on, inside, ip, serve};
@@ -106,6 +106,37 @@ impl Namer for Silent {
     fn tell(&self, _: LocalNames) {}
 
     fn forget_network(&self, _: &str) {}
+
+    fn faults(&self, _: &[Asker<'_>], _: AskWithin<'_>) -> Vec<NameFault> {
+        Vec::new()
+    }
+}
+
+/// Tells who asks in datagrams what they said.
+#[derive(Debug)]
+struct Echo;
+
+impl Namer for Echo {
+    fn serve(&self, _: Asker<'_>, sockets: NameSockets) {
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((length, from)) = sockets.udp.recv_from(&mut buffer) {
+                let _ = sockets.udp.send_to(&buffer[..length], from);
+            }
+        });
+    }
+
+    fn change(&self, _: Asker<'_>) {}
+
+    fn forget(&self, _: &str) {}
+
+    fn tell(&self, _: LocalNames) {}
+
+    fn forget_network(&self, _: &str) {}
+
+    fn faults(&self, _: &[Asker<'_>], _: AskWithin<'_>) -> Vec<NameFault> {
+        Vec::new()
+    }
 }
 
 /// Two hosts with a wire between them.
@@ -345,4 +376,33 @@ fn another_daemon_takes_over_what_is_there() {
         Some("b 10.1.0.11"),
         "connections go on meanwhile"
     );
+}
+
+#[test]
+fn questions_for_names_are_led_to_the_daemon_and_a_server_of_users_on_that_port_stays_theirs() {
+    let one = Host::new(1);
+    one.run(async |network| network.set_namer(Arc::new(Echo)).await.expect("none is there yet"));
+    let netns = one.container("aaaaaaaaaaaaaaaa", 11);
+    let theirs = inside(&netns, || UdpSocket::bind("0.0.0.0:53").expect("the port is free"));
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = theirs.recv_from(&mut buffer) {
+            let _ = theirs.send_to(b"theirs", from);
+        }
+    });
+    let ask = |address: &'static str| {
+        inside(&netns, move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+            socket.set_read_timeout(Some(Duration::from_secs(5))).expect("is no zero");
+            // A connected socket takes an answer from there alone.
+            socket.connect(address).expect("there is a way");
+            socket.send(b"names").expect("sends");
+            let mut buffer = [0; 64];
+            let length = socket.recv(&mut buffer).expect("is answered");
+            String::from_utf8_lossy(&buffer[..length]).into_owned()
+        })
+    };
+    assert_eq!(ask("127.0.0.11:53"), "names");
+    assert_eq!(ask("127.0.0.1:53"), "theirs");
+    assert_eq!(ask("10.1.0.11:53"), "theirs");
 }
