@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,16 @@ pub(crate) struct Bridge {
     pub(crate) subnet: Ipv4Net,
     gateway: Ipv4Addr,
     mtu: Option<u32>,
-    has_ipv6: bool,
+    ipv6: Option<BridgeIpv6>,
+}
+
+/// What a bridge has of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BridgeIpv6 {
+    /// Addresses that follow from those of IPv4, to answer by.
+    Following,
+    /// A subnet, with the bridge's own address in it.
+    Own { gateway: Ipv6Addr, prefix_len: u8 },
 }
 
 /// How a bridge is to be.
@@ -47,9 +56,8 @@ pub(crate) struct Shape<'a> {
     pub(crate) subnet: Ipv4Net,
     pub(crate) gateway: Ipv4Addr,
     pub(crate) mtu: Option<u32>,
-    /// Whether its containers are reached over IPv6 too. Without, nobody on it reaches this host by an address of the link
-    /// that no rule of ours looks at.
-    pub(crate) has_ipv6: bool,
+    /// Without any, nobody on it reaches this host by an address of the link that no rule of ours looks at.
+    pub(crate) ipv6: Option<BridgeIpv6>,
 }
 
 /// A container's link to a bridge.
@@ -61,6 +69,8 @@ pub(crate) struct Wire<'a> {
     /// Whether there is nothing but loopback in the namespace yet.
     pub(crate) is_first: bool,
     pub(crate) address: Ipv4Addr,
+    /// With the length of its prefix. Without one, it follows from the other, where the bridge has such.
+    pub(crate) ipv6: Option<(Ipv6Addr, u8)>,
     pub(crate) mac: [u8; 6],
     /// Whether it reaches the bridge, and no other container on it.
     pub(crate) is_alone: bool,
@@ -71,8 +81,8 @@ pub(crate) fn open(config: &Config) -> Result<Bridge, Error> {
     let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
     let subnet = subnet(config, &netlink)?;
     let gateway = first_of(subnet);
-    let has_ipv6 = ipv6::is_spoken();
-    let shape = Shape { name: &config.bridge, subnet, gateway, mtu: None, has_ipv6 };
+    let ipv6 = ipv6::is_spoken().then_some(BridgeIpv6::Following);
+    let shape = Shape { name: &config.bridge, subnet, gateway, mtu: None, ipv6 };
     let (bridge, _) = make(shape)?;
     sysctl("ip_forward", "1")?;
     state_file::write(&subnet_file(&config.state_dir), &subnet)?;
@@ -86,7 +96,7 @@ pub(crate) fn first_of(subnet: Ipv4Net) -> Ipv4Addr {
 
 /// Makes a bridge, or takes over the one of its name; true where it was made.
 pub(crate) fn make(shape: Shape<'_>) -> Result<(Bridge, bool), Error> {
-    let Shape { name, subnet, gateway, mtu, has_ipv6 } = shape;
+    let Shape { name, subnet, gateway, mtu, ipv6 } = shape;
     let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
     let is_made = match netlink.create(new_bridge(shape)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
@@ -94,11 +104,13 @@ pub(crate) fn make(shape: Shape<'_>) -> Result<(Bridge, bool), Error> {
     };
     let index = link_index(&netlink, name)?;
     let mut addresses = vec![(IpAddr::V4(gateway), subnet.prefix_len())];
-    ipv6::switch(name, has_ipv6);
-    if has_ipv6 {
-        let length = ipv6::of_subnet(subnet).prefix_len();
-        addresses.push((ipv6::of_container(gateway).into(), length));
-    }
+    ipv6::switch(name, ipv6.is_some());
+    addresses.extend(ipv6.map(|ipv6| match ipv6 {
+        BridgeIpv6::Following => {
+            (ipv6::of_container(gateway).into(), ipv6::of_subnet(subnet).prefix_len())
+        }
+        BridgeIpv6::Own { gateway, prefix_len } => (gateway.into(), prefix_len),
+    }));
     for (address, length) in addresses {
         match netlink.create(add_address(index, address, length)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -110,7 +122,7 @@ pub(crate) fn make(shape: Shape<'_>) -> Result<(Bridge, bool), Error> {
     netlink.change(set_up(index)).map_err(Error::kernel(format!("raise bridge {name}")))?;
     // Lets connections to 127.0.0.1 go on to containers; the table guards against strangers using it.
     sysctl(&format!("conf/{name}/route_localnet"), "1")?;
-    Ok((Bridge { name: name.to_owned(), index, subnet, gateway, mtu, has_ipv6 }, is_made))
+    Ok((Bridge { name: name.to_owned(), index, subnet, gateway, mtu, ipv6 }, is_made))
 }
 
 impl Bridge {
@@ -147,7 +159,9 @@ impl Bridge {
         }
         inside.change(set_up(index)).map_err(Error::kernel("raise the container's link"))?;
         let mut addresses = vec![(IpAddr::V4(address), self.subnet.prefix_len())];
-        if self.has_ipv6 {
+        if let Some((address, length)) = wire.ipv6 {
+            addresses.push((address.into(), length));
+        } else if self.ipv6 == Some(BridgeIpv6::Following) {
             let length = ipv6::of_subnet(self.subnet).prefix_len();
             addresses.push((ipv6::of_container(address).into(), length));
         }
@@ -216,8 +230,12 @@ pub(crate) fn unplug(link: &str) -> Result<(), Error> {
     netlink.remove_link(link).map_err(Error::kernel(format!("remove link {link}")))
 }
 
-/// Where a container's packets to the world go; nowhere without a gateway. By IPv6 it only answers by that way.
-pub(crate) fn lead_out(netns: &Path, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
+/// Where a container's packets to the world go; nowhere without a gateway. Without one of IPv6, it only answers by that way.
+pub(crate) fn lead_out(
+    netns: &Path,
+    gateway: Option<Ipv4Addr>,
+    of_ipv6: Option<Ipv6Addr>,
+) -> Result<(), Error> {
     let inside = namespace::within(netns, || {
         Netlink::open().map_err(Error::kernel("open a netlink socket"))
     })?;
@@ -235,7 +253,7 @@ pub(crate) fn lead_out(netns: &Path, gateway: Option<Ipv4Addr>) -> Result<(), Er
     route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
     inside.replace(RouteNetlinkMessage::NewRoute(route)).map_err(failed())?;
     let mut route = default_route(AddressFamily::Inet6);
-    let gateway = ipv6::of_container(gateway);
+    let gateway = of_ipv6.unwrap_or_else(|| ipv6::of_container(gateway));
     route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet6(gateway)));
     match inside.replace(RouteNetlinkMessage::NewRoute(route)) {
         // The gateway has no such address.

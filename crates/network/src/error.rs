@@ -1,7 +1,7 @@
 //! What can go wrong between us and the kernel.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
@@ -30,10 +30,10 @@ pub enum Error {
     NoAddressLeft { name: String, id: String },
     /// Docker's words.
     #[error("Address already in use")]
-    AddressTaken { address: Ipv4Addr },
+    AddressTaken { address: IpAddr },
     /// Docker's words.
     #[error("Invalid address {address}: It does not belong to any of this network's subnets")]
-    AddressOutside { address: Ipv4Addr },
+    AddressOutside { address: IpAddr },
     #[error("container {container} has no network namespace")]
     NoNamespace { container: String },
     #[error("more than {most} other nodes: their connections cannot be told apart")]

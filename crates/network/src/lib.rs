@@ -26,7 +26,7 @@ mod state_file;
 mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -35,7 +35,7 @@ use ipnet::Ipv4Net;
 use address::Pool;
 pub use address::parse_mac;
 pub use audit::walls;
-pub use bridges::{LocalNames, LocalNetwork, Plug, PlugRequest};
+pub use bridges::{LocalIpv6, LocalNames, LocalNetwork, Plug, PlugIpv6, PlugRequest};
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use features::{link_mtus, missing_features};
@@ -210,7 +210,9 @@ impl Network {
         blocking(move || {
             let mut state = inner.lock();
             if let Some(underlay) = &ingress.underlay {
-                state.table.untrack(underlay.port);
+                if !underlay.is_encrypted {
+                    state.table.untrack(underlay.port);
+                }
                 state.bridges.hide(underlay.port)?;
             }
             let (set, gone) = state.mesh.set(ingress);
@@ -389,10 +391,16 @@ impl Network {
         self.0.lock().bridges.all_plugs().clone()
     }
 
-    /// Where a container's packets to the world go; nowhere without a gateway.
-    pub async fn lead_out(&self, container: &str, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
+    /// Where a container's packets to the world go; nowhere without a gateway. Over IPv6 it begins nothing without one of
+    /// that.
+    pub async fn lead_out(
+        &self,
+        container: &str,
+        gateway: Option<Ipv4Addr>,
+        of_ipv6: Option<Ipv6Addr>,
+    ) -> Result<(), Error> {
         let netns = self.netns(container);
-        blocking(move || bridge::lead_out(&netns, gateway)).await
+        blocking(move || bridge::lead_out(&netns, gateway, of_ipv6)).await
     }
 
     /// Which servers answer the container's questions for the world's names; to be said before it is in any network.
@@ -625,11 +633,12 @@ impl Inner {
             netns,
             is_first,
             address: endpoint.address,
+            ipv6: None,
             mac: endpoint.hardware_address(),
             is_alone: false,
         })?;
         if is_first {
-            bridge::lead_out(netns, Some(endpoint.gateway))?;
+            bridge::lead_out(netns, Some(endpoint.gateway), None)?;
         }
         endpoint::save(&self.config.run_dir, container, endpoint)
     }

@@ -56,6 +56,36 @@ fn containers_of_a_network_find_each_other_by_name_and_no_others() {
     assert!(resolver.contains("nameserver 127.0.0.11\n") && resolver.contains("ndots:0"));
 }
 
+#[test]
+fn a_network_has_ipv6_where_that_is_asked_for() {
+    let host = host();
+    host.ok(&["network", "create", "--ipv6", "--subnet", "fd00:8::/64", "blue"]);
+    let subnets = "{{.EnableIPv6}} {{range .IPAM.Config}}{{.Subnet}} {{end}}";
+    let subnets = host.ok(&["network", "inspect", "blue", "--format", subnets]);
+    assert!(subnets.starts_with("true") && subnets.contains("fd00:8::/64"), "{subnets}");
+    answerer(&host, "web", &["--network", "blue", "--ip6", "fd00:8::77", "-p", "8080:80"]);
+    idle(&host, "client", &["--network", "blue"]);
+    assert_eq!(place(&host, "web", "blue", "GlobalIPv6Address"), "fd00:8::77");
+    assert_eq!(place(&host, "web", "blue", "GlobalIPv6PrefixLen"), "64");
+    assert_eq!(place(&host, "web", "blue", "IPv6Gateway"), "fd00:8::1");
+    assert!(place(&host, "client", "blue", "GlobalIPv6Address").starts_with("fd00:8::"));
+    assert!(reaches(&host, "client", "http://[fd00:8::77]/"), "by its address");
+    let named = host.ok(&["exec", "client", "nslookup", "-type=aaaa", "web"]);
+    assert!(named.contains("fd00:8::77"), "{named}");
+    let members = "{{range .Containers}}{{.IPv6Address}} {{end}}";
+    let members = host.ok(&["network", "inspect", "blue", "--format", members]);
+    assert!(members.contains("fd00:8::77/64"), "{members}");
+    assert!(host.ask("[::1]", 8080).is_some(), "by its port");
+    if e2e::is_skep() {
+        let taken = ["run", "--rm", "--network", "blue", "--ip6", "fd00:8::77", "busybox", "true"];
+        assert!(host.refused(&taken).contains("Address already in use"));
+        host.ok(&["network", "create", "--ipv6", "red"]);
+        idle(&host, "other", &["--network", "red"]);
+        assert!(place(&host, "other", "red", "GlobalIPv6Address").starts_with("fd"));
+        assert!(!reaches(&host, "other", "http://[fd00:8::77]/"), "of another network");
+    }
+}
+
 /// Names of the networks that a list with these filters shows.
 fn listed(host: &Host, filters: &[&str]) -> String {
     let filters = filters.iter().flat_map(|filter| ["--filter", filter]);

@@ -143,6 +143,11 @@ impl Shared {
             shown.gateway = plug.gateway.to_string();
             shown.ip_address = plug.address.to_string();
             shown.ip_prefix_len = plug.prefix_len;
+            if let Some(ipv6) = plug.ipv6 {
+                shown.global_ipv6_address = ipv6.address.to_string();
+                shown.global_ipv6_prefix_len = ipv6.prefix_len;
+                shown.ipv6_gateway = ipv6.gateway.map(|it| it.to_string()).unwrap_or_default();
+            }
             shown.mac_address = plug.mac;
             return shown;
         }

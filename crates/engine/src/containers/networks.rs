@@ -2,13 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use docker_types::network::EndpointSettings;
 use ipnet::IpNet;
-use network::{DEFAULT_NETWORK, Join, PlugRequest};
+use network::{DEFAULT_NETWORK, Join, Plug, PlugIpv6, PlugRequest};
 
 use super::Shared;
 use super::container::Container;
@@ -42,8 +42,17 @@ struct WayOut {
     gateway: Ipv4Addr,
     /// The container's own address there, which published ports lead to.
     address: Ipv4Addr,
+    ipv6: Option<PlugIpv6>,
     /// Where those answer that name no address of the host.
     binding: Option<IpAddr>,
+}
+
+impl WayOut {
+    /// Where published ports lead to.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let ipv6 = self.ipv6.map(|ipv6| ipv6.address.into());
+        std::iter::once(self.address.into()).chain(ipv6).collect()
+    }
 }
 
 /// Whether the container has a network namespace of its own.
@@ -108,14 +117,19 @@ impl Shared {
         let way_out = self.way_out(&container.id, record);
         let is_led_already = memberships.len() == 1 && !has_names;
         if !is_led_already {
-            let gateway = way_out.map(|way_out| way_out.gateway);
-            self.network.lead_out(&container.id, gateway).await.map_err(failed)?;
+            self.lead_out(&container.id, way_out).await?;
         }
         if let Some(way_out) = way_out {
-            let WayOut { address, binding, .. } = way_out;
-            self.publish_ports(container, record, address, binding).await?;
+            let addresses = way_out.addresses();
+            self.publish_ports(container, record, &addresses, way_out.binding).await?;
         }
         self.place(&container.id, record)
+    }
+
+    async fn lead_out(&self, id: &str, way_out: Option<WayOut>) -> Result<(), Error> {
+        let gateway = way_out.map(|way_out| way_out.gateway);
+        let of_ipv6 = way_out.and_then(|way_out| way_out.ipv6?.gateway);
+        self.network.lead_out(id, gateway, of_ipv6).await.map_err(failed)
     }
 
     /// The networks a container is to be in, the one that it was made for first.
@@ -182,6 +196,7 @@ impl Shared {
                 let request = PlugRequest {
                     network: local.id.clone(),
                     address: asked_address(settings)?,
+                    ipv6: asked_ipv6(settings)?,
                     mac: asked_mac(record, name, settings)?,
                     names: names_of(record, settings),
                 };
@@ -268,8 +283,12 @@ impl Shared {
     fn way_out(&self, id: &str, record: &Record) -> Option<WayOut> {
         let plugs = self.network.plugs(id);
         let default = self.network.endpoint(id);
-        let default =
-            default.map(|it| WayOut { gateway: it.gateway, address: it.address, binding: None });
+        let default = default.map(|it| WayOut {
+            gateway: it.gateway,
+            address: it.address,
+            ipv6: None,
+            binding: None,
+        });
         let ways = record.networks.iter().filter_map(|(name, settings)| {
             let way = match name == DEFAULT_NETWORK {
                 true => default?,
@@ -278,8 +297,8 @@ impl Shared {
                         return None;
                     };
                     let plug = plugs.iter().find(|plug| plug.network == local.id)?;
-                    let (gateway, address, binding) = (plug.gateway, plug.address, local.binding);
-                    let way = WayOut { gateway, address, binding };
+                    let Plug { gateway, address, ipv6, .. } = *plug;
+                    let way = WayOut { gateway, address, ipv6, binding: local.binding };
                     (!local.is_internal).then_some(way)?
                 }
             };
@@ -297,7 +316,8 @@ impl Shared {
         let plugs = self.network.plugs(id);
         let joins = self.network.joined_of(id);
         let default = self.network.endpoint(id);
-        let mut addresses: Vec<IpAddr> = plugs.iter().map(|plug| plug.address.into()).collect();
+        let mut addresses: Vec<IpAddr> =
+            plugs.iter().flat_map(|plug| plug.addresses().map(|(address, _)| address)).collect();
         addresses.extend(joins.iter().flat_map(|join| &join.addresses).map(IpNet::addr));
         // The way out beside networks is no address that others know the container by.
         if addresses.is_empty() || record.networks.contains_key(DEFAULT_NETWORK) {
@@ -367,10 +387,9 @@ impl Shared {
         record: &Record,
     ) -> Result<(), Error> {
         let way_out = self.way_out(&container.id, record);
-        let gateway = way_out.map(|way_out| way_out.gateway);
-        self.network.lead_out(&container.id, gateway).await.map_err(failed)?;
+        self.lead_out(&container.id, way_out).await?;
         let mut ports = container.ports();
-        let backends: Vec<_> = way_out.map(|it| it.address.into()).into_iter().collect();
+        let backends = way_out.map(|way_out| way_out.addresses()).unwrap_or_default();
         if ports.iter().any(|port| port.backends != backends) {
             ports.iter_mut().for_each(|port| port.backends.clone_from(&backends));
             self.network.publish(&container.id, ports.clone()).await.map_err(failed)?;
@@ -378,8 +397,7 @@ impl Shared {
         } else if ports.is_empty()
             && let Some(way_out) = way_out
         {
-            let WayOut { address, binding, .. } = way_out;
-            self.publish_ports(container, record, address, binding).await?;
+            self.publish_ports(container, record, &backends, way_out.binding).await?;
         }
         let place = self.place(&container.id, record)?;
         self.etc_files(container, record, &place).map(drop)
@@ -493,6 +511,18 @@ pub(super) fn names_of(record: &Record, settings: &EndpointSettings) -> Vec<Stri
 /// A text that is none.
 pub(super) fn asked_address(settings: &EndpointSettings) -> Result<Option<Ipv4Addr>, Refusal> {
     let text = settings.ipam_config.as_ref().map_or("", |ipam| ipam.ipv4_address.as_str());
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| Refusal::Address { text: text.to_owned() })
+}
+
+/// The address of IPv6 that was asked for.
+///
+/// # Errors
+/// A text that is none.
+fn asked_ipv6(settings: &EndpointSettings) -> Result<Option<Ipv6Addr>, Refusal> {
+    let text = settings.ipam_config.as_ref().map_or("", |ipam| ipam.ipv6_address.as_str());
     if text.is_empty() {
         return Ok(None);
     }

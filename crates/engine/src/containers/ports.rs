@@ -34,7 +34,7 @@ impl Shared {
         &self,
         container: &Container,
         record: &Record,
-        address: Ipv4Addr,
+        addresses: &[IpAddr],
         binding: Option<IpAddr>,
     ) -> Result<(), Error> {
         let mut wishes = wishes(record)?;
@@ -47,7 +47,7 @@ impl Shared {
         let mut attempt = 0;
         loop {
             let ports: Vec<PublishedPort> =
-                wishes.iter().map(|wish| wish.choose(address, attempt)).collect();
+                wishes.iter().map(|wish| wish.choose(addresses, attempt)).collect();
             match self.network.publish(&container.id, ports.clone()).await {
                 Ok(()) => {
                     container.set_ports(ports);
@@ -72,7 +72,7 @@ impl Wish {
         self.host.as_ref().is_none_or(|range| range.start() < range.end())
     }
 
-    fn choose(&self, address: Ipv4Addr, attempt: usize) -> PublishedPort {
+    fn choose(&self, addresses: &[IpAddr], attempt: usize) -> PublishedPort {
         let published = match &self.host {
             Some(range) if attempt == 0 => *range.start(),
             Some(range) => rand::rng().random_range(range.clone()),
@@ -83,7 +83,7 @@ impl Wish {
             host_ip: self.host_ip,
             published,
             target: self.target,
-            backends: vec![address.into()],
+            backends: addresses.to_vec(),
         }
     }
 }

@@ -116,7 +116,7 @@ impl Engine {
         let describe = |(id, plugs): (String, Vec<network::Plug>)| {
             let plug = plugs.into_iter().find(|plug| plug.network == network)?;
             let name = self.containers.name_of(&id)?;
-            let addresses = [(IpAddr::from(plug.address), plug.prefix_len)];
+            let addresses: Vec<_> = plug.addresses().collect();
             let place = endpoint_id(&id, network);
             Some((id, resource(name, place, plug.mac, &addresses)))
         };
@@ -145,6 +145,7 @@ fn described(record: &Record) -> NetworkResource {
         scope: "local".to_owned(),
         driver: if record.local.is_some() { "bridge" } else { "null" }.to_owned(),
         enable_ipv4: true,
+        enable_ipv6: record.local.as_ref().is_some_and(|local| local.ipv6.is_some()),
         ipam: record.ipam.clone(),
         internal: record.is_internal,
         attachable: record.is_attachable,

@@ -3,6 +3,7 @@
 //! What is remembered is in the engine's database; what the kernel has is made from it each time the engine opens.
 
 mod describe;
+mod ipv6;
 mod plan;
 mod refusal;
 

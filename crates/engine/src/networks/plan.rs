@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use docker_types::network::{Ipam, IpamConfig, NetworkCreateRequest};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use network::LocalNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::Refusal;
+use super::{Refusal, ipv6};
 
 const OPTION_MTU: &str = "com.docker.network.driver.mtu";
 const OPTION_LINK: &str = "com.docker.network.bridge.name";
@@ -70,7 +70,12 @@ pub(crate) fn plan(
     let options = request.options.clone().unwrap_or_default();
     let ipam = request.ipam.clone().unwrap_or_default();
     check_ipam_driver(&ipam)?;
-    let addresses = addresses(&ipam, around)?;
+    let (of_ipv6, of_ipv4): (Vec<_>, Vec<_>) = { ipam.config.clone().unwrap_or_default() }
+        .into_iter()
+        .partition(|config| config.subnet.contains(':'));
+    let addresses = addresses(&of_ipv4, around)?;
+    let ipv6 = ipv6::addresses(&of_ipv6, request.enable_ipv6 == Some(true), around)?;
+    let mut config = Vec::new();
     let local = LocalNetwork {
         id: around.id.clone(),
         name: request.name.clone(),
@@ -78,12 +83,15 @@ pub(crate) fn plan(
         subnet: addresses.subnet,
         range: addresses.range,
         gateway: addresses.gateway,
+        ipv6,
         reserved: addresses.reserved,
         mtu: mtu(&options)?,
         is_internal: request.internal,
         is_masqueraded: flag(&options, OPTION_MASQUERADE)?,
         is_shared: flag(&options, OPTION_SHARED)?,
     };
+    config.push(shown(&addresses.asked, &local));
+    config.extend(ipv6.map(|ipv6| ipv6::shown(of_ipv6.first(), ipv6)));
     let config_from = request.config_from.map(|from| from.network).unwrap_or_default();
     Ok(Record {
         id: around.id.clone(),
@@ -94,13 +102,9 @@ pub(crate) fn plan(
         labels: request.labels.unwrap_or_default(),
         is_internal: request.internal,
         is_attachable: request.attachable,
-        ipam: Ipam {
-            driver: "default".to_owned(),
-            options: ipam.options,
-            config: Some(vec![shown(&addresses.asked, &local)]),
-        },
+        ipam: Ipam { driver: "default".to_owned(), options: ipam.options, config: Some(config) },
         config_from,
-        has_own_subnet: !addresses.asked.subnet.is_empty(),
+        has_own_subnet: !addresses.asked.subnet.is_empty() || !of_ipv6.is_empty(),
         local: Some(local),
     })
 }
@@ -113,9 +117,6 @@ fn check_driver(request: &NetworkCreateRequest) -> Result<(), Refusal> {
     }
     if request.ingress {
         return Err(Refusal::LocalIngress);
-    }
-    if request.enable_ipv6 == Some(true) {
-        return Err(Refusal::Ipv6);
     }
     if request.enable_ipv4 == Some(false) {
         return Err(Refusal::NoFamily);
@@ -199,8 +200,8 @@ struct Addresses {
     reserved: BTreeSet<Ipv4Addr>,
 }
 
-fn addresses(ipam: &Ipam, around: &Surroundings<'_>) -> Result<Addresses, Refusal> {
-    let asked = match ipam.config.as_deref().unwrap_or_default() {
+fn addresses(asked: &[IpamConfig], around: &Surroundings<'_>) -> Result<Addresses, Refusal> {
+    let asked = match asked {
         [] => {
             let subnet = around.free_subnet.ok_or(Refusal::PoolsUsedUp)?;
             let gateway = gateway("", subnet)?;
@@ -214,14 +215,12 @@ fn addresses(ipam: &Ipam, around: &Surroundings<'_>) -> Result<Addresses, Refusa
             });
         }
         [asked] => asked.clone(),
-        many if many.iter().any(|one| one.subnet.contains(':')) => return Err(Refusal::Ipv6),
         _ => return Err(Refusal::ManySubnets),
     };
-    let subnet = match asked.subnet.parse::<IpNet>() {
-        Ok(IpNet::V4(subnet)) => subnet.trunc(),
-        Ok(IpNet::V6(_)) => return Err(Refusal::Ipv6),
-        Err(_) => return Err(Refusal::Subnet { text: asked.subnet }),
+    let Ok(subnet) = asked.subnet.parse::<Ipv4Net>() else {
+        return Err(Refusal::Subnet { text: asked.subnet });
     };
+    let subnet = subnet.trunc();
     let taken = around.known.values().filter_map(|known| Some(known.local.as_ref()?.subnet));
     let overlaps = |other: Ipv4Net| subnet.contains(&other) || other.contains(&subnet);
     if taken.chain([around.default_subnet]).any(overlaps) {

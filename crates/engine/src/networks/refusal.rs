@@ -28,8 +28,6 @@ pub enum Refusal {
     LocalIngress,
     #[error("cannot create a swarm scoped network when swarm is not active")]
     NoSwarm,
-    #[error("IPv6 in networks of one node is not there yet")]
-    Ipv6,
     #[error("IPv4 or IPv6 must be enabled")]
     NoFamily,
     #[error("failed to parse {option} value: {value} ({reason})")]
@@ -119,7 +117,6 @@ impl Refusal {
                 ErrorKind::NotFound
             }
             Self::NameTaken { .. } => ErrorKind::Conflict,
-            Self::Ipv6 => ErrorKind::Unsupported,
             Self::Predefined { .. }
             | Self::RemovePredefined { .. }
             | Self::OnlyOne { .. }

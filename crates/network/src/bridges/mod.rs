@@ -5,16 +5,19 @@
 //! remember.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::address::{self, Pool};
-use crate::bridge::{self, Bridge, Shape, Wire};
+use crate::bridge::{self, Bridge, BridgeIpv6, Shape, Wire};
 use crate::nft::{Fence, Fences, Guard, Tenant};
 use crate::{Error, ipv6, namespace, state_file};
+
+/// Addresses of IPv6 that are tried where one is somebody's: more than there may be asked for beside.
+const IPV6_TRIES: u128 = 1 << 16;
 
 /// A network of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,8 @@ pub struct LocalNetwork {
     /// Addresses are given from here only.
     pub range: Option<Ipv4Net>,
     pub gateway: Ipv4Addr,
+    #[serde(default)]
+    pub ipv6: Option<LocalIpv6>,
     /// Addresses that are never given: somebody else's.
     pub reserved: BTreeSet<Ipv4Addr>,
     pub mtu: Option<u32>,
@@ -40,12 +45,21 @@ pub struct LocalNetwork {
     pub is_shared: bool,
 }
 
+/// What a network has of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalIpv6 {
+    pub subnet: Ipv6Net,
+    pub gateway: Ipv6Addr,
+}
+
 /// What a container wants of a network of this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlugRequest {
     pub network: String,
     /// Without one, the next free one is given.
     pub address: Option<Ipv4Addr>,
+    /// Without one, where the network has IPv6, it follows from the other.
+    pub ipv6: Option<Ipv6Addr>,
     /// Without one, it follows from the address.
     pub mac: Option<[u8; 6]>,
     /// What others in the network find it by, the one it is told by first.
@@ -63,11 +77,30 @@ pub struct Plug {
     pub address: Ipv4Addr,
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
+    #[serde(default)]
+    pub ipv6: Option<PlugIpv6>,
     pub mac: String,
     pub names: Vec<String>,
     /// Whether others on the bridge are out of its reach.
     #[serde(default)]
     pub is_alone: bool,
+}
+
+/// What a container has of IPv6 in a network of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlugIpv6 {
+    pub address: Ipv6Addr,
+    pub prefix_len: u8,
+    /// None where nothing outside is reached.
+    pub gateway: Option<Ipv6Addr>,
+}
+
+impl Plug {
+    /// All its addresses, with the lengths of their prefixes.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> + use<> {
+        let ipv6 = self.ipv6.map(|ipv6| (ipv6.address.into(), ipv6.prefix_len));
+        std::iter::once((self.address.into(), self.prefix_len)).chain(ipv6)
+    }
 }
 
 /// Who can be asked for by name in a network of this host.
@@ -134,11 +167,21 @@ impl Bridges {
             subnet: network.subnet,
             gateway: network.gateway,
             mtu: network.mtu,
-            has_ipv6: ipv6::is_spoken() && !network.is_internal,
+            // From an internal network nothing of the host is reached.
+            ipv6: Some(match network.ipv6 {
+                None => BridgeIpv6::Following,
+                Some(LocalIpv6 { subnet, gateway }) => {
+                    BridgeIpv6::Own { gateway, prefix_len: subnet.prefix_len() }
+                }
+            })
+            .filter(|_| ipv6::is_spoken() && !network.is_internal),
         };
         let (bridge, is_new) = bridge::make(shape)?;
         let is_foreign = known.map_or(!is_new, |known| known.is_foreign);
         state_file::write(&file, &MadeFile { link: network.link.clone(), is_foreign })?;
+        if network.ipv6.is_some() && !network.is_internal {
+            ipv6::forward()?;
+        }
         let mut pool = Pool::within(network.subnet, network.range.unwrap_or(network.subnet));
         pool.take(network.gateway);
         network.reserved.iter().for_each(|address| pool.take(*address));
@@ -197,8 +240,12 @@ impl Bridges {
         }
         let missing = || Error::NoOverlay { id: request.network.clone() };
         let made = self.made.get_mut(&request.network).ok_or_else(missing)?;
+        let taken = self.plugs.values().flatten().filter(|plug| plug.network == request.network);
+        let taken: BTreeSet<_> = taken.filter_map(|plug| Some(plug.ipv6?.address)).collect();
         let address = made.give(request.address)?;
-        let plug = made.describe(container, address, &request);
+        let ipv6 = made.give_ipv6(address, request.ipv6, &taken);
+        let ipv6 = ipv6.inspect_err(|_| made.pool.free(address))?;
+        let plug = made.describe(container, (address, ipv6), &request);
         let netns = crate::namespaces(run_dir).join(container);
         let linked = made.link(guard, &netns, is_first, &plug);
         let plug = match linked {
@@ -302,7 +349,9 @@ impl Bridges {
             network: id.to_owned(),
             name: network.name.clone(),
             is_internal: network.is_internal,
-            hosts: plugs.map(|plug| (plug.names.clone(), plug.address.into())).collect(),
+            hosts: plugs
+                .flat_map(|plug| plug.addresses().map(|(address, _)| (plug.names.clone(), address)))
+                .collect(),
         })
     }
 
@@ -335,6 +384,7 @@ impl Bridges {
             .map(|made| Fence {
                 link: made.network.link.clone(),
                 subnet: made.network.subnet,
+                ipv6: made.network.ipv6.map(|ipv6| ipv6.subnet),
                 is_internal: made.network.is_internal,
                 is_masqueraded: made.network.is_masqueraded,
             })
@@ -353,17 +403,58 @@ impl Made {
         let subnet = self.network.subnet;
         let is_host = address != subnet.network() && address != subnet.broadcast();
         if !subnet.contains(&address) || !is_host {
-            return Err(Error::AddressOutside { address });
+            return Err(Error::AddressOutside { address: address.into() });
         }
         if self.pool.is_taken(address) {
-            return Err(Error::AddressTaken { address });
+            return Err(Error::AddressTaken { address: address.into() });
         }
         self.pool.take(address);
         Ok(address)
     }
 
-    fn describe(&self, container: &str, address: Ipv4Addr, request: &PlugRequest) -> Plug {
+    /// The address of IPv6 that was asked for, or one as far into the subnet as the other is into its own.
+    fn give_ipv6(
+        &self,
+        address: Ipv4Addr,
+        asked: Option<Ipv6Addr>,
+        taken: &BTreeSet<Ipv6Addr>,
+    ) -> Result<Option<PlugIpv6>, Error> {
+        let Some(LocalIpv6 { subnet, gateway }) = self.network.ipv6 else {
+            return match asked {
+                Some(address) => Err(Error::AddressOutside { address: address.into() }),
+                None => Ok(None),
+            };
+        };
+        let is_free = |it: &Ipv6Addr| *it != gateway && !taken.contains(it);
+        let given = match asked {
+            Some(asked) if !subnet.contains(&asked) || asked == subnet.network() => {
+                return Err(Error::AddressOutside { address: asked.into() });
+            }
+            Some(asked) if !is_free(&asked) => {
+                return Err(Error::AddressTaken { address: asked.into() });
+            }
+            Some(asked) => asked,
+            None => {
+                let place = address.to_bits() - self.network.subnet.network().to_bits();
+                let first = subnet.network().to_bits() | u128::from(place);
+                let others = (first..=first.saturating_add(IPV6_TRIES)).map(Ipv6Addr::from_bits);
+                let (name, id) = (self.network.name.clone(), self.network.id.clone());
+                let mut free = others.filter(|it| subnet.contains(it) && is_free(it));
+                free.next().ok_or(Error::NoAddressLeft { name, id })?
+            }
+        };
+        let gateway = Some(gateway).filter(|_| !self.network.is_internal);
+        Ok(Some(PlugIpv6 { address: given, prefix_len: subnet.prefix_len(), gateway }))
+    }
+
+    fn describe(
+        &self,
+        container: &str,
+        (address, ipv6): (Ipv4Addr, Option<PlugIpv6>),
+        request: &PlugRequest,
+    ) -> Plug {
         Plug {
+            ipv6,
             network: request.network.clone(),
             link: link_name(container, &request.network),
             interface: String::new(),
@@ -388,7 +479,8 @@ impl Made {
         let Plug { link, address, is_alone, .. } = plug;
         let (address, is_alone) = (*address, *is_alone);
         guard.admit(link, tenant(plug).expect("the address is written by us"))?;
-        let wire = Wire { link, netns, is_first, address, mac, is_alone };
+        let ipv6 = plug.ipv6.map(|ipv6| (ipv6.address, ipv6.prefix_len));
+        let wire = Wire { link, netns, is_first, address, ipv6, mac, is_alone };
         let linked = self.bridge.plug(wire);
         if linked.is_err() {
             let _ = guard.dismiss(link);
@@ -405,7 +497,9 @@ fn tenant(plug: &Plug) -> Option<Tenant> {
 }
 
 fn addresses_of(plug: &Plug) -> Vec<IpAddr> {
-    vec![plug.address.into(), ipv6::of_container(plug.address).into()]
+    let following = ipv6::of_container(plug.address);
+    let ipv6 = plug.ipv6.map_or(following, |ipv6| ipv6.address);
+    vec![plug.address.into(), ipv6.into()]
 }
 
 /// The host's end of a container's link to a network: `ve` and twelve digits of both (FNV-1a).

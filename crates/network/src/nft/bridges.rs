@@ -27,7 +27,7 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::expression::{self, Expression, accept_goto, link_bytes};
 use super::message::{Batch, Family, Hook, LINK_NAME as IFNAME};
@@ -48,6 +48,7 @@ const BEFORE_FILTERS: i32 = -1;
 pub(crate) struct Fence {
     pub(crate) link: String,
     pub(crate) subnet: Ipv4Net,
+    pub(crate) ipv6: Option<Ipv6Net>,
     pub(crate) is_internal: bool,
     /// Whether packets to the world get the host's address.
     pub(crate) is_masqueraded: bool,
@@ -57,13 +58,13 @@ impl Fence {
     fn subnet_of(&self, family: Family) -> IpNet {
         match family {
             Family::Ipv4 => self.subnet.into(),
-            Family::Ipv6 => ipv6::of_subnet(self.subnet).into(),
+            Family::Ipv6 => self.ipv6.unwrap_or_else(|| ipv6::of_subnet(self.subnet)).into(),
         }
     }
 
     /// Whether containers have addresses of this family only to answer by.
-    fn is_closed(family: Family) -> bool {
-        family == Family::Ipv6
+    fn is_closed(&self, family: Family) -> bool {
+        family == Family::Ipv6 && self.ipv6.is_none()
     }
 }
 
@@ -135,7 +136,7 @@ impl Fences {
         let default = link_bytes(&self.default_link);
         batch.add_member(&self.name, "same", &[&default[..], &default].concat());
         batch.add_member(&self.name, "bridges", &default);
-        if Fence::is_closed(family) {
+        if family == Family::Ipv6 {
             batch.add_member(&self.name, "closed", &default);
         }
         for fence in fences {
@@ -146,7 +147,7 @@ impl Fences {
             if fence.is_internal {
                 batch.add_member(&self.name, "internal", &link);
             }
-            if Fence::is_closed(family) {
+            if fence.is_closed(family) {
                 batch.add_member(&self.name, "closed", &link);
             }
         }
@@ -222,7 +223,7 @@ impl Fences {
             let from_here = expression::source_in(fence.subnet_of(family));
             let to_here = expression::output_link(&fence.link, true);
             let masquerade = vec![Expression::Masquerade];
-            if fence.is_masqueraded && !Fence::is_closed(family) {
+            if fence.is_masqueraded && !fence.is_closed(family) {
                 let elsewhere = expression::output_link(&fence.link, false);
                 let rule = [from_here.clone(), elsewhere, masquerade.clone()].concat();
                 batch.add_rule(table, "postrouting", &rule);

@@ -598,6 +598,32 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             // The flag turns the question round (NFT_LOOKUP_F_INV).
             numbers(bytes, &[(2, FIRST_REGISTER), (5, u32::from(!is_member))]);
         }
+        Expression::Load { register, value: loaded } => {
+            number(bytes, 1, *register);
+            value(bytes, 2, loaded);
+        }
+        deed => encode_deed(bytes, deed),
+    }
+}
+
+/// Those that load nothing: they change something, or decide.
+fn encode_deed(bytes: &mut Vec<u8>, expression: &Expression) {
+    match expression {
+        Expression::SetNetworkHeader { offset, bytes: length, register } => {
+            // No checksum of its own (0), but those of TCP and UDP have the addresses in them.
+            let place = [(2, NETWORK_HEADER), (3, *offset), (4, *length), (5, *register)];
+            numbers(bytes, &place);
+            numbers(bytes, &[(6, 0), (7, 0), (8, CHECKSUM_OF_ADDRESSES)]);
+        }
+        Expression::SetConntrackMark { register } => {
+            numbers(bytes, &[(2, CT_MARK), (4, *register)]);
+        }
+        Expression::SetMark { register } => numbers(bytes, &[(2, META_MARK), (3, *register)]),
+        Expression::SetSegment { register } => {
+            attribute(bytes, 2, &[TCP_OPTION_MAXSEG]);
+            // Two bytes behind kind and length; operation 1 is TCP's options.
+            numbers(bytes, &[(3, 2), (4, 2), (6, 1), (7, *register)]);
+        }
         Expression::Goto { chain } => {
             number(bytes, 1, 0);
             nested(bytes, 2, |bytes| encode_goto(bytes, chain));

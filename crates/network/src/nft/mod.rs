@@ -332,6 +332,8 @@ impl FamilyTable {
         batch.add_chain(table, "prerouting", nat(Hook::PREROUTING, -100));
         batch.add_chain(table, "output", nat(Hook::OUTPUT, -100));
         batch.add_chain(table, "postrouting", nat(Hook::POSTROUTING, 100));
+        let raw = Some(Hook { kind: "filter", hook: Hook::PREROUTING, priority: -300 });
+        batch.add_chain(table, "guard", raw);
         let to_published = [expression::destination_is_local(), accept_goto("published")];
         batch.add_rule(table, "prerouting", &to_published.concat());
         batch.add_rule(table, "output", &to_published.concat());

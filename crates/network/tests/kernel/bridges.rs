@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use network::{
-    AskWithin, Asker, LocalNames, LocalNetwork, NameFault, NameSockets, Namer, Network, Plug,
-    PlugRequest, Protocol, PublishedPort,
+    AskWithin, Asker, LocalIpv6, LocalNames, LocalNetwork, NameFault, NameSockets, Namer, Network,
+    Plug, PlugRequest, Protocol, PublishedPort,
 };
 
 use crate::hosts::{Neighbour, ask, inside, ip, on_a_fresh_host, run, serve};
@@ -23,6 +23,7 @@ fn local(number: u8) -> LocalNetwork {
         subnet: format!("10.8.{number}.0/24").parse().expect("a subnet"),
         range: None,
         gateway: Ipv4Addr::new(10, 8, number, 1),
+        ipv6: None,
         reserved: BTreeSet::new(),
         mtu: None,
         is_internal: false,
@@ -35,7 +36,10 @@ fn local(number: u8) -> LocalNetwork {
 async fn container(network: &Network, name: &str, number: u8) -> Container {
     let request = PlugRequest { network: format!("net{number}"), ..PlugRequest::default() };
     let plug = network.plug(name, request).await.expect("plugs");
-    network.lead_out(name, Some(plug.gateway)).await.expect("leads out");
+    network
+        .lead_out(name, Some(plug.gateway), plug.ipv6.and_then(|ipv6| ipv6.gateway))
+        .await
+        .expect("leads out");
     Container { netns: network.netns(name), plug }
 }
 
@@ -121,6 +125,54 @@ fn the_world_is_reached_under_the_hosts_address_and_reaches_only_what_is_publish
         );
         assert!(ask(Ipv4Addr::LOCALHOST, 8080).is_ok(), "from the host itself");
         assert!(one.ask(this_host, 8080).is_some(), "from the container itself");
+        network.close().await.expect("closes");
+    });
+}
+
+#[test]
+fn a_network_with_ipv6_reaches_the_world_and_is_kept_apart_by_it_too() {
+    on_a_fresh_host(async |host| {
+        let network = host.network().await;
+        let with_ipv6 = |number: u8| {
+            let subnet = format!("fd00:{number}::/64").parse().expect("a subnet");
+            let gateway = format!("fd00:{number}::1").parse().expect("an address");
+            LocalNetwork { ipv6: Some(LocalIpv6 { subnet, gateway }), ..local(number) }
+        };
+        network.make_local(with_ipv6(1)).await.expect("makes");
+        network.make_local(with_ipv6(2)).await.expect("makes");
+        let one = container(&network, "aaaa1", 1).await;
+        let two = container(&network, "aaaa2", 1).await;
+        let far = container(&network, "aaaa3", 2).await;
+        let address =
+            |member: &Container| IpAddr::V6(member.plug.ipv6.expect("it has one").address);
+        assert_eq!(address(&one).to_string(), "fd00:1::2");
+        two.serve("two");
+        far.serve("far");
+        let ask_from =
+            |member: &Container, address, port| inside(&member.netns, || ask(address, port)).ok();
+        assert_eq!(ask_from(&one, address(&two), 80), Some("two fd00:1::2".into()));
+        assert_eq!(ask_from(&one, address(&far), 80), None, "another network");
+        let neighbour = Neighbour::new();
+        ip("addr add fd99::1/64 dev wire nodad");
+        inside(&neighbour.netns, || {
+            ip("addr add fd99::2/64 dev far nodad");
+            ip("-6 route add fd00::/16 via fd99::1");
+        });
+        serve(&neighbour.netns, "world");
+        let world = "fd99::2".parse::<IpAddr>().expect("an address");
+        assert_eq!(ask_from(&one, world, 80), Some("world fd99::1".into()));
+        assert!(inside(&neighbour.netns, || ask(address(&two), 80)).is_err(), "past the ports");
+        let port = PublishedPort {
+            protocol: Protocol::Tcp,
+            host_ip: None,
+            published: 8080,
+            target: 80,
+            backends: two.plug.addresses().map(|(address, _)| address).collect(),
+        };
+        network.publish("web", vec![port]).await.expect("publishes");
+        let this_host = "fd99::1".parse::<IpAddr>().expect("an address");
+        let answer = inside(&neighbour.netns, || ask(this_host, 8080));
+        assert_eq!(answer.expect("answered"), "two fd99::2");
         network.close().await.expect("closes");
     });
 }
@@ -215,6 +267,7 @@ fn a_container_takes_and_leaves_networks_while_it_runs() {
             address: Some(Ipv4Addr::new(10, 8, 2, 200)),
             mac: Some([2, 0x42, 1, 2, 3, 4]),
             names: Vec::new(),
+            ipv6: None,
         };
         let plug = network.plug("aaaa1", asked.clone()).await.expect("plugs");
         assert_eq!((plug.interface.as_str(), plug.mac.as_str()), ("eth1", "02:42:01:02:03:04"));

@@ -299,6 +299,7 @@ fn containers_of_other_networks_of_the_host_reach_them_too() {
         subnet: "10.8.1.0/24".parse().expect("a subnet"),
         range: None,
         gateway: Ipv4Addr::new(10, 8, 1, 1),
+        ipv6: None,
         reserved: BTreeSet::new(),
         mtu: None,
         is_internal: false,
@@ -314,7 +315,7 @@ fn containers_of_other_networks_of_the_host_reach_them_too() {
         block_on(async {
             let request = PlugRequest { network: "net1".into(), ..PlugRequest::default() };
             let plug = network.plug("cccccccccccc", request).await.expect("plugs");
-            network.lead_out("cccccccccccc", Some(plug.gateway)).await.expect("leads out");
+            network.lead_out("cccccccccccc", Some(plug.gateway), None).await.expect("leads out");
             network.netns("cccccccccccc")
         })
     });
