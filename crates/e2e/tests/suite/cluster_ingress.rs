@@ -433,6 +433,7 @@ fn a_registry_of_the_swarm_is_on_localhost_of_every_node() {
     create(first, "registry", &[&place[..], &["--publish", "5000:5000", "registry"]].concat());
     first.until_running("registry", 1);
     for (host, name) in [(first, "127.0.0.1"), (second, "localhost")] {
+        host.until("the registry answers", || host.ask(name, 5000).is_some());
         let image = format!("{name}:5000/{}/busybox:1", host.hostname());
         host.ok(&["tag", "busybox", &image]);
         host.ok(&["push", &image]);
