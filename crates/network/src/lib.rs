@@ -201,11 +201,12 @@ impl Network {
     }
 
     /// Makes this node's part in the routing mesh what `ingress` says; connections under way keep their task. Nobody
-    /// need have published the ports: whoever does keeps processes of the host off them.
+    /// need have published the ports: whoever does keeps processes of the host off them. Answers with addresses that are
+    /// nobody's any more, for [`Network::forget_flows`].
     ///
     /// # Errors
     /// What the kernel refuses. Whatever could be done is done then: tasks of this node are served, if possible.
-    pub async fn set_ingress(&self, ingress: Ingress) -> Result<(), Error> {
+    pub async fn set_ingress(&self, ingress: Ingress) -> Result<BTreeSet<IpAddr>, Error> {
         let inner = self.0.clone();
         blocking(move || {
             let mut state = inner.lock();
@@ -216,9 +217,21 @@ impl Network {
                 state.bridges.hide(underlay.port)?;
             }
             let (set, gone) = state.mesh.set(ingress);
-            drop(state);
-            // There may be many connections to look through: nobody else has to wait for that.
-            set.and(nft::forget_connections(&gone))
+            set.map(|()| gone)
+        })
+        .await
+    }
+
+    /// Connections to these addresses that came by published ports are forgotten, as far as the addresses are still
+    /// nobody's. The kernel looks through all connections, which takes milliseconds, for one address as for a thousand.
+    ///
+    /// # Errors
+    /// When the kernel does not list them.
+    pub async fn forget_flows(&self, mut gone: BTreeSet<IpAddr>) -> Result<(), Error> {
+        let inner = self.0.clone();
+        blocking(move || {
+            gone.retain(|address| !inner.lock().mesh.holds(*address));
+            nft::forget_connections(&gone)
         })
         .await
     }
@@ -270,7 +283,8 @@ impl Network {
         self.with_overlays(move |overlays, _| overlays.set_services(&id, services)).await
     }
 
-    /// Nobody has these addresses of a network any more: containers forget connections to them.
+    /// Nobody has these addresses of a network any more: containers forget connections to them. Takes milliseconds for each
+    /// container that has any, see [`Network::forget_flows`].
     pub async fn forget(&self, id: &str, gone: BTreeSet<IpAddr>) -> Result<(), Error> {
         if gone.is_empty() {
             return Ok(());

@@ -28,6 +28,7 @@ use types::{Task, TaskId, TaskTemplate, Timestamp};
 use crate::attachments::Attachments;
 use crate::connector::{Connector, Places};
 use crate::daemon::SharedEngine;
+use crate::forgetting::Forgetting;
 use crate::ingress::{self, Ingress};
 use crate::keeper::Keeper;
 use crate::local::Local;
@@ -87,9 +88,10 @@ impl AgentDriver {
         tunnel: Settings,
     ) -> Self {
         let Local { board, names, attachments } = local;
-        let ingress = Ingress::new(board.clone());
+        let forgetting = Forgetting::start(engine.network.clone(), board.clone());
+        let ingress = Ingress::new(board.clone(), forgetting.clone());
         let keeper = Keeper::start(files.clone(), board.clone());
-        let connector = Connector::new(board, names, tunnel, &engine.network);
+        let connector = Connector::new(board, names, tunnel, &engine.network, forgetting);
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         Self {
             engine,

@@ -14,6 +14,7 @@ use types::network::NetworkChange;
 use types::{NetworkId, NodeId, Task, TaskId};
 
 use crate::board::Board;
+use crate::forgetting::Forgetting;
 use crate::name_book::NameBook;
 use crate::paths::Paths;
 use crate::told::{Told, Touched};
@@ -31,6 +32,7 @@ pub(crate) struct Connector {
     pub(crate) tunnel: Tunnel,
     /// How long packets to other nodes may be.
     pub(crate) paths: Paths,
+    forgetting: Forgetting,
 }
 
 /// One network on this node.
@@ -131,9 +133,10 @@ impl Connector {
         names: Arc<NameBook>,
         tunnel: Settings,
         network: &Network,
+        forgetting: Forgetting,
     ) -> Self {
         let (tunnel, paths) = (Tunnel::new(tunnel, network), Paths::default());
-        Self { board, names, tunnel, paths }
+        Self { board, names, tunnel, paths, forgetting }
     }
 
     /// Goes on with the tunnel of encrypted networks, when something is due.
@@ -194,12 +197,15 @@ impl Connector {
             let overlay = view.overlay(local, way)?;
             Some((view.is_encrypted(), Wanted::new(view, touched, own, overlay)))
         });
-        let Some((is_encrypted, wanted)) = wanted.flatten() else { return };
+        let Some((is_encrypted, mut wanted)) = wanted.flatten() else { return };
         if is_encrypted {
             // A way to the others comes before what leads there.
             self.make_tunnel(network, own, local).await;
         }
+        let gone = std::mem::take(&mut wanted.gone);
         let made = make(network, wanted).await;
+        // Nobody is led there any more.
+        self.forgetting.within(id, gone);
         if let Err(error) = &made {
             warn!(network.id = %id, %error, "network is not as it should be");
         }
@@ -307,11 +313,9 @@ impl Places {
 }
 
 async fn make(network: &Network, wanted: Wanted) -> Result<(), network::Error> {
-    let Wanted { overlay, peers, services, gone } = wanted;
+    let Wanted { overlay, peers, services, .. } = wanted;
     let id = overlay.id.clone();
     network.make_overlay(overlay).await?;
     network.set_peers(&id, peers).await?;
-    network.set_services(&id, services).await?;
-    // Nobody is led there any more.
-    network.forget(&id, gone).await
+    network.set_services(&id, services).await
 }

@@ -20,6 +20,7 @@ use types::network::{NetworkChange, NetworkService, NodePlace, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, endpoint};
 
 use crate::board::Board;
+use crate::forgetting::Forgetting;
 use crate::paths::Paths;
 use crate::told::Told;
 
@@ -33,6 +34,7 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Ingress {
     board: Arc<Board>,
+    forgetting: Forgetting,
     network: Option<NetworkId>,
     /// Containers of this node.
     own: BTreeMap<ServiceId, Vec<Backend>>,
@@ -53,9 +55,10 @@ pub(crate) struct Ingress {
 
 impl Ingress {
     /// What managers tell goes onto `board`.
-    pub(crate) fn new(board: Arc<Board>) -> Self {
+    pub(crate) fn new(board: Arc<Board>, forgetting: Forgetting) -> Self {
         Self {
             board,
+            forgetting,
             network: None,
             own: BTreeMap::new(),
             published: BTreeSet::new(),
@@ -169,7 +172,8 @@ impl Ingress {
             Some(_) => {
                 let wanted = self.wanted(&told, own, address.parse().ok());
                 drop(told);
-                engine.network.set_ingress(wanted).await
+                let set = engine.network.set_ingress(wanted).await;
+                set.map(|gone| self.forgetting.by_host(gone))
             }
             None => engine.network.remove_ingress().await,
         };

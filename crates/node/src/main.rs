@@ -11,6 +11,7 @@ mod daemon;
 mod describe;
 mod doctor;
 mod flags;
+mod forgetting;
 mod idle;
 mod ingress;
 mod join;

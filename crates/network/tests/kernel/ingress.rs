@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use network::{DATA_PORT, Ingress, LocalNetwork, PlugRequest, Protocol, PublishedPort, Underlay};
+use network::{
+    DATA_PORT, Ingress, LocalNetwork, Network, PlugRequest, Protocol, PublishedPort, Underlay,
+};
 
 use crate::hosts::{Machine, Node, PORT, block_on, inside, ip, run};
 use crate::sctp;
@@ -85,13 +87,18 @@ impl Node {
     fn set(&self, serving: &[Task], there: &[Task]) {
         let ingress = ingress_of(self.number, serving, there);
         let network = self.network();
-        self.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+        self.machine.run(move || block_on(set_ingress(&network, ingress)));
     }
 
     fn ask(&self, to: impl Into<IpAddr>) -> Option<String> {
         let to = to.into();
         self.machine.run(move || ask(to))
     }
+}
+
+async fn set_ingress(network: &Network, ingress: Ingress) {
+    let gone = network.set_ingress(ingress).await.expect("sets");
+    network.forget_flows(gone).await.expect("forgets");
 }
 
 fn ingress_of(own: u8, serving: &[Task], there: &[Task]) -> Ingress {
@@ -373,7 +380,7 @@ fn a_client_has_the_same_task_by_every_node_where_that_is_asked_for() {
         let mut ingress = ingress_of(node.number, serving, &[]);
         ingress.sticky = ingress.fronts.keys().copied().collect();
         let network = node.network();
-        node.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+        node.machine.run(move || block_on(set_ingress(&network, ingress)));
     };
     client.run(|| {
         for last in 20..40 {
@@ -420,7 +427,7 @@ fn a_node_that_has_not_heard_of_a_tasks_end_loses_nothing() {
         ingress
     };
     let network = one.network();
-    one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+    one.machine.run(move || block_on(set_ingress(&network, ingress)));
     two.set(&[other], &[task]);
     let answers = client.run(|| seen(20, || ask(address(1))));
     assert_eq!(answers, set(&["a saw me"]), "passed on by the second");
@@ -482,7 +489,7 @@ fn a_port_without_tasks_refuses_at_once() {
     nobody.fronts = PROTOCOLS.map(|protocol| ((protocol, PUBLISHED), BTreeSet::new())).into();
     let set = |ingress| {
         let network = one.network();
-        one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+        one.machine.run(move || block_on(set_ingress(&network, ingress)));
     };
     for _ in 0..2 {
         set(nobody.clone());
@@ -543,7 +550,7 @@ fn a_node_that_left_the_swarm_is_forgotten_and_its_number_is_used_again() {
         let mut ingress = ingress_of(1, &[task], &[]);
         ingress.nodes.extend(others.iter().map(|other| way(*other)));
         let network = one.network();
-        one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+        one.machine.run(move || block_on(set_ingress(&network, ingress)));
         one.machine.run(|| {
             let neighbours = ip("neigh show dev ing-in1");
             let rules = ip("rule").lines().filter(|line| line.contains("iif")).count();
@@ -597,7 +604,7 @@ fn a_node_without_others_makes_no_device() {
     let mut ingress = ingress_of(1, &[task], &[]);
     ingress.nodes.clear();
     let network = node.network();
-    node.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+    node.machine.run(move || block_on(set_ingress(&network, ingress)));
     assert_eq!(client.run(|| ask(address(1))).as_deref(), Some("a saw me"));
     assert_eq!(node.machine.run(|| ip("-o link show type vxlan")), "");
 }
