@@ -193,6 +193,7 @@ pub(crate) fn failure(message: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
     use hickory_proto::rr::{Name, RecordType};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -355,5 +356,31 @@ mod tests {
         assert_eq!(text(zone.records("db", A)).as_deref(), Some(""), "known, and nowhere");
         zone.remove("one");
         assert_eq!(zone, Zone::new("blue"), "nothing is left");
+    }
+
+    proptest! {
+        /// Anybody in a container may send anything: others can read what is said to it, and nothing is too long for them.
+        #[test]
+        fn whatever_is_sent_gets_an_answer_that_others_can_read_or_none(
+            noise in proptest::collection::vec((0usize..64, any::<u8>()), 0..6),
+            tail in proptest::collection::vec(any::<u8>(), 0..40),
+            kept in 0usize..64,
+        ) {
+            let mut message = crate::question("tasks.web.blue").unwrap();
+            message.extend(tail);
+            for (at, byte) in noise {
+                if let Some(place) = message.get_mut(at) {
+                    *place = byte;
+                }
+            }
+            message.truncate(12 + kept);
+            for transport in [Transport::Udp, Transport::Tcp] {
+                if let Reply::Answer(answer) = names(true).answer(&message, transport, |_| 0) {
+                    let read = Message::from_vec(&answer).unwrap();
+                    prop_assert_eq!(&answer[..2], &message[..2]);
+                    prop_assert!(read.answers.len() <= 2 && answer.len() <= 512);
+                }
+            }
+        }
     }
 }
