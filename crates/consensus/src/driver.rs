@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use store::Snapshot;
+use store::{Event, Key, Snapshot};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 use types::Peers;
@@ -50,6 +50,7 @@ pub(crate) enum Command {
 pub(crate) struct Outputs {
     pub(crate) state: Arc<ArcSwap<Snapshot>>,
     pub(crate) feed: broadcast::Sender<Applied>,
+    pub(crate) frame: watch::Sender<u64>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) peers: watch::Sender<Peers>,
     pub(crate) is_disk_full: watch::Sender<bool>,
@@ -228,6 +229,9 @@ impl Driver {
         if output.is_membership_changed {
             self.note_peers();
         }
+        if output.applied.iter().any(concerns_frame) {
+            self.outputs.frame.send_modify(|count| *count += 1);
+        }
         for applied in output.applied {
             // Nobody listening is no failure.
             let _ = self.outputs.feed.send(applied);
@@ -267,6 +271,11 @@ impl Driver {
             let _ = self.member.snapshot_done(0, Err(Error::Stopped));
         }
     }
+}
+
+fn concerns_frame(applied: &Applied) -> bool {
+    let is_frame = |event: &Event| matches!(event.key, Key::Cluster | Key::Node(_));
+    applied.is_reset || applied.events.iter().any(is_frame)
 }
 
 /// An error with its causes, in one line.

@@ -57,6 +57,7 @@ pub struct Consensus {
     commands: SyncSender<Command>,
     state: Arc<ArcSwap<Snapshot>>,
     feed: broadcast::Sender<Applied>,
+    frame: watch::Receiver<u64>,
     leadership: watch::Receiver<Leadership>,
     peers: watch::Receiver<Peers>,
     is_disk_full: watch::Receiver<bool>,
@@ -117,6 +118,7 @@ impl Consensus {
         let member = Member::open(&member_config(config)?)?;
         let state = Arc::new(ArcSwap::from_pointee(member.state().clone()));
         let (feed, _) = broadcast::channel(FEED_EVENTS_MAX);
+        let (frame_tx, frame) = watch::channel(0);
         let (leadership_tx, leadership) = watch::channel(Leadership::default());
         let (peers_tx, peers) = watch::channel(Peers::default());
         let (full_tx, is_disk_full) = watch::channel(false);
@@ -124,6 +126,7 @@ impl Consensus {
         let outputs = Outputs {
             state: state.clone(),
             feed: feed.clone(),
+            frame: frame_tx,
             leadership: leadership_tx,
             peers: peers_tx,
             is_disk_full: full_tx,
@@ -144,6 +147,7 @@ impl Consensus {
             commands,
             state,
             feed,
+            frame,
             leadership,
             peers,
             is_disk_full,
@@ -167,6 +171,11 @@ impl Consensus {
     /// Change sets from now on. A receiver that lags begins again from [`Consensus::snapshot`].
     pub fn subscribe(&self) -> broadcast::Receiver<Applied> {
         self.feed.subscribe()
+    }
+
+    /// Counts the changes of the cluster object and of nodes: for those who need not wake for every service and task.
+    pub fn frame(&self) -> watch::Receiver<u64> {
+        self.frame.clone()
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState};
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState, MessageType};
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};
 use store::{ChangeSet, Snapshot, apply};
 use tracing::{debug, info};
@@ -221,6 +221,8 @@ impl Member {
             check_quorum: true,
             max_size_per_msg: MESSAGE_BYTES_MAX,
             max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
+            // What is proposed together travels together.
+            batch_append: true,
             applied: stored.index,
             ..raft::Config::default()
         };
@@ -416,7 +418,8 @@ impl Member {
         self.node.raft.term
     }
 
-    fn last_index(&self) -> u64 {
+    /// The newest entry of the log, agreed or not.
+    pub(crate) fn last_index(&self) -> u64 {
         self.node.raft.raft_log.last_index()
     }
 
@@ -450,9 +453,14 @@ impl Member {
         if self.node.raft.prs().get(message.from()).is_some() {
             self.heard.insert(message.from(), self.ticks);
         }
+        // What is agreed is told with the next entries while there are more to come, and by itself otherwise.
+        let is_answer = message.0.get_msg_type() == MessageType::MsgAppendResponse;
+        let more_follows = is_answer && message.0.index < self.last_index();
+        self.node.raft.skip_bcast_commit(more_follows);
         if let Err(error) = self.node.step(message.0) {
             debug!(%error, "message dropped");
         }
+        self.node.raft.skip_bcast_commit(false);
         self.vary_timeout();
     }
 

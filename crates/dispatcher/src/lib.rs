@@ -14,7 +14,7 @@ use types::assignment::{AssignmentSet, SessionMessage, StatusReport};
 use types::node::{Description, NodeState};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, TaskState, TaskTemplate, Timestamp};
 
-pub use networks::whole as network_as_seen;
+pub use networks::{networks_of, whole as network_as_seen};
 use news::Shared;
 use types::assignment::News;
 

@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use store::{Event, Key, Object, Snapshot};
 use types::endpoint::{PortConfig, PublishMode, ResolutionMode};
 use types::network::{
-    Network, NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer, TaskNetwork, TunnelKey,
+    Balancing, Network, NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer, TaskNetwork,
+    TunnelKey,
 };
 use types::{
     ContainerAttachment, NetworkId, Node, NodeId, Service, ServiceId, Task, TaskId, TaskState,
@@ -18,7 +19,7 @@ use types::{
 
 /// The networks of the cluster in which the node has tasks that have not ended, or attached containers, and the ingress
 /// network.
-pub(crate) fn networks_of(snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
+pub fn networks_of(snapshot: &Snapshot, node: NodeId) -> BTreeSet<NetworkId> {
     let tasks = snapshot.tasks_on(node).filter(|task| !task.status.state.is_terminal());
     let joined = tasks.flat_map(|task| task.networks.iter().map(|place| place.network));
     let attached = snapshot.attachments_on(node).map(|attachment| attachment.network);
@@ -47,7 +48,8 @@ pub fn whole(snapshot: &Snapshot, id: NetworkId) -> Option<NetworkChange> {
     let peers = tasks.chain(containers.map(|it| container_peer(snapshot, it))).collect();
     let ingress = ingress(snapshot);
     let services = snapshot.services().filter_map(|service| service_in(service, id, ingress));
-    let nodes = snapshot.nodes().filter(|_| ingress == Some(id)).filter_map(|node| place(node));
+    let nodes = snapshot.nodes().filter(|_| ingress == Some(id));
+    let nodes = nodes.filter_map(|node| place(node, network.spec.is_encrypted()));
     Some(NetworkChange {
         network: id,
         is_full: true,
@@ -87,7 +89,8 @@ pub(crate) fn changes(snapshot: &Snapshot, events: &[Event]) -> BTreeMap<Network
     }
     for (ingress, node) in touched.nodes {
         let change = changes.entry(ingress).or_insert_with(|| nothing(ingress));
-        match snapshot.node(node).and_then(|node| place(node)) {
+        let is_encrypted = snapshot.network(ingress).is_some_and(|it| it.spec.is_encrypted());
+        match snapshot.node(node).and_then(|node| place(node, is_encrypted)) {
             Some(place) => change.nodes.push(place),
             None => change.gone_nodes.push(node),
         }
@@ -238,8 +241,13 @@ fn whereabouts(object: &Option<Object>) -> (Option<IpAddr>, &[TunnelKey]) {
     }
 }
 
-fn place(node: &Node) -> Option<NodePlace> {
-    Some(NodePlace { node: node.id, data_address: data_address(node)? })
+fn place(node: &Node, is_encrypted: bool) -> Option<NodePlace> {
+    let keys = Some(&node.description.tunnel_keys).filter(|_| is_encrypted);
+    Some(NodePlace {
+        node: node.id,
+        data_address: data_address(node)?,
+        tunnel_keys: keys.cloned().unwrap_or_default(),
+    })
 }
 
 /// What networks see of a task.
@@ -273,6 +281,7 @@ fn service_in(
             ResolutionMode::Dnsrr => Vec::new(),
         },
         ports: Vec::new(),
+        balancing: balancing(service),
     })
 }
 
@@ -287,7 +296,13 @@ fn service_in_ingress(service: &Service) -> Option<NetworkService> {
         aliases: Vec::new(),
         virtual_ips: Vec::new(),
         ports,
+        balancing: balancing(service),
     })
+}
+
+/// What was refused before is not asked for.
+fn balancing(service: &Service) -> Balancing {
+    Balancing::of(&service.spec.annotations.labels).unwrap_or_default()
 }
 
 fn definition(snapshot: &Snapshot, network: &Network) -> NodeNetwork {

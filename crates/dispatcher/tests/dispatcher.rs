@@ -245,7 +245,8 @@ fn every_node_is_told_of_the_ingress_network() {
         change
     };
     let heard = change(&mut dispatcher, &mut state, &|draft| put_node(draft, other, "10.99.0.2"));
-    let place = NodePlace { node: other, data_address: "10.99.0.2".parse().expect("an address") };
+    let data_address = "10.99.0.2".parse().expect("an address");
+    let place = NodePlace { node: other, data_address, tunnel_keys: Vec::new() };
     assert_eq!(heard.nodes, [place]);
     let heard = change(&mut dispatcher, &mut state, &|draft| put_published(draft, Some(8080)));
     let ports: Vec<_> = heard.services.iter().flat_map(|service| &service.ports).collect();

@@ -1,5 +1,6 @@
 //! Hosts on one switch or router, and the swarm that they make.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use testbed::{Router, Switch};
@@ -154,7 +155,7 @@ impl Cluster {
 
     /// Looks at what passes between the hosts: frames in which one of the words is readable, datagrams of the UDP ports.
     pub fn wire(&self, words: &[&str], ports: &[u16]) -> Wire {
-        Wire::look(self.middle().namespace(), words, ports)
+        Wire::look(&Path::new("/run/netns").join(self.middle().namespace()), words, ports)
     }
 
     /// Asks every host whether its kernel has what its daemon was told, and nothing else. Ours only.
@@ -178,6 +179,14 @@ impl Cluster {
     /// Has the routers on the narrow way tell nobody of packets that are too long for it, and pass on no parts of packets.
     pub fn hush_routers(&self) {
         self.middle().hush().expect("the routers are there");
+    }
+
+    /// Takes the power from a host and starts it again, with its daemon.
+    pub fn reboot(&mut self, number: usize) {
+        let middle = self.middle.as_ref().expect("it goes last");
+        let host = &mut self.hosts[number - 1];
+        host.reboot(middle, u8::try_from(number).expect("few"));
+        host.start();
     }
 
     /// Runs `step` for all hosts at once.

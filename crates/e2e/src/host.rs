@@ -11,7 +11,7 @@ use testbed::Daemon as Place;
 
 use crate::daemon::{self, Daemon};
 use crate::middle::Middle;
-use crate::{Follow, encoded, images, ip, printed, program, run, told};
+use crate::{Follow, encoded, images, ip, printed, program, reboot, run, told};
 
 /// How long anything may take before a test gives up. Generous: machines under load are no failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -180,6 +180,20 @@ impl Host {
     pub fn kill(&mut self) {
         self.daemon.take().expect("the daemon runs").end("-KILL");
         daemon::forget(&self.place);
+    }
+
+    /// Ends all that runs on the host and takes away what does not outlive a reboot: mounts, what lies under the run
+    /// directory, the network namespace. Ours only. No daemon runs after that.
+    pub(crate) fn reboot(&mut self, middle: &Middle, number: u8) {
+        self.daemon.take().expect("the daemon runs").end("-KILL");
+        reboot::end_all(self.directory.path(), &self.place.group);
+        reboot::unmount_all(self.directory.path());
+        std::fs::remove_dir_all(&self.place.exec_root).expect("removes");
+        self.machine.remove().expect("the namespace is let go of");
+        middle.disconnect(self.hostname()).expect("the cable is taken out");
+        self.machine.create().expect("the namespace is made");
+        let laid = middle.connect(self.hostname(), &self.machine.namespace, number);
+        laid.expect("the cable is laid");
     }
 
     /// Stops the daemon in its tracks.

@@ -11,20 +11,23 @@ mod client;
 mod cluster;
 mod daemon;
 mod follow;
+mod frame;
 mod host;
 mod images;
 mod middle;
+mod reboot;
 mod registry;
 mod terminal;
 mod wire;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 pub use client::{Client, within};
 pub use cluster::{Cluster, Row, nodes};
 pub use follow::Follow;
+pub use frame::{Mac, Packet, send_frame};
 pub use host::{Host, Printed};
 pub use registry::Registry;
 pub use terminal::Terminal;
@@ -41,6 +44,24 @@ macro_rules! skep_only {
             return;
         }
     };
+}
+
+/// Leaves the running test out where nobody balances.
+#[macro_export]
+macro_rules! needs_balancing {
+    () => {
+        if !$crate::balances() {
+            $crate::note_left_out("this kernel has no IPVS, which stock Docker balances by");
+            return;
+        }
+    };
+}
+
+/// Whether virtual addresses and published ports of services lead anywhere: stock Docker needs IPVS in the kernel for that.
+pub fn balances() -> bool {
+    let has_ipvs =
+        || Command::new("modprobe").arg("ip_vs").output().is_ok_and(|it| it.status.success());
+    is_skep() || Path::new("/proc/net/ip_vs").exists() || has_ipvs()
 }
 
 /// Whether the suite tests our daemon, and not stock Docker.

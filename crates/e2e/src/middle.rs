@@ -53,6 +53,14 @@ impl Middle {
         }
     }
 
+    /// Takes a cable out.
+    pub(crate) fn disconnect(&self, port: &str) -> Result<(), Error> {
+        match self {
+            Self::Switch(switch) => switch.disconnect(port),
+            Self::Router { router, .. } => router.disconnect(port),
+        }
+    }
+
     pub(crate) fn cut(&self, port: &str) -> Result<(), Error> {
         match self {
             Self::Switch(switch) => switch.cut(port),

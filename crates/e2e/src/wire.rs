@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -18,7 +19,7 @@ const BUFFER_BYTES: usize = 64 << 20;
 /// How often the end of the capture is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Looks at every frame of a switch. Dropping it ends that.
+/// Looks at every frame of a switch, or of another namespace. Dropping it ends that.
 #[derive(Debug)]
 pub struct Wire {
     seen: Arc<Seen>,
@@ -36,17 +37,17 @@ struct Seen {
 }
 
 impl Wire {
-    /// Begins to look for words and UDP ports in the switch's network namespace.
-    pub(crate) fn look(namespace: &str, words: &[&str], ports: &[u16]) -> Self {
+    /// Begins to look for words and UDP ports in a network namespace.
+    pub fn look(namespace: &Path, words: &[&str], ports: &[u16]) -> Self {
         let seen = Arc::new(Seen {
             words: Mutex::new(words.iter().map(|word| ((*word).to_owned(), 0)).collect()),
             ports: Mutex::new(ports.iter().map(|port| (*port, 0)).collect()),
             ..Seen::default()
         });
-        let path = format!("/run/netns/{namespace}");
+        let path = namespace.to_owned();
         let (noted, (ready, is_ready)) = (seen.clone(), std::sync::mpsc::sync_channel(1));
         let thread = std::thread::spawn(move || {
-            let file = File::open(path).expect("the switch is there");
+            let file = File::open(path).expect("the namespace is there");
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
                 .expect("enters");
             let socket = open();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use ca::{JoinToken, Subject};
 use rpc::SharedIdentity;
 use store::{Draft, Object, Snapshot};
-use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use types::cluster::RootCa;
@@ -106,8 +105,9 @@ impl Authority {
     /// Ends a rotation of the root once every node has a certificate of the new one.
     pub(crate) async fn finish_rotations(self: Arc<Self>, stop: CancellationToken) {
         let consensus = self.writer.consensus().clone();
-        let mut feed = consensus.subscribe();
+        let mut frame = consensus.frame();
         loop {
+            frame.mark_unchanged();
             if is_rotated(&consensus.snapshot()) {
                 match self.finish_rotation().await {
                     Ok(()) => info!(
@@ -118,7 +118,7 @@ impl Authority {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                heard = feed.recv() => if let Err(RecvError::Closed) = heard { return },
+                changed = frame.changed() => if changed.is_err() { return },
             }
         }
     }

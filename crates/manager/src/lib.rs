@@ -22,7 +22,7 @@ use consensus::Consensus;
 use rpc::{Client, SharedIdentity};
 use store::{Event, Snapshot};
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -282,6 +282,11 @@ impl Manager {
         Changes(self.consensus.subscribe())
     }
 
+    /// Counts the changes of the cluster object and of nodes.
+    pub fn frame(&self) -> watch::Receiver<u64> {
+        self.consensus.frame()
+    }
+
     /// Opens a session for a node of this cluster.
     ///
     /// # Errors
@@ -328,28 +333,17 @@ pub(crate) fn peers_in(snapshot: &Snapshot) -> Vec<ManagerPeer> {
 
 /// Keeps the log as the cluster's settings say.
 async fn follow_settings(consensus: Arc<Consensus>, stop: CancellationToken) {
-    let mut feed = consensus.subscribe();
+    let mut frame = consensus.frame();
     loop {
+        frame.mark_unchanged();
         if let Some(cluster) = consensus.snapshot().cluster() {
             let raft = &cluster.spec.raft;
             let kept_old = usize::try_from(raft.keep_old_snapshots).unwrap_or(usize::MAX);
             consensus.set_snapshot_interval(raft.snapshot_interval, kept_old);
         }
-        loop {
-            let applied = tokio::select! {
-                () = stop.cancelled() => return,
-                applied = feed.recv() => applied,
-            };
-            match applied {
-                Ok(applied) => {
-                    let is_cluster = |event: &Event| matches!(event.key, store::Key::Cluster);
-                    if applied.is_reset || applied.events.iter().any(is_cluster) {
-                        break;
-                    }
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => break,
-                Err(broadcast::error::RecvError::Closed) => return,
-            }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = frame.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -70,8 +70,9 @@ impl Members {
     /// Keeps seats and nodes in step while this manager leads.
     pub(crate) async fn keep(self: Arc<Self>, stop: CancellationToken) {
         let consensus = self.writer.consensus().clone();
-        let (mut feed, mut peers) = (consensus.subscribe(), consensus.peers());
+        let (mut frame, mut peers) = (consensus.frame(), consensus.peers());
         loop {
+            frame.mark_unchanged();
             let (snapshot, known) = (consensus.snapshot(), peers.borrow_and_update().clone());
             if let Err(error) = self.settle(&snapshot, &known).await {
                 warn!(%error, "managers are not in step with their nodes yet");
@@ -79,7 +80,7 @@ impl Members {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = peers.changed() => {}
-                () = concerns_managers(&mut feed) => {}
+                _ = frame.changed() => {}
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
         }
@@ -116,22 +117,6 @@ impl Members {
         match self.writer.consensus().change_membership(change).await {
             Err(consensus::Error::MembershipBusy) => Ok(()),
             result => Ok(result?),
-        }
-    }
-}
-
-/// Waits for a change of a node's role or of its existence.
-async fn concerns_managers(feed: &mut tokio::sync::broadcast::Receiver<consensus::Applied>) {
-    loop {
-        match feed.recv().await {
-            Ok(applied) => {
-                let nodes = |event: &store::Event| matches!(event.key, store::Key::Node(_));
-                if applied.events.iter().any(nodes) {
-                    return;
-                }
-            }
-            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => return,
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }

@@ -3,11 +3,13 @@
 //! [`Names`] decides what a question means and touches no socket; [`Server`] asks it, and the world where it does not
 //! know. Datagrams are answered by the one thread of [`Answerer`].
 
+mod asking;
 mod datagrams;
 mod message;
 mod server;
 mod zone;
 
+pub use asking::{addresses_in, question};
 pub use datagrams::Answerer;
 pub use message::Transport;
 pub use server::{Server, host_resolvers};

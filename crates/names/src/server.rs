@@ -81,6 +81,11 @@ impl Server {
         Ok(Self { names, _place: place, _stop: stop.drop_guard() })
     }
 
+    /// What is known.
+    pub fn names(&self) -> Arc<Names> {
+        self.names.load_full()
+    }
+
     /// From now on these names are known.
     pub fn set(&self, names: Names) {
         self.names.store(Arc::new(names));

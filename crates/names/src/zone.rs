@@ -67,6 +67,13 @@ impl Zone {
         }
     }
 
+    /// Names, with the addresses behind each.
+    pub fn all(&self) -> impl Iterator<Item = (&str, BTreeSet<IpAddr>)> {
+        let addresses =
+            |hosts: &BTreeMap<_, BTreeSet<_>>| hosts.values().flatten().copied().collect();
+        self.names.iter().map(move |(name, hosts)| (name.as_str(), addresses(hosts)))
+    }
+
     /// The addresses of that kind behind a name; none at all for one that is not known.
     fn records(&self, name: &str, kind: u16) -> Option<Vec<Record>> {
         let within = name.strip_suffix(&self.network).and_then(|name| name.strip_suffix('.'));
@@ -104,6 +111,16 @@ pub struct Names {
     pub zones: Vec<SharedZone>,
     /// Whether nothing outside its networks is asked.
     pub is_internal: bool,
+}
+
+impl PartialEq for Names {
+    /// Whether both hold the very same zones.
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = |(one, other): (&SharedZone, &SharedZone)| Arc::ptr_eq(one, other);
+        self.is_internal == other.is_internal
+            && self.zones.len() == other.zones.len()
+            && self.zones.iter().zip(&other.zones).all(is_same)
+    }
 }
 
 /// What becomes of a question.

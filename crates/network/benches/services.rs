@@ -3,15 +3,15 @@
 #![allow(unsafe_code, reason = "the benchmark moves itself into a new network namespace")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run should say so and end")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use network::{Config, DATA_PORT, Join, Network, Overlay, Update};
+use network::{Backends, Config, DATA_PORT, Join, Network, Overlay, Update};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 const SERVICES: u32 = 5_000;
-const BACKENDS: u32 = 10;
+const TASKS: u32 = 10;
 /// Containers of the node that balance over them.
 const CONTAINERS: [u8; 2] = [1, 20];
 /// First address of the network's 10.0.0.0/8.
@@ -22,9 +22,9 @@ fn address(number: u32) -> IpAddr {
 }
 
 /// Behind the service, beginning with the backend of that number.
-fn backends(service: u32, first: u32) -> BTreeSet<IpAddr> {
+fn backends(service: u32, first: u32) -> Backends {
     let place = |number| address(0x1_0000 + 16 * service + first + number);
-    (0..BACKENDS).map(place).collect()
+    (0..TASKS).map(place).collect()
 }
 
 async fn open(directory: &std::path::Path) -> Network {

@@ -100,6 +100,7 @@ impl Inner {
         faults.extend(said(audited, "routing mesh"));
         let audited = self.lock().tunnel.audit(mends);
         faults.extend(said(audited, "tunnel"));
+        faults.extend(self.audit_names(mends));
         faults.extend(said(self.leaks(), "leaks"));
         faults
     }
@@ -117,7 +118,7 @@ impl Inner {
             let config = &self.config;
             let wires = table.wires();
             let renewed =
-                nft::Table::open(&config.instance, &config.bridge, self.bridge.subnet, wires);
+                nft::Table::open(&config.instance, &config.bridge, self.bridge.subnet, &wires);
             let filled = renewed.and_then(|mut renewed| {
                 renewed.change(&[], &rules)?;
                 *table = renewed;
@@ -170,11 +171,11 @@ impl State {
             chains.iter().any(|chain| chain.family == family && chain.table == table)
         };
         let mut faults = Vec::new();
-        if !has("ip", self.bridges.table()) {
-            faults.push(format!("nftables table {} is gone", self.bridges.table()));
-            if mends {
-                self.bridges.fence()?;
-            }
+        let gone = self.bridges.tables().filter(|(family, table)| !has(family, table));
+        faults
+            .extend(gone.map(|(family, table)| format!("nftables table {family} {table} is gone")));
+        if mends && !faults.is_empty() {
+            self.bridges.fence()?;
         }
         faults.extend(self.guard.audit(mends)?);
         Ok(faults)

@@ -18,11 +18,13 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::netlink::Netlink;
-use crate::{Config, Error, address, namespace, state_file};
+use crate::{Config, Error, address, ipv6, namespace, state_file};
 
 /// Loopback's and a container's own link's indexes: the first two of every namespace.
 const LOOPBACK_INDEX: u32 = 1;
 const CONTAINER_INDEX: u32 = 2;
+
+const MAIN_TABLE: u8 = 254;
 
 /// Where a subnet is looked for first, as Docker does: /16s of 172.17.0.0/12, then /20s of 192.168.0.0/16.
 const SUBNETS: std::ops::RangeInclusive<u8> = 17..=31;
@@ -35,6 +37,7 @@ pub(crate) struct Bridge {
     pub(crate) subnet: Ipv4Net,
     gateway: Ipv4Addr,
     mtu: Option<u32>,
+    has_ipv6: bool,
 }
 
 /// How a bridge is to be.
@@ -44,6 +47,9 @@ pub(crate) struct Shape<'a> {
     pub(crate) subnet: Ipv4Net,
     pub(crate) gateway: Ipv4Addr,
     pub(crate) mtu: Option<u32>,
+    /// Whether its containers are reached over IPv6 too. Without, nobody on it reaches this host by an address of the link
+    /// that no rule of ours looks at.
+    pub(crate) has_ipv6: bool,
 }
 
 /// A container's link to a bridge.
@@ -64,34 +70,47 @@ pub(crate) struct Wire<'a> {
 pub(crate) fn open(config: &Config) -> Result<Bridge, Error> {
     let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
     let subnet = subnet(config, &netlink)?;
-    let gateway = Ipv4Addr::from_bits(subnet.network().to_bits() + 1);
-    let shape = Shape { name: &config.bridge, subnet, gateway, mtu: None };
+    let gateway = first_of(subnet);
+    let has_ipv6 = ipv6::is_spoken();
+    let shape = Shape { name: &config.bridge, subnet, gateway, mtu: None, has_ipv6 };
     let (bridge, _) = make(shape)?;
     sysctl("ip_forward", "1")?;
     state_file::write(&subnet_file(&config.state_dir), &subnet)?;
     Ok(bridge)
 }
 
+/// The address of the bridge that every node has.
+pub(crate) fn first_of(subnet: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from_bits(subnet.network().to_bits() + 1)
+}
+
 /// Makes a bridge, or takes over the one of its name; true where it was made.
 pub(crate) fn make(shape: Shape<'_>) -> Result<(Bridge, bool), Error> {
-    let Shape { name, subnet, gateway, mtu } = shape;
+    let Shape { name, subnet, gateway, mtu, has_ipv6 } = shape;
     let netlink = Netlink::open().map_err(Error::kernel("open a netlink socket"))?;
     let is_made = match netlink.create(new_bridge(shape)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         made => made.map(|()| true).map_err(Error::kernel(format!("make bridge {name}")))?,
     };
     let index = link_index(&netlink, name)?;
-    let address = add_address(index, gateway, subnet.prefix_len());
-    match netlink.create(address) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(Error::kernel(format!("give bridge {name} its address"))(error));
+    let mut addresses = vec![(IpAddr::V4(gateway), subnet.prefix_len())];
+    ipv6::switch(name, has_ipv6);
+    if has_ipv6 {
+        let length = ipv6::of_subnet(subnet).prefix_len();
+        addresses.push((ipv6::of_container(gateway).into(), length));
+    }
+    for (address, length) in addresses {
+        match netlink.create(add_address(index, address, length)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::kernel(format!("give bridge {name} its address"))(error));
+            }
+            _ => {}
         }
-        _ => {}
     }
     netlink.change(set_up(index)).map_err(Error::kernel(format!("raise bridge {name}")))?;
     // Lets connections to 127.0.0.1 go on to containers; the table guards against strangers using it.
     sysctl(&format!("conf/{name}/route_localnet"), "1")?;
-    Ok((Bridge { name: name.to_owned(), index, subnet, gateway, mtu }, is_made))
+    Ok((Bridge { name: name.to_owned(), index, subnet, gateway, mtu, has_ipv6 }, is_made))
 }
 
 impl Bridge {
@@ -127,10 +146,16 @@ impl Bridge {
             raised.map_err(Error::kernel("raise the container's loopback"))?;
         }
         inside.change(set_up(index)).map_err(Error::kernel("raise the container's link"))?;
-        let length = self.subnet.prefix_len();
-        inside
-            .create(add_address(index, address, length))
-            .map_err(Error::kernel(format!("give the container {address}/{length}")))?;
+        let mut addresses = vec![(IpAddr::V4(address), self.subnet.prefix_len())];
+        if self.has_ipv6 {
+            let length = ipv6::of_subnet(self.subnet).prefix_len();
+            addresses.push((ipv6::of_container(address).into(), length));
+        }
+        for (address, length) in addresses {
+            inside
+                .create(add_address(index, address, length))
+                .map_err(Error::kernel(format!("give the container {address}/{length}")))?;
+        }
         Ok(name)
     }
 
@@ -191,23 +216,39 @@ pub(crate) fn unplug(link: &str) -> Result<(), Error> {
     netlink.remove_link(link).map_err(Error::kernel(format!("remove link {link}")))
 }
 
-/// Where a container's packets to the world go; nowhere without a gateway.
+/// Where a container's packets to the world go; nowhere without a gateway. By IPv6 it only answers by that way.
 pub(crate) fn lead_out(netns: &Path, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
     let inside = namespace::within(netns, || {
         Netlink::open().map_err(Error::kernel("open a netlink socket"))
     })?;
-    let set = match gateway {
-        Some(gateway) => {
-            inside.replace(RouteNetlinkMessage::NewRoute(default_route(Some(gateway))))
-        }
-        None => match inside.change(RouteNetlinkMessage::DelRoute(default_route(None))) {
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-                Ok(())
+    let failed = || Error::kernel("set the container's default route");
+    let Some(gateway) = gateway else {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            match inside.change(RouteNetlinkMessage::DelRoute(default_route(family))) {
+                Err(error) if !is_no_route(&error) => return Err(failed()(error)),
+                _ => {}
             }
-            removed => removed,
-        },
+        }
+        return Ok(());
     };
-    set.map_err(Error::kernel("set the container's default route"))
+    let mut route = default_route(AddressFamily::Inet);
+    route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+    inside.replace(RouteNetlinkMessage::NewRoute(route)).map_err(failed())?;
+    let mut route = default_route(AddressFamily::Inet6);
+    let gateway = ipv6::of_container(gateway);
+    route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet6(gateway)));
+    match inside.replace(RouteNetlinkMessage::NewRoute(route)) {
+        // The gateway has no such address.
+        Err(error) if is_no_route(&error) => Ok(()),
+        set => set.map_err(failed()),
+    }
+}
+
+/// There is no such route, or none to its gateway.
+fn is_no_route(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let known = [Errno::SRCH, Errno::HOSTUNREACH, Errno::NETUNREACH, Errno::AFNOSUPPORT];
+    known.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// IPv4 addresses of the host, by link.
@@ -312,15 +353,13 @@ pub(crate) fn add_address(
     RouteNetlinkMessage::NewAddress(message)
 }
 
-fn default_route(gateway: Option<Ipv4Addr>) -> RouteMessage {
+fn default_route(family: AddressFamily) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
-    message.header.table = 254;
+    message.header.address_family = family;
+    message.header.table = MAIN_TABLE;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    let gateway = gateway.map(|gateway| RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
-    message.attributes = gateway.into_iter().collect();
     message
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::nft::Tenant;
-use crate::{Error, address, namespace, state_file};
+use crate::{Error, address, ipv6, namespace, state_file};
 
 /// One container's attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,12 +18,16 @@ pub struct Endpoint {
     pub prefix_len: u8,
     pub gateway: Ipv4Addr,
     pub mac: String,
+    /// Whether it is a way to the world and nothing else: no other container on the bridge is reached, or reaches it.
+    #[serde(default)]
+    pub is_alone: bool,
 }
 
 impl Endpoint {
     /// Who is behind the container's port.
     pub(crate) fn tenant(&self) -> Tenant {
-        Tenant { mac: self.hardware_address(), addresses: vec![self.address.into()] }
+        let addresses = vec![self.address.into(), ipv6::of_container(self.address).into()];
+        Tenant { mac: self.hardware_address(), addresses, is_alone: self.is_alone }
     }
 
     pub(crate) fn hardware_address(&self) -> [u8; 6] {

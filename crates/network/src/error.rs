@@ -1,7 +1,7 @@
 //! What can go wrong between us and the kernel.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
@@ -52,11 +52,11 @@ pub enum Error {
     #[error("Bind for {address}:{port} failed: port is already allocated")]
     PortTaken { address: IpAddr, port: u16 },
     /// A process of the host has it, or the host does not give it. Docker's words.
-    #[error("listen {protocol}4 {address}:{port}: bind: {}", reason(source))]
+    #[error("listen {protocol} {address}: bind: {}", reason(source))]
     PortHeld {
+        /// With the version of IP: `tcp4`.
         protocol: &'static str,
-        address: IpAddr,
-        port: u16,
+        address: SocketAddr,
         #[source]
         source: io::Error,
     },

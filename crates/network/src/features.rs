@@ -61,9 +61,11 @@ fn try_link(kind: InfoKind, data: Option<InfoData>) -> Result<(), String> {
 /// The very tables that are made later.
 fn try_tables() -> Result<(), Error> {
     let subnet = Ipv4Net::new_assert(Ipv4Addr::new(172, 17, 0, 0), 16);
-    let mut table = nft::Table::open("trial", "trial0", subnet, std::collections::BTreeSet::new())?;
-    let front = Front { protocol: Protocol::Tcp, address: None, port: 80 };
-    let backends = vec![(Ipv4Addr::new(172, 17, 0, 2), 80)];
+    let mut table =
+        nft::Table::open("trial", "trial0", subnet, &std::collections::BTreeSet::new())?;
+    let address = Ipv4Addr::UNSPECIFIED.into();
+    let front = Front { protocol: Protocol::Tcp, address, port: 80 };
+    let backends = vec![(Ipv4Addr::new(172, 17, 0, 2).into(), 80)];
     table.change(&[], &[Rule { front, backends }])
 }
 

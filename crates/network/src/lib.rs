@@ -11,6 +11,7 @@ mod endpoint;
 mod error;
 mod features;
 mod ingress;
+mod ipv6;
 mod mtu;
 mod namespace;
 mod neighbours;
@@ -19,6 +20,7 @@ mod nft;
 mod overlay;
 mod path;
 mod ports;
+mod questions;
 mod reserve;
 mod state_file;
 mod tunnel;
@@ -40,7 +42,10 @@ pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
 pub use nft::BaseChain;
 pub use overlay::link::hardware_address;
-pub use overlay::{Asker, DATA_PORT, Join, NameSockets, Namer, Overlay, Peer, Services, Update};
+pub use overlay::{
+    AskWithin, Asker, Backends, DATA_PORT, Join, NameFault, NameSockets, Namer, Overlay, Peer,
+    Services, Update,
+};
 pub use path::Path as NodePath;
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
@@ -113,7 +118,14 @@ impl Network {
         mac: Option<[u8; 6]>,
     ) -> Result<Endpoint, Error> {
         let (inner, container) = (self.0.clone(), container.to_owned());
-        blocking(move || inner.connect(&container, mac)).await
+        blocking(move || inner.connect(&container, mac, false)).await
+    }
+
+    /// Makes the namespace of `container` with a link by which it reaches the world and no other container. Idempotent; one
+    /// that has [`Network::connect`]ed before is alone from now on.
+    pub async fn lead_alone(&self, container: &str) -> Result<Endpoint, Error> {
+        let (inner, container) = (self.0.clone(), container.to_owned());
+        blocking(move || inner.connect(&container, None, true)).await
     }
 
     /// Makes a namespace without any link but loopback. Idempotent.
@@ -199,6 +211,7 @@ impl Network {
             let mut state = inner.lock();
             if let Some(underlay) = &ingress.underlay {
                 state.table.untrack(underlay.port);
+                state.bridges.hide(underlay.port)?;
             }
             let (set, gone) = state.mesh.set(ingress);
             drop(state);
@@ -219,6 +232,7 @@ impl Network {
         let inner = self.0.clone();
         blocking(move || {
             let mut state = inner.lock();
+            state.bridges.hide(overlay.port)?;
             if !overlay.is_encrypted {
                 state.table.untrack(overlay.port);
             }
@@ -249,13 +263,25 @@ impl Network {
     }
 
     /// The services of a network, for every container in it to balance over.
-    pub async fn set_services(
-        &self,
-        id: &str,
-        services: Update<BTreeSet<IpAddr>>,
-    ) -> Result<(), Error> {
+    pub async fn set_services(&self, id: &str, services: Update<Backends>) -> Result<(), Error> {
         let id = id.to_owned();
         self.with_overlays(move |overlays, _| overlays.set_services(&id, services)).await
+    }
+
+    /// Nobody has these addresses of a network any more: containers forget connections to them.
+    pub async fn forget(&self, id: &str, gone: BTreeSet<IpAddr>) -> Result<(), Error> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let id = id.to_owned();
+        let containers = self.with_overlays(move |overlays, _| Ok(overlays.within(&id))).await?;
+        blocking(move || {
+            let existing = containers.iter().filter(|netns| namespace::exists(netns));
+            let mut forgotten =
+                existing.map(|netns| namespace::within(netns, || nft::forget_connections(&gone)));
+            forgotten.try_for_each(|forgotten| forgotten)
+        })
+        .await
     }
 
     /// How long packets to another node may be, as far as networks of the swarm care. Nothing where that cannot be found out.
@@ -475,7 +501,7 @@ fn open(config: Config) -> Result<Network, Error> {
     let isolated = isolated.into_iter().filter(|name| !endpoints.contains_key(name)).collect();
     let ports = ports::Ports::load(&config.run_dir);
     let wires = BTreeSet::new();
-    let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet, wires)?;
+    let mut table = nft::Table::open(&config.instance, &config.bridge, bridge.subnet, &wires)?;
     table.change(&[], &ports.rules())?;
     let mut overlays = overlay::Overlays::load(&config.run_dir)?;
     let fences = nft::Fences::open(&config.instance, &config.bridge)?;
@@ -500,6 +526,7 @@ fn open(config: Config) -> Result<Network, Error> {
         instance: config.instance.clone(),
         bridge: config.bridge.clone(),
         subnet: bridge.subnet,
+        run_dir: config.run_dir.clone(),
     });
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
     let is_closed = false;
@@ -534,9 +561,14 @@ impl Inner {
         self.state.lock().expect("network state is left whole")
     }
 
-    fn connect(&self, container: &str, mac: Option<[u8; 6]>) -> Result<Endpoint, Error> {
-        if let Some(endpoint) = self.lock().endpoints.get(container) {
-            return Ok(endpoint.clone());
+    fn connect(
+        &self,
+        container: &str,
+        mac: Option<[u8; 6]>,
+        is_alone: bool,
+    ) -> Result<Endpoint, Error> {
+        if let Some(endpoint) = self.connected(container, is_alone)? {
+            return Ok(endpoint);
         }
         let address = self.lock().pool.allocate()?;
         let path = namespaces(&self.config.run_dir).join(container);
@@ -546,6 +578,7 @@ impl Inner {
             prefix_len: self.bridge.subnet.prefix_len(),
             gateway: self.bridge.gateway(),
             mac: address::text_of(mac.unwrap_or_else(|| address::mac(address))),
+            is_alone,
         };
         let is_first = !self.has_namespace(container);
         let linked = self.link(container, &endpoint, is_first);
@@ -565,6 +598,19 @@ impl Inner {
             state.overlays.enter(container, &path, DEFAULT_NETWORK)?;
         }
         Ok(endpoint)
+    }
+
+    /// What a container has already, alone or not as it is to be.
+    fn connected(&self, container: &str, is_alone: bool) -> Result<Option<Endpoint>, Error> {
+        let mut state = self.lock();
+        let State { endpoints, guard, .. } = &mut *state;
+        let Some(endpoint) = endpoints.get_mut(container) else { return Ok(None) };
+        if endpoint.is_alone != is_alone {
+            endpoint.is_alone = is_alone;
+            guard.admit(&bridge::host_link(container), endpoint.tenant())?;
+            endpoint::save(&self.config.run_dir, container, endpoint)?;
+        }
+        Ok(Some(endpoint.clone()))
     }
 
     /// Links a container to the bridge that every node has.
@@ -680,6 +726,9 @@ impl Inner {
     fn publish(&self, owner: &str, ports: Vec<PublishedPort>) -> Result<(), Error> {
         let mut state = self.lock();
         let State { ports: known, table, .. } = &mut *state;
+        if !ports.is_empty() && ipv6::is_spoken() {
+            ipv6::forward()?;
+        }
         let change = known.replace(owner, ports)?;
         if let Err(error) = table.change(&change.removed, &change.added) {
             known.restore(owner, change);

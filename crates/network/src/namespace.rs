@@ -38,6 +38,12 @@ pub(crate) fn create(
     made
 }
 
+/// The namespace of the calling thread.
+pub(crate) fn present() -> Result<File, Error> {
+    let path = Path::new("/proc/thread-self/ns/net");
+    File::open(path).map_err(Error::file("open", path))
+}
+
 /// Runs `work` in the namespace that `path` names.
 pub(crate) fn within<T: Send>(
     path: &Path,

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::reserve::Reservation;
-use crate::{Error, state_file};
+use crate::{Error, ipv6, state_file};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
@@ -21,27 +21,35 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedPort {
     pub protocol: Protocol,
-    /// `None`: all addresses of the host.
+    /// `None`: all addresses of the host. The unspecified address: all of its version of IP.
     pub host_ip: Option<IpAddr>,
     pub published: u16,
     pub target: u16,
-    pub backends: Vec<Ipv4Addr>,
+    /// One that has no address of IPv6 of its own answers by the one that follows from the other.
+    pub backends: Vec<IpAddr>,
 }
 
 /// Where connections come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Front {
     pub(crate) protocol: Protocol,
-    /// `None`: all addresses of the host.
-    pub(crate) address: Option<Ipv4Addr>,
+    /// The unspecified address: all of its version of IP.
+    pub(crate) address: IpAddr,
     pub(crate) port: u16,
+}
+
+impl Front {
+    /// Whether it is one address of the host that connections come to.
+    pub(crate) fn names_address(&self) -> bool {
+        !self.address.is_unspecified()
+    }
 }
 
 /// One front and the sockets behind it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rule {
     pub(crate) front: Front,
-    pub(crate) backends: Vec<(Ipv4Addr, u16)>,
+    pub(crate) backends: Vec<(IpAddr, u16)>,
 }
 
 /// What a replacement takes out of the table and puts into it.
@@ -95,7 +103,7 @@ impl Ports {
         let (old, new) = (rules(&before), rules(&ports));
         let taken = self.taken_by_others(owner);
         let mut reserved = Vec::new();
-        for front in ports.iter().filter_map(front) {
+        for front in ports.iter().flat_map(fronts) {
             if taken.contains(&front) {
                 return Err(port_taken(front));
             }
@@ -138,12 +146,13 @@ impl Ports {
     }
 
     fn reserve(&mut self, taken: &BTreeSet<Front>, port: &PublishedPort) -> Result<(), Error> {
-        let Some(front) = front(port) else { return Ok(()) };
-        if taken.contains(&front) {
-            return Err(port_taken(front));
-        }
-        if let Entry::Vacant(place) = self.reserved.entry(front) {
-            place.insert(Reservation::new(front).map_err(port_held(front))?);
+        for front in fronts(port) {
+            if taken.contains(&front) {
+                return Err(port_taken(front));
+            }
+            if let Entry::Vacant(place) = self.reserved.entry(front) {
+                place.insert(Reservation::new(front).map_err(port_held(front))?);
+            }
         }
         Ok(())
     }
@@ -153,19 +162,21 @@ impl Ports {
     /// # Errors
     /// [`Error::PortTaken`] or [`Error::PortHeld`].
     pub(crate) fn check_free(&self, owner: &str, port: &PublishedPort) -> Result<(), Error> {
-        let Some(front) = front(port) else { return Ok(()) };
-        if self.taken_by_others(owner).contains(&front) {
-            return Err(port_taken(front));
-        }
-        if !self.reserved.contains_key(&front) {
-            Reservation::new(front).map_err(port_held(front))?;
+        let taken = self.taken_by_others(owner);
+        for front in fronts(port) {
+            if taken.contains(&front) {
+                return Err(port_taken(front));
+            }
+            if !self.reserved.contains_key(&front) {
+                Reservation::new(front).map_err(port_held(front))?;
+            }
         }
         Ok(())
     }
 
     fn taken_by_others(&self, owner: &str) -> BTreeSet<Front> {
         let others = self.owners.iter().filter(|(other, _)| *other != owner);
-        others.flat_map(|(_, ports)| ports.iter().filter_map(front)).collect()
+        others.flat_map(|(_, ports)| ports.iter().flat_map(fronts)).collect()
     }
 
     /// Takes a replacement back that the table refused.
@@ -178,44 +189,62 @@ impl Ports {
     }
 
     fn fronts(&self) -> Vec<Front> {
-        self.owners.values().flatten().filter_map(front).collect()
+        self.owners.values().flatten().flat_map(fronts).collect()
     }
 }
 
-/// The front of a port; ports on IPv6 addresses of the host have none yet.
-fn front(port: &PublishedPort) -> Option<Front> {
-    let address = match port.host_ip {
-        None => None,
-        Some(IpAddr::V4(address)) if address.is_unspecified() => None,
-        Some(IpAddr::V4(address)) => Some(address),
-        Some(IpAddr::V6(_)) => return None,
+/// The fronts of a port.
+fn fronts(port: &PublishedPort) -> impl Iterator<Item = Front> + use<> {
+    let (protocol, number) = (port.protocol, port.published);
+    let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let addresses = match port.host_ip {
+        Some(address) => vec![address],
+        None => all.into_iter().filter(|it| it.is_ipv4() || ipv6::is_spoken()).collect(),
     };
-    Some(Front { protocol: port.protocol, address, port: port.published })
+    addresses.into_iter().map(move |address| Front { protocol, address, port: number })
 }
 
 fn rules(ports: &[PublishedPort]) -> Vec<Rule> {
-    let mut rules: BTreeMap<Front, Vec<(Ipv4Addr, u16)>> = BTreeMap::new();
+    let mut rules: BTreeMap<Front, Vec<(IpAddr, u16)>> = BTreeMap::new();
     for port in ports {
-        let Some(front) = front(port) else { continue };
-        let backends = rules.entry(front).or_default();
-        backends.extend(port.backends.iter().map(|address| (*address, port.target)));
+        for front in fronts(port) {
+            let sockets = reached_by(front.address, &port.backends);
+            let sockets = sockets.into_iter().map(|address| (address, port.target));
+            rules.entry(front).or_default().extend(sockets);
+        }
     }
     rules.into_iter().map(|(front, backends)| Rule { front, backends }).collect()
 }
 
+/// By which addresses those are reached who come to a front of this version of IP.
+fn reached_by(front: IpAddr, backends: &[IpAddr]) -> Vec<IpAddr> {
+    let is_alike = |address: &&IpAddr| address.is_ipv4() == front.is_ipv4();
+    let alike: Vec<_> = backends.iter().filter(is_alike).copied().collect();
+    if front.is_ipv4() || !alike.is_empty() {
+        return alike;
+    }
+    let following = backends.iter().filter_map(|address| match address {
+        IpAddr::V4(address) => Some(IpAddr::V6(ipv6::of_container(*address))),
+        IpAddr::V6(_) => None,
+    });
+    following.collect()
+}
+
 fn port_taken(front: Front) -> Error {
-    let address = front.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-    Error::PortTaken { address: address.into(), port: front.port }
+    Error::PortTaken { address: front.address, port: front.port }
 }
 
 fn port_held(front: Front) -> impl FnOnce(std::io::Error) -> Error {
-    let address = front.address.unwrap_or(Ipv4Addr::UNSPECIFIED).into();
-    let protocol = match front.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Sctp => "sctp",
+    let protocol = match (front.protocol, front.address) {
+        (Protocol::Tcp, IpAddr::V4(_)) => "tcp4",
+        (Protocol::Tcp, IpAddr::V6(_)) => "tcp6",
+        (Protocol::Udp, IpAddr::V4(_)) => "udp4",
+        (Protocol::Udp, IpAddr::V6(_)) => "udp6",
+        (Protocol::Sctp, IpAddr::V4(_)) => "sctp4",
+        (Protocol::Sctp, IpAddr::V6(_)) => "sctp6",
     };
-    move |source| Error::PortHeld { protocol, address, port: front.port, source }
+    let address = SocketAddr::new(front.address, front.port);
+    move |source| Error::PortHeld { protocol, address, source }
 }
 
 fn file(run_dir: &Path) -> PathBuf {

@@ -349,6 +349,10 @@ impl AgentDriver {
             let network = &self.engine.network;
             self.ingress.measure(&self.connector.paths, network, info.node, &info.address);
         }
+        if let Some(touched) = self.ingress.touched() {
+            let network = &self.engine.network;
+            self.connector.seal(touched, network, info.node, &info.address).await;
+        }
         self.ingress.settle(&self.engine, info.node, &info.address).await;
         for action in others {
             self.act(action, reporter).await;
@@ -395,7 +399,7 @@ impl AgentDriver {
                 });
             }
             Action::Stop { task, container, grace } => {
-                let drain = self.ingress.drain_of(task);
+                let drain = self.connector.drain_of(task);
                 tokio::spawn(async move {
                     tokio::time::sleep(drain).await;
                     let exit = stop(&engine, &container, grace).await;

@@ -3,20 +3,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use docker_types::network::EndpointSettings;
 use engine::containers::NewContainer;
 use names::Zone;
-use network::{DATA_PORT, Key, Network, Overlay, Update, address_of};
+use network::{Backends, DATA_PORT, Key, Network, Overlay, Update, address_of};
 use tracing::warn;
 use types::network::NetworkChange;
-use types::{NetworkId, NodeId, Task};
+use types::{NetworkId, NodeId, Task, TaskId};
 
 use crate::board::Board;
 use crate::name_book::NameBook;
 use crate::paths::Paths;
 use crate::told::{Told, Touched};
 use crate::tunnel::{Settings, Tunnel};
+
+/// Between the moment a task takes no connections any more and the one it is told to stop: requests that are under way
+/// come to their end, and other nodes hear of it.
+const DRAIN: Duration = Duration::from_millis(500);
 
 /// Makes what this node was told of networks so.
 #[derive(Debug)]
@@ -73,12 +78,15 @@ impl View {
 
     /// The keys of other nodes in an encrypted network, and where their packets go.
     fn keys(&self, own: NodeId) -> BTreeMap<Key, SocketAddr> {
-        let others =
-            self.told.peers.values().filter(|peer| self.is_encrypted() && peer.node != own);
-        let places = others.filter_map(|peer| Some((peer, peer.data_address?)));
-        let keys = places.flat_map(|(peer, address)| {
-            let keys = peer.tunnel_keys.iter();
-            keys.map(move |key| (Key(key.key), SocketAddr::new(address, key.port)))
+        let told = Some(&self.told).filter(|_| self.is_encrypted());
+        let peers = told.iter().flat_map(|told| told.peers.values());
+        let peers = peers.map(|peer| (peer.node, peer.data_address, &peer.tunnel_keys));
+        let nodes = told.iter().flat_map(|told| told.nodes.values());
+        let nodes = nodes.map(|node| (node.node, Some(node.data_address), &node.tunnel_keys));
+        let others = peers.chain(nodes).filter(|(node, _, _)| *node != own);
+        let places = others.filter_map(|(_, address, keys)| Some((address?, keys)));
+        let keys = places.flat_map(|(address, keys)| {
+            keys.iter().map(move |key| (Key(key.key), SocketAddr::new(address, key.port)))
         });
         keys.collect()
     }
@@ -88,7 +96,9 @@ impl View {
 struct Wanted {
     overlay: Overlay,
     peers: Update<network::Peer>,
-    services: Update<BTreeSet<IpAddr>>,
+    services: Update<Backends>,
+    /// Addresses that were somebody's and are nobody's any more.
+    gone: BTreeSet<IpAddr>,
 }
 
 impl Wanted {
@@ -98,17 +108,19 @@ impl Wanted {
                 let peers = view.told.addresses();
                 let peers = peers.filter_map(|it| Some((it, view.elsewhere(it, own)?))).collect();
                 let services = view.told.virtual_ips();
-                let services = services.filter_map(|it| Some((it, view.told.backends(it)?)));
+                let services = services.filter_map(|it| Some((it, view.told.backends(it, own)?)));
                 (Update::Whole(peers), Update::Whole(services.collect()))
             }
             false => {
                 let peers = touched.addresses.iter().map(|it| (*it, view.elsewhere(*it, own)));
                 let services = touched.virtual_ips.iter();
-                let services = services.map(|it| (*it, view.told.backends(*it)));
+                let services = services.map(|it| (*it, view.told.backends(*it, own)));
                 (Update::Part(peers.collect()), Update::Part(services.collect()))
             }
         };
-        Self { overlay, peers, services }
+        let is_gone = |address: &&IpAddr| view.told.holders(**address).next().is_none();
+        let gone = touched.addresses.iter().filter(is_gone).copied().collect();
+        Self { overlay, peers, services, gone }
     }
 }
 
@@ -128,6 +140,11 @@ impl Connector {
     pub(crate) async fn proceed_with_tunnel(&mut self, network: &Network, local: &str) {
         let in_use = self.board.any(View::is_encrypted);
         self.tunnel.proceed(network, local.parse().ok(), in_use).await;
+    }
+
+    /// How long the task is left alone before it is told to stop, as connections may be on their way to it.
+    pub(crate) fn drain_of(&self, task: TaskId) -> Duration {
+        if self.board.any(|view| view.told.leads_to(task)) { DRAIN } else { Duration::ZERO }
     }
 
     /// Takes note of a change and makes it so.
@@ -180,8 +197,7 @@ impl Connector {
         let Some((is_encrypted, wanted)) = wanted.flatten() else { return };
         if is_encrypted {
             // A way to the others comes before what leads there.
-            let keys = self.board.gather(|view| view.keys(own)).into_iter().collect();
-            self.tunnel.make(network, local, keys).await;
+            self.make_tunnel(network, own, local).await;
         }
         let made = make(network, wanted).await;
         if let Err(error) = &made {
@@ -190,6 +206,25 @@ impl Connector {
         let trouble = made.err().map(|error| format!("{:#}", anyhow::Error::from(error)));
         let tunnel = self.tunnel.trouble().filter(|_| is_encrypted).map(str::to_owned);
         self.board.made(id, tunnel.or(trouble));
+    }
+
+    /// Makes the way to the other nodes of an encrypted network.
+    async fn make_tunnel(&mut self, network: &Network, own: NodeId, local: Option<IpAddr>) {
+        let keys = self.board.gather(|view| view.keys(own)).into_iter().collect();
+        self.tunnel.make(network, local, keys).await;
+    }
+
+    /// Makes the way to the other nodes if the network is encrypted, which somebody else makes.
+    pub(crate) async fn seal(
+        &mut self,
+        id: NetworkId,
+        network: &Network,
+        own: NodeId,
+        local: &str,
+    ) {
+        if self.board.look(id, View::is_encrypted) == Some(true) {
+            self.make_tunnel(network, own, local.parse().ok()).await;
+        }
     }
 
     /// Removes what no task of this node is in any more.
@@ -272,9 +307,11 @@ impl Places {
 }
 
 async fn make(network: &Network, wanted: Wanted) -> Result<(), network::Error> {
-    let Wanted { overlay, peers, services } = wanted;
+    let Wanted { overlay, peers, services, gone } = wanted;
     let id = overlay.id.clone();
     network.make_overlay(overlay).await?;
     network.set_peers(&id, peers).await?;
-    network.set_services(&id, services).await
+    network.set_services(&id, services).await?;
+    // Nobody is led there any more.
+    network.forget(&id, gone).await
 }

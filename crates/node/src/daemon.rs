@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+use crate::board::Board;
 use crate::config::{Config, VERSION};
 use crate::membership::Membership;
 use crate::name_book::NameBook;
@@ -41,11 +42,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Before anything is touched: two daemons must not share their state.
     let _lock = lock(&config.data_root)?;
     let engine = Engine::open(config.engine.clone()).await.context("open the engine")?;
-    let names = Arc::new(NameBook::default());
+    let board = Arc::new(Board::default());
+    let names = Arc::new(NameBook::new(board.clone()));
     if let Err(error) = engine.network.set_namer(names.clone()).await {
         warn!(%error, "containers of an earlier daemon get no names");
     }
-    let membership = Membership::open(&config, engine.clone(), names).await?;
+    let membership = Membership::open(&config, engine.clone(), board, names).await?;
     let state = ApiState { engine: engine.clone(), swarm: membership.clone() };
     let server_config = apiserver::Config { listen: config.listen, version: VERSION.to_owned() };
     let server = Server::bind(server_config, state).await.context("serve the API")?;

@@ -12,11 +12,11 @@ use std::time::Duration;
 use agent::{Action, Backend};
 use engine::Engine;
 use ipnet::IpNet;
-use network::{DATA_PORT, Front, Network, Protocol, PublishedPort, Underlay};
+use network::{DATA_PORT, Front, Key, Network, Protocol, PublishedPort, Underlay, address_of};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use types::endpoint::PortConfig;
-use types::network::{NetworkChange, Peer};
+use types::network::{NetworkChange, NetworkService, NodePlace, Peer};
 use types::{NetworkId, NodeId, ServiceId, Task, TaskId, endpoint};
 
 use crate::board::Board;
@@ -29,10 +29,6 @@ const OWNER: &str = "ingress";
 /// How long until what could not be done is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Between the moment a task takes no connections any more and the one it is told to stop: requests that are under way
-/// come to their end, and other nodes hear of it.
-pub(crate) const DRAIN: Duration = Duration::from_millis(500);
-
 /// What is known, and what could not be done.
 #[derive(Debug)]
 pub(crate) struct Ingress {
@@ -40,6 +36,8 @@ pub(crate) struct Ingress {
     network: Option<NetworkId>,
     /// Containers of this node.
     own: BTreeMap<ServiceId, Vec<Backend>>,
+    /// Services that publish ports, or did when their containers here began: connections to these end with them.
+    published: BTreeSet<ServiceId>,
     /// Ports that no process of this host can take any more; unknown before the first are told.
     kept: Option<BTreeSet<Front>>,
     /// Ports that were found held, which was told.
@@ -60,6 +58,7 @@ impl Ingress {
             board,
             network: None,
             own: BTreeMap::new(),
+            published: BTreeSet::new(),
             kept: None,
             held: BTreeSet::new(),
             way: None,
@@ -73,7 +72,8 @@ impl Ingress {
     pub(crate) fn note(&mut self, action: Action) -> Option<Action> {
         match action {
             Action::Serve { service, backends } => {
-                self.is_touched = true;
+                self.is_touched |= self.published.contains(&service)
+                    || self.told().services.contains_key(&service);
                 if backends.is_empty() {
                     self.own.remove(&service);
                 } else {
@@ -113,16 +113,6 @@ impl Ingress {
         self.is_touched |= !std::mem::replace(&mut self.is_told, true);
     }
 
-    /// How long the task is left alone before it is told to stop, as connections may be on their way to it.
-    pub(crate) fn drain_of(&self, task: TaskId) -> Duration {
-        let told = self.told();
-        let is_its = |(service, backends): (&ServiceId, &Vec<Backend>)| {
-            told.services.contains_key(service)
-                && backends.iter().any(|backend| backend.task == task)
-        };
-        if self.own.iter().any(is_its) { DRAIN } else { Duration::ZERO }
-    }
-
     /// On which ports of a task's container connections will arrive, as far as they are seen to be awaited.
     pub(crate) fn awaited_ports(&self, task: TaskId) -> Vec<u16> {
         let told = self.told();
@@ -130,6 +120,11 @@ impl Ingress {
         let ports = service.into_iter().flat_map(|service| &service.ports);
         let of_tcp = ports.filter(|port| port.protocol == endpoint::Protocol::Tcp);
         of_tcp.map(|port| port.target).collect()
+    }
+
+    /// The network, if it has to be made anew with what was noted since the last time.
+    pub(crate) fn touched(&self) -> Option<NetworkId> {
+        self.network.filter(|_| self.is_told && self.is_touched)
     }
 
     /// Whether the network is the one of published ports, in which containers have no part.
@@ -167,6 +162,8 @@ impl Ingress {
     /// Makes it so.
     pub(crate) async fn try_again(&mut self, engine: &Engine, own: NodeId, address: &str) {
         let told = self.told();
+        self.published.retain(|service| self.own.contains_key(service));
+        self.published.extend(told.services.keys());
         let is_kept = self.keep_ports(&told, engine).await;
         let set = match self.network {
             Some(_) => {
@@ -230,7 +227,7 @@ impl Ingress {
     fn wanted(&self, told: &Told, own: NodeId, local: Option<IpAddr>) -> network::Ingress {
         let mut wanted = network::Ingress {
             underlay: underlay(told, local),
-            nodes: elsewhere(told, own, local).collect(),
+            nodes: ways(told, own, local),
             way: self.way,
             ..network::Ingress::default()
         };
@@ -238,7 +235,8 @@ impl Ingress {
         for peer in told.peers.values() {
             let Some(address) = ipv4(peer) else { continue };
             wanted.held.insert(address);
-            let Some(node) = peer.data_address.filter(|node| wanted.nodes.contains(node)) else {
+            let Some(node) = peer.data_address.filter(|node| wanted.nodes.contains_key(node))
+            else {
                 continue;
             };
             if peer.node == own {
@@ -249,13 +247,14 @@ impl Ingress {
                 serving.entry(peer.service).or_default().push(address);
             }
         }
-        for backend in self.own.values().flatten() {
+        let published = self.own.iter().filter(|(service, _)| self.published.contains(*service));
+        for backend in published.flat_map(|(_, backends)| backends) {
             wanted.held.extend(backend.address.parse::<Ipv4Addr>());
         }
         for service in told.services.values() {
             let elsewhere = serving.get(&service.service).map(Vec::as_slice).unwrap_or_default();
             for port in &service.ports {
-                self.add_port(&mut wanted, told, service.service, port, elsewhere);
+                self.add_port(&mut wanted, told, service, port, elsewhere);
             }
         }
         wanted
@@ -265,14 +264,13 @@ impl Ingress {
         &self,
         wanted: &mut network::Ingress,
         told: &Told,
-        service: ServiceId,
+        service: &NetworkService,
         port: &PortConfig,
         elsewhere: &[Ipv4Addr],
     ) {
         let front = front(port);
-        let mut sockets: BTreeSet<_> =
-            elsewhere.iter().map(|address| (*address, port.published)).collect();
-        let own = self.own.get(&service).into_iter().flatten();
+        let mut sockets = BTreeSet::new();
+        let own = self.own.get(&service.service).into_iter().flatten();
         for backend in own.filter(|backend| backend.is_serving) {
             let Ok(address) = backend.address.parse() else { continue };
             let socket = (address, port.target);
@@ -280,6 +278,13 @@ impl Ingress {
             if let Some(known) = told.peers.get(&backend.task).and_then(ipv4) {
                 wanted.own.insert((known, front), socket);
             }
+        }
+        let stays = service.balancing.prefers_local && !sockets.is_empty();
+        if !stays {
+            sockets.extend(elsewhere.iter().map(|address| (*address, port.published)));
+        }
+        if service.balancing.is_sticky {
+            wanted.sticky.insert(front);
         }
         if self.kept.as_ref().is_some_and(|kept| kept.contains(&front)) {
             wanted.fronts.insert(front, sockets);
@@ -299,13 +304,27 @@ fn underlay(told: &Told, local: Option<IpAddr>) -> Option<Underlay> {
         local: local?,
         port: if definition.data_port == 0 { DATA_PORT } else { definition.data_port },
         mtu: definition.mtu,
+        is_encrypted: definition.is_encrypted,
     })
 }
 
 /// Where the other nodes are. Nodes that share this one's address cannot be reached over it.
 fn elsewhere(told: &Told, own: NodeId, local: Option<IpAddr>) -> impl Iterator<Item = IpAddr> {
     let others = told.nodes.iter().filter(move |(node, _)| **node != own);
-    others.map(|(_, address)| *address).filter(move |address| Some(*address) != local)
+    others.map(|(_, place)| place.data_address).filter(move |address| Some(*address) != local)
+}
+
+/// Where each of the other nodes takes the ingress network's traffic: where it is, or, where that is encrypted, inside of the
+/// tunnel. A node without a key is nowhere then.
+fn ways(told: &Told, own: NodeId, local: Option<IpAddr>) -> BTreeMap<IpAddr, IpAddr> {
+    let is_encrypted = told.definition.as_ref().is_some_and(|network| network.is_encrypted);
+    let others = told.nodes.values().filter(|place| place.node != own);
+    let others = others.filter(|place| Some(place.data_address) != local);
+    let way = |place: &NodePlace| match is_encrypted {
+        true => place.tunnel_keys.first().map(|key| address_of(&Key(key.key)).into()),
+        false => Some(place.data_address),
+    };
+    others.filter_map(|place| Some((place.data_address, way(place)?))).collect()
 }
 
 /// Whether this host has the ports to give: a task nobody can reach is not begun.

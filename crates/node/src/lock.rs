@@ -23,18 +23,19 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps this manager's keys locked as the swarm wants them to be.
 pub(crate) async fn follow(files: Files, manager: Arc<Manager>) {
-    let mut changes = manager.changes();
+    let mut frame = manager.frame();
     loop {
+        frame.mark_unchanged();
         if let Err(error) = settle(&files, &manager).await {
             warn!("this manager's keys are not locked as the swarm wants them to be: {error:#}");
             tokio::time::sleep(RETRY).await;
             continue;
         }
-        let settled = manager.cluster().ok().and_then(|cluster| cluster.unlock_key.clone());
-        loop {
-            let Some((snapshot, _)) = changes.next().await else { return };
-            if snapshot.cluster().is_some_and(|cluster| cluster.unlock_key != settled) {
-                break;
+        let unlock_key = || manager.cluster().ok().and_then(|cluster| cluster.unlock_key.clone());
+        let settled = unlock_key();
+        while unlock_key() == settled {
+            if frame.changed().await.is_err() {
+                return;
             }
         }
     }

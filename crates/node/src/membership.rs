@@ -92,9 +92,9 @@ impl Membership {
     pub(crate) async fn open(
         config: &Config,
         engine: SharedEngine,
+        board: Arc<Board>,
         names: Arc<NameBook>,
     ) -> anyhow::Result<Arc<Self>> {
-        let board = Arc::new(Board::default());
         let attachments = Arc::new(Attachments::new(engine.clone(), board.clone()));
         let membership = Arc::new(Self {
             engine,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use names::{Host, Zone};
+use network::Backends;
 use types::network::{NetworkChange, NetworkService, NodeNetwork, NodePlace, Peer};
 use types::{NetworkId, NodeId, ServiceId, TaskId};
 
@@ -16,7 +17,7 @@ pub(crate) struct Told {
     pub(crate) peers: BTreeMap<TaskId, Peer>,
     pub(crate) services: BTreeMap<ServiceId, NetworkService>,
     /// Of the ingress network only: where nodes take the traffic of overlays.
-    pub(crate) nodes: BTreeMap<NodeId, IpAddr>,
+    pub(crate) nodes: BTreeMap<NodeId, NodePlace>,
     /// Whose an address is. While one task follows another it may be both's for a moment.
     holders: BTreeMap<IpAddr, BTreeSet<TaskId>>,
     tasks: BTreeMap<ServiceId, BTreeSet<TaskId>>,
@@ -45,6 +46,7 @@ impl Told {
     pub(crate) fn change(&mut self, change: NetworkChange) -> Touched {
         let mut touched = Touched { is_all: change.is_full, ..Touched::default() };
         if change.is_full {
+            touched.addresses.extend(self.holders.keys());
             *self = Self::default();
         }
         if change.definition.is_some() {
@@ -54,7 +56,7 @@ impl Told {
         for node in change.gone_nodes {
             self.nodes.remove(&node);
         }
-        self.nodes.extend(change.nodes.into_iter().map(|place| (place.node, place.data_address)));
+        self.nodes.extend(change.nodes.into_iter().map(|place| (place.node, place)));
         for task in change.gone {
             self.remove_peer(task, &mut touched);
         }
@@ -140,18 +142,38 @@ impl Told {
         self.fronts.keys().copied()
     }
 
-    /// Who takes connections to a virtual address; nothing where no service has it.
-    pub(crate) fn backends(&self, virtual_ip: IpAddr) -> Option<BTreeSet<IpAddr>> {
-        let services = self.fronts.get(&virtual_ip)?;
-        let serving = services.iter().flat_map(|service| self.serving(*service));
-        Some(serving.filter(|task| task.is_ipv4() == virtual_ip.is_ipv4()).collect())
+    /// Who takes connections to a virtual address that containers of the node `own` make; nothing where no service has it.
+    pub(crate) fn backends(&self, virtual_ip: IpAddr, own: NodeId) -> Option<Backends> {
+        let ids = self.fronts.get(&virtual_ip)?;
+        let services = || ids.iter().filter_map(|id| self.services.get(id));
+        let is_alike = |task: &IpAddr| task.is_ipv4() == virtual_ip.is_ipv4();
+        let addresses = |near: bool| {
+            let peers = services().flat_map(|service| self.takers(service.service));
+            let peers = peers.filter(move |peer| !near || peer.node == own);
+            peers.flat_map(|peer| peer.addresses.iter().copied()).filter(is_alike).collect()
+        };
+        let prefers_local = services().any(|service| service.balancing.prefers_local);
+        let near: BTreeSet<_> = if prefers_local { addresses(true) } else { BTreeSet::new() };
+        Some(Backends {
+            tasks: if near.is_empty() { addresses(false) } else { near },
+            is_sticky: services().any(|service| service.balancing.is_sticky),
+        })
+    }
+
+    /// Whether a task is one of those that connections to a service are led to.
+    pub(crate) fn leads_to(&self, task: TaskId) -> bool {
+        self.peers.get(&task).is_some_and(|peer| self.services.contains_key(&peer.service))
     }
 
     /// Addresses of the service's tasks that take connections.
     fn serving(&self, service: ServiceId) -> impl Iterator<Item = IpAddr> {
+        self.takers(service).flat_map(|peer| peer.addresses.iter().copied())
+    }
+
+    /// The service's tasks that take connections.
+    fn takers(&self, service: ServiceId) -> impl Iterator<Item = &Peer> {
         let tasks = self.tasks.get(&service).into_iter().flatten();
-        let peers = tasks.filter_map(|task| self.peers.get(task));
-        peers.filter(|peer| peer.is_serving).flat_map(|peer| peer.addresses.iter().copied())
+        tasks.filter_map(|task| self.peers.get(task)).filter(|peer| peer.is_serving)
     }
 
     /// Brings the names of what was touched in line: those of services, tasks and containers.
@@ -213,8 +235,6 @@ impl Told {
 
     /// All of it, for the next daemon.
     pub(crate) fn whole(&self, network: NetworkId) -> NetworkChange {
-        let place =
-            |(node, address): (&NodeId, &IpAddr)| NodePlace { node: *node, data_address: *address };
         NetworkChange {
             network,
             is_full: true,
@@ -223,7 +243,7 @@ impl Told {
             gone: Vec::new(),
             services: self.services.values().cloned().collect(),
             gone_services: Vec::new(),
-            nodes: self.nodes.iter().map(place).collect(),
+            nodes: self.nodes.values().cloned().collect(),
             gone_nodes: Vec::new(),
         }
     }
@@ -245,6 +265,7 @@ fn remove_from<Key: Ord, Value: Ord>(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use types::network::Balancing;
 
     use super::*;
 
@@ -255,6 +276,7 @@ mod tests {
             aliases: Vec::new(),
             virtual_ips: vec![[10, 0, 0, u8::try_from(number).unwrap()].into()],
             ports: Vec::new(),
+            balancing: Balancing::default(),
         }
     }
 
@@ -265,7 +287,11 @@ mod tests {
     #[test]
     fn what_was_told_is_what_the_next_daemon_hears() {
         let network = NetworkId::from_random(1);
-        let node = NodePlace { node: NodeId::from_random(1), data_address: [10, 0, 0, 1].into() };
+        let node = NodePlace {
+            node: NodeId::from_random(1),
+            data_address: [10, 0, 0, 1].into(),
+            tunnel_keys: Vec::new(),
+        };
         let mut told = Told::default();
         told.change(NetworkChange {
             is_full: true,
@@ -285,6 +311,27 @@ mod tests {
         assert_eq!((names, next.nodes.len()), (vec!["site"], 1));
         next.change(Told::default().whole(network));
         assert_eq!(next, Told::default(), "all that is not named is gone");
+    }
+
+    #[test]
+    fn tasks_of_the_own_node_are_preferred_where_that_is_asked_for() {
+        let (own, other) = (NodeId::from_random(1), NodeId::from_random(2));
+        let peer = |task, node, is_serving| Peer { node, ..peer_of((task, 1, task, is_serving)) };
+        let front = IpAddr::from([10, 0, 0, 1]);
+        let tasks = |prefers_local, near_serves| {
+            let balancing = Balancing { prefers_local, ..Balancing::default() };
+            let mut told = defined();
+            told.change(NetworkChange {
+                services: vec![NetworkService { balancing, ..service(1, "web") }],
+                peers: vec![peer(1, own, near_serves), peer(2, other, true)],
+                ..nothing()
+            });
+            let tasks = told.backends(front, own).unwrap().tasks.into_iter();
+            tasks.map(|task| task.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(tasks(false, true), ["10.0.1.1", "10.0.1.2"]);
+        assert_eq!(tasks(true, true), ["10.0.1.1"]);
+        assert_eq!(tasks(true, false), ["10.0.1.2"], "others, where there is none");
     }
 
     /// A change of services and tasks, few enough for each to be changed several times: addresses and names pass from one
@@ -355,14 +402,14 @@ mod tests {
             changes in proptest::collection::vec(changes(), 1..12),
         ) {
             let all = Touched { is_all: true, ..Touched::default() };
-            let mut told = defined();
+            let (mut told, own) = (defined(), NodeId::from_random(1));
             let (mut zone, mut backends) = (Zone::default(), BTreeMap::new());
             told.write_names(&mut zone, &all);
             for change in changes {
                 let touched = told.change(change);
                 told.write_names(&mut zone, &touched);
                 for address in &touched.virtual_ips {
-                    match told.backends(*address) {
+                    match told.backends(*address, own) {
                         Some(found) => drop(backends.insert(*address, found)),
                         None => drop(backends.remove(address)),
                     }
@@ -371,7 +418,7 @@ mod tests {
                 told.write_names(&mut whole, &all);
                 prop_assert_eq!(&zone, &whole);
                 let whole: BTreeMap<_, _> =
-                    told.virtual_ips().map(|it| (it, told.backends(it).unwrap())).collect();
+                    told.virtual_ips().map(|it| (it, told.backends(it, own).unwrap())).collect();
                 prop_assert_eq!(&backends, &whole);
                 let held: BTreeSet<_> =
                     told.peers.values().flat_map(|peer| peer.addresses.clone()).collect();

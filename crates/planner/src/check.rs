@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use store::Snapshot;
+use types::network::Network;
 use types::service::UpdateState;
 use types::task::Slot;
 use types::{NetworkId, ServiceId, TaskId, TaskState};
+
+use crate::allocator::{AddressesInUse, joined, networks_with_virtual_ip, publishes};
 
 /// Something that must never be seen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +30,12 @@ pub enum Violation {
     PortTakenTwice(u16),
     /// An address of a network is given twice.
     AddressTakenTwice(NetworkId, IpAddr),
+    /// A task, service or container has an address that is none of its network's, or the gateway's.
+    AddressOfNobody(NetworkId, IpAddr),
+    /// A service has no virtual address in a network it is in, though one is free, or one too many.
+    VirtualIps(ServiceId, NetworkId),
+    /// A task that has a node has no address in a network it is in, though one is free, or is in one that it is not in.
+    Places(TaskId, NetworkId),
     /// A container's attachment is in a network, or on a node, that is not there.
     StrayAttachment(TaskId),
     /// The name index and the services disagree.
@@ -41,6 +50,8 @@ pub fn check(snapshot: &Snapshot) -> Vec<Violation> {
     check_services(snapshot, &mut violations);
     check_templates(snapshot, &mut violations);
     check_addresses(snapshot, &mut violations);
+    check_virtual_ips(snapshot, &mut violations);
+    check_places(snapshot, &mut violations);
     for attachment in snapshot.attachments() {
         let is_there = snapshot.network(attachment.network).is_some();
         if !is_there || snapshot.node(attachment.node).is_none() {
@@ -132,5 +143,75 @@ fn check_addresses(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
         if !given.insert((network, address)) {
             violations.push(Violation::AddressTakenTwice(network, address));
         }
+        let known = snapshot.network(network);
+        if !known.is_some_and(|network| may_give(network, address)) {
+            violations.push(Violation::AddressOfNobody(network, address));
+        }
+    }
+}
+
+fn may_give(network: &Network, address: IpAddr) -> bool {
+    let mut subnets = network.subnets.iter();
+    subnets.any(|subnet| {
+        let whole = subnet.subnet;
+        let is_host = address != whole.network()
+            && address != subnet.gateway
+            && (address.is_ipv6() || address != whole.broadcast());
+        subnet.range.unwrap_or(whole).contains(&address) && is_host
+    })
+}
+
+/// How many addresses whoever is in a network has there: one of each family.
+fn families(network: &Network) -> usize {
+    let families: BTreeSet<_> =
+        network.subnets.iter().map(|subnet| subnet.subnet.addr().is_ipv4()).collect();
+    families.len()
+}
+
+fn check_virtual_ips(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
+    let used = AddressesInUse::all(snapshot);
+    for service in snapshot.services() {
+        let mut given: BTreeMap<NetworkId, usize> = BTreeMap::new();
+        for address in &service.endpoint.virtual_ips {
+            *given.entry(address.network).or_default() += 1;
+        }
+        let wanted: Vec<_> = networks_with_virtual_ip(snapshot, service).collect();
+        for network in &wanted {
+            let count = given.remove(&network.id).unwrap_or(0);
+            let is_used_up = count == 0 && used.is_used_up(network);
+            if count != families(network) && !is_used_up {
+                violations.push(Violation::VirtualIps(service.id, network.id));
+            }
+        }
+        violations.extend(given.into_keys().map(|id| Violation::VirtualIps(service.id, id)));
+    }
+}
+
+fn check_places(snapshot: &Snapshot, violations: &mut Vec<Violation>) {
+    let used = AddressesInUse::all(snapshot);
+    for task in snapshot.tasks().filter(|task| task.node.is_some() && task.is_wanted()) {
+        let Some(template) = snapshot.template_of(task) else { continue };
+        if task.status.state.is_terminal() {
+            continue;
+        }
+        let mut places: BTreeMap<_, _> =
+            task.networks.iter().map(|place| (place.network, place.addresses.len())).collect();
+        let named = joined(snapshot, &template.task.networks).filter_map(|(_, network)| network);
+        for network in named {
+            if places.remove(&network.id) != Some(families(network)) {
+                violations.push(Violation::Places(task.id, network.id));
+            }
+        }
+        // A service may publish ports only since the task has its node; a task keeps its place when it does no more.
+        let mesh = snapshot.networks().find(|network| network.spec.is_ingress);
+        let service = snapshot.service(task.service);
+        if let Some(mesh) = mesh {
+            let is_published = service.is_some_and(|service| publishes(service));
+            let has_place = places.remove(&mesh.id).is_some();
+            if is_published && !has_place && !used.is_used_up(mesh) {
+                violations.push(Violation::Places(task.id, mesh.id));
+            }
+        }
+        violations.extend(places.into_keys().map(|id| Violation::Places(task.id, id)));
     }
 }

@@ -35,6 +35,8 @@ pub struct Planner {
     dirty_services: BTreeSet<ServiceId>,
     dirty_nodes: BTreeSet<NodeId>,
     global_services: BTreeSet<ServiceId>,
+    /// Services for which, or for tasks of which, no address was left.
+    lacking: BTreeSet<ServiceId>,
     /// Tasks that wait for a node.
     unplaced: BTreeSet<TaskId>,
     /// Those of them nobody has tried to place since they changed.
@@ -86,6 +88,7 @@ impl Planner {
             dirty_services: BTreeSet::new(),
             dirty_nodes: BTreeSet::new(),
             global_services: BTreeSet::new(),
+            lacking: BTreeSet::new(),
             unplaced: BTreeSet::new(),
             untried: BTreeSet::new(),
             placement_changed: true,
@@ -142,8 +145,11 @@ impl Planner {
             Some(service) => {
                 allocator::allocate_ports(draft, &self.ports, &service);
                 if let Some(service) = draft.service(id).cloned() {
-                    allocator::allocate_virtual_ips(draft, &mut self.addresses, &service);
-                    allocator::allocate_ingress(draft, &mut self.addresses, &service);
+                    let used = &mut self.addresses;
+                    let has_own = allocator::allocate_virtual_ips(draft, used, &service);
+                    if !allocator::allocate_ingress(draft, used, &service) || !has_own {
+                        self.lacking.insert(id);
+                    }
                 }
                 orchestrator::reconcile(draft, id, random)
             }
@@ -187,7 +193,7 @@ impl Planner {
             Key::Cluster => {
                 self.dirty_services.extend(snapshot.services().map(|service| service.id));
             }
-            Key::Attachment(_) => self.placement_changed |= self.addresses.observe(event),
+            Key::Attachment(_) => self.observe_addresses(event),
             // Tasks may wait for it; services that publish have an address in the ingress network.
             Key::Network(_) => {
                 self.placement_changed = true;
@@ -197,10 +203,18 @@ impl Planner {
         }
     }
 
+    /// What became free is for services that lack an address, and then for tasks that wait for one.
+    fn observe_addresses(&mut self, event: &Event) {
+        if self.addresses.observe(event) {
+            self.placement_changed = true;
+            self.dirty_services.append(&mut self.lacking);
+        }
+    }
+
     fn observe_service(&mut self, id: ServiceId, event: &Event) {
         self.dirty_services.insert(id);
         self.ports.observe(id, event);
-        self.placement_changed |= self.addresses.observe(event);
+        self.observe_addresses(event);
         self.placement_changed |= allocator::needs_other_networks(event);
         match &event.after {
             Some(Object::Service(service)) if matches!(service.spec.mode, Mode::Global) => {
@@ -214,7 +228,7 @@ impl Planner {
 
     fn observe_task(&mut self, snapshot: &Snapshot, id: TaskId, event: &Event) {
         self.placement_changed |= self.loads.observe(snapshot, event);
-        self.placement_changed |= self.addresses.observe(event);
+        self.observe_addresses(event);
         let task = match (&event.before, &event.after) {
             (_, Some(Object::Task(task))) | (Some(Object::Task(task)), None) => task,
             _ => return,

@@ -5,7 +5,7 @@ mod world;
 use proptest::prelude::*;
 use std::time::Duration;
 use types::TaskState;
-use types::endpoint::{EndpointSpec, PortConfig, PublishMode};
+use types::endpoint::{EndpointSpec, PortConfig, PublishMode, ResolutionMode};
 use types::node::{Availability, NodeState};
 use types::service::{FailureAction, Mode, Placement, UpdateConfig, UpdateOrder};
 use world::{World, reserve_memory};
@@ -20,6 +20,12 @@ enum Step {
     Policy { service: u128, parallelism: u64, start_first: bool, rollback: bool },
     Publish { service: u128, host: bool },
     Remove { service: u128 },
+    Join { service: u128, networks: u8 },
+    Resolve { service: u128, by_virtual_ip: bool },
+    Network { number: u128 },
+    RemoveNetwork { number: u128 },
+    Attach { container: u128, network: u128 },
+    Detach { container: u128 },
     Node { node: u128, state: u8 },
     Zone { node: u128, zone: u8 },
     RemoveNode { node: u128 },
@@ -41,6 +47,12 @@ fn step() -> impl Strategy<Value = Step> {
             |(service, parallelism, start_first, rollback)| Step::Policy { service, parallelism, start_first, rollback }),
         1 => (service.clone(), any::<bool>()).prop_map(|(service, host)| Step::Publish { service, host }),
         1 => (1u128..5).prop_map(|service| Step::Remove { service }),
+        3 => (service.clone(), 0u8..8).prop_map(|(service, networks)| Step::Join { service, networks }),
+        1 => (service.clone(), any::<bool>()).prop_map(|(service, by_virtual_ip)| Step::Resolve { service, by_virtual_ip }),
+        1 => (1u128..4).prop_map(|number| Step::Network { number }),
+        1 => (1u128..4).prop_map(|number| Step::RemoveNetwork { number }),
+        1 => (0u128..4, 1u128..4).prop_map(|(container, network)| Step::Attach { container, network }),
+        1 => (0u128..4).prop_map(|container| Step::Detach { container }),
         2 => (node.clone(), 0u8..5).prop_map(|(node, state)| Step::Node { node, state }),
         1 => (node.clone(), 0u8..3).prop_map(|(node, zone)| Step::Zone { node, zone }),
         1 => node.prop_map(|node| Step::RemoveNode { node }),
@@ -81,15 +93,32 @@ fn take(world: &mut World, step: Step) {
             let mode = if host { PublishMode::Host } else { PublishMode::Ingress };
             let published = if host { 8080 } else { 0 };
             let port = PortConfig { target: 80, published, mode, ..Default::default() };
-            spec.endpoint = Some(EndpointSpec { ports: vec![port], ..Default::default() });
+            let is_by_name = |endpoint: &EndpointSpec| endpoint.mode != ResolutionMode::Vip;
+            if spec.endpoint.as_ref().is_some_and(is_by_name) {
+                return;
+            }
+            spec.endpoint.get_or_insert_default().ports = vec![port];
         }),
+        Step::Join { service, networks } => world.join_networks(service, networks),
+        Step::Resolve { service, by_virtual_ip } => world.service(service, |spec| {
+            let mode = if by_virtual_ip { ResolutionMode::Vip } else { ResolutionMode::Dnsrr };
+            let endpoint = spec.endpoint.get_or_insert_default();
+            // Only virtual addresses are published.
+            if by_virtual_ip || endpoint.ports.is_empty() {
+                endpoint.mode = mode;
+            }
+        }),
+        Step::Network { number } => world.add_network(number),
+        Step::RemoveNetwork { number } => world.remove_network(number),
+        Step::Attach { container, network } => world.attach(container, network),
+        Step::Detach { container } => world.detach(container),
         Step::Remove { service } => world.remove_service(service),
         Step::Node { node, state } => change_node(world, node, state),
         Step::Zone { node, zone } => world.node(node, |node| {
             node.spec.annotations.labels.insert("zone".into(), format!("z{zone}"));
         }),
         Step::RemoveNode { node } => {
-            world.write(|draft| draft.delete(store::Key::Node(world::node_id(node))));
+            world.remove_node(node);
         }
         Step::Obey => world.agents_obey(),
         Step::Fail { nth } => {
@@ -151,6 +180,7 @@ proptest! {
                 spec.task.resources = None;
                 spec.task.placement = None;
                 spec.endpoint = None;
+                spec.task.networks.clear();
             });
         }
         world.settle();

@@ -574,3 +574,22 @@ fn a_task_of_a_service_that_publishes_says_what_it_waits_for_in_the_ingress_netw
     assert_eq!(world.running(1).len(), 1, "{}", world.show());
     assert_eq!(told(&world), ["no address is left in network  (10.255.0.0/29)".to_owned()].into());
 }
+
+#[test]
+fn a_service_gets_the_virtual_address_that_it_lacks_once_one_is_free() {
+    let mut world = World::with_nodes(2);
+    // Four tasks and a virtual address: as many as the network has.
+    world.join_networks(1, 1);
+    world.replicas(1, 4);
+    world.settle();
+    world.join_networks(2, 1);
+    world.plan();
+    let given = |world: &World| {
+        let service = world.snapshot.service(ServiceId::from_random(2)).expect("created");
+        service.endpoint.virtual_ips.len()
+    };
+    assert_eq!(given(&world), 0, "none is left");
+    world.replicas(1, 3);
+    world.settle();
+    assert_eq!(given(&world), 1);
+}

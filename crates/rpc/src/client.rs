@@ -34,6 +34,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Frames waiting to be sent on a stream.
 const FRAMES_WAITING_MAX: usize = 256;
+/// Frames that are sent as one piece when so many wait.
+const FRAMES_TOGETHER_MAX: usize = 16;
 /// Bytes of the text of a refusal.
 const REASON_BYTES_MAX: usize = 4 << 10;
 
@@ -171,7 +173,8 @@ impl Channel {
     pub async fn stream_in(&self, method: &'static str) -> Result<FrameSender, Error> {
         let (frames, waiting) = mpsc::channel::<Bytes>(FRAMES_WAITING_MAX);
         let body = ReceiverStream::new(waiting)
-            .map(|frame| Ok::<_, std::convert::Infallible>(Frame::data(frames::encode(&frame))));
+            .ready_chunks(FRAMES_TOGETHER_MAX)
+            .map(|some| Ok::<_, std::convert::Infallible>(Frame::data(frames::encode(&some))));
         let mut sender = self.connected().await?.sender;
         let request = self.request(method, UnsyncBoxBody::new(StreamBody::new(body)));
         let (address, channel) = (self.address.clone(), self.clone());

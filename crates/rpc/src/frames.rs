@@ -20,10 +20,14 @@ pub enum FrameError {
     Broken(String),
 }
 
-pub(crate) fn encode(frame: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + frame.len());
-    bytes.put_u32(u32::try_from(frame.len()).expect("frames are bounded"));
-    bytes.extend_from_slice(frame);
+/// The frames one after another.
+pub(crate) fn encode(frames: &[Bytes]) -> Bytes {
+    let length = frames.iter().map(|frame| HEADER_BYTES + frame.len()).sum();
+    let mut bytes = BytesMut::with_capacity(length);
+    for frame in frames {
+        bytes.put_u32(u32::try_from(frame.len()).expect("frames are bounded"));
+        bytes.extend_from_slice(frame);
+    }
     bytes.freeze()
 }
 
@@ -101,10 +105,7 @@ mod tests {
 
     #[test]
     fn frames_are_found_however_the_bytes_arrive() {
-        let mut bytes = BytesMut::new();
-        for frame in [&b"one"[..], b"", b"three"] {
-            bytes.extend_from_slice(&encode(frame));
-        }
+        let bytes = encode(&[&b"one"[..], b"", b"three"].map(Bytes::from_static));
         for step in 1..bytes.len() {
             let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
             for part in bytes.chunks(step) {

@@ -172,7 +172,7 @@ impl Router {
                     Ok(values) => {
                         let frames = ReceiverStream::new(values).map(|value| {
                             let frame = rmp_serde::to_vec_named(&value).expect("plain data");
-                            Ok(Frame::data(frames::encode(&frame)))
+                            Ok(Frame::data(frames::encode(&[frame.into()])))
                         });
                         Response::new(UnsyncBoxBody::new(StreamBody::new(frames)))
                     }

@@ -11,6 +11,7 @@ use crate::disk::SimDisk;
 use crate::leading::Leading;
 use crate::network::{HostId, LinkId};
 use crate::plan::Moment;
+use crate::told::Told;
 
 /// A task's container, which outlives the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ pub(crate) struct Daemon {
     pub(crate) leading: Option<Leading>,
     pub(crate) agent: Agent,
     pub(crate) link: Option<Link>,
+    pub(crate) told: Told,
 }
 
 #[derive(Debug)]

@@ -17,6 +17,7 @@ mod operator;
 pub mod plan;
 mod random;
 mod shrink;
+mod told;
 mod world;
 
 pub use invariants::Violation;

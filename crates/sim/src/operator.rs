@@ -2,17 +2,45 @@
 
 use planner::services;
 use store::{Draft, Key};
+use types::endpoint::{EndpointSpec, PortConfig};
+use types::network::{Attachment, NetworkSpec, Subnet};
 use types::node::{Availability, NodeSpec, NodeState, Role};
 use types::service::{Mode, UpdateConfig, UpdateOrder};
-use types::{Cluster, ClusterId, Meta, Node, NodeId, ServiceId, ServiceSpec};
+use types::{Cluster, ClusterId, Meta, Network, NetworkId, Node, NodeId, ServiceId, ServiceSpec};
 
 use crate::invariants::LABEL;
+use crate::plan::{NETWORKS, Shape};
 
 /// The cluster with all its nodes, as joins would have made them one after the other.
 pub(crate) fn write_cluster(draft: &mut Draft, nodes: &[(NodeId, Role)]) {
     draft.put(Cluster::new(ClusterId::from_random(1)));
+    draft.put(network(u64::MAX, &["10.255.0.0/16"]));
+    // There is room for as many tasks as there are, and old addresses soon come back.
+    draft.put(network(0, &["10.1.0.0/25"]));
+    draft.put(network(1, &["10.2.0.0/24", "fd00:2::/64"]));
     for (id, role) in nodes {
         join(draft, *id, *role);
+    }
+}
+
+fn network_id(number: u64) -> NetworkId {
+    NetworkId::from_random(u128::from(number) + 1)
+}
+
+/// A network of the swarm; the last of all numbers is that of published ports.
+fn network(number: u64, subnets: &[&str]) -> Network {
+    let subnet = |text: &&str| {
+        let subnet: ipnet::IpNet = text.parse().expect("a subnet");
+        let gateway = subnet.hosts().next().expect("it has hosts");
+        Subnet { subnet, range: None, gateway }
+    };
+    let is_ingress = number == u64::MAX;
+    Network {
+        id: network_id(number),
+        meta: Meta::default(),
+        spec: NetworkSpec { is_ingress, ..NetworkSpec::default() },
+        vni: if is_ingress { 4_096 } else { 4_097 + u32::try_from(number).expect("few") },
+        subnets: subnets.iter().map(subnet).collect(),
     }
 }
 
@@ -44,8 +72,7 @@ pub(crate) fn remove_nodes(draft: &mut Draft, nodes: &[NodeId]) {
 pub(crate) struct Wanted {
     pub(crate) name: String,
     pub(crate) mode: Mode,
-    pub(crate) image: String,
-    pub(crate) is_start_first: bool,
+    pub(crate) shape: Shape,
     pub(crate) write: u64,
 }
 
@@ -56,8 +83,15 @@ pub(crate) fn write_service(draft: &mut Draft, wanted: &Wanted, new_id: u128) ->
     spec.annotations.name.clone_from(&wanted.name);
     spec.annotations.labels.insert(LABEL.into(), wanted.write.to_string());
     spec.mode = wanted.mode;
-    spec.task.container.image.clone_from(&wanted.image);
-    let order = match wanted.is_start_first {
+    spec.task.container.image = format!("image:{}", wanted.shape.image);
+    let joined = (0..NETWORKS).filter(|number| (wanted.shape.networks >> number) & 1 == 1);
+    let attachment =
+        |number| Attachment { target: network_id(number).to_string(), ..Attachment::default() };
+    spec.task.networks = joined.map(attachment).collect();
+    let port = PortConfig { target: 80, ..PortConfig::default() };
+    let ports = wanted.shape.is_published.then_some(port).into_iter().collect();
+    spec.endpoint = Some(EndpointSpec { ports, ..EndpointSpec::default() });
+    let order = match wanted.shape.is_start_first {
         true => UpdateOrder::StartFirst,
         false => UpdateOrder::StopFirst,
     };

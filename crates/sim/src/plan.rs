@@ -15,6 +15,9 @@ pub const QUIET: Millis = 90_000;
 
 const SERVICES: u64 = 4;
 
+/// Networks of the swarm beside the ingress network.
+pub const NETWORKS: u64 = 2;
+
 /// One thing at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
@@ -24,12 +27,11 @@ pub struct Action {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// Creates the service, or updates it: replicas, image, start-first or stop-first.
+    /// Creates the service, or updates it.
     Service {
         number: u64,
         replicas: u64,
-        image: u64,
-        is_start_first: bool,
+        shape: Shape,
     },
     RemoveService {
         number: u64,
@@ -105,6 +107,17 @@ pub enum What {
     HandOver,
 }
 
+/// What a service's tasks are like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    pub image: u64,
+    pub is_start_first: bool,
+    /// A bit for each network of the swarm.
+    pub networks: u64,
+    /// Whether a port is published, which the swarm chooses.
+    pub is_published: bool,
+}
+
 /// The worst times to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
@@ -131,8 +144,12 @@ fn one(random: &mut Random) -> What {
         0..22 => What::Service {
             number,
             replicas: random.below(7),
-            image: random.below(3),
-            is_start_first: random.chance(30),
+            shape: Shape {
+                image: random.below(3),
+                is_start_first: random.chance(30),
+                networks: random.below(1 << NETWORKS),
+                is_published: random.chance(30),
+            },
         },
         22..26 => What::RemoveService { number },
         26..28 => What::VoteStorm { back_after: random.between(10, 60), duration },

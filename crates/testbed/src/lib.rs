@@ -30,6 +30,14 @@ pub fn ip(arguments: &[&str]) -> Result<(), Error> {
     run(Command::new("ip").args(arguments))
 }
 
+/// Removes a link that may have gone with its other end.
+fn unplug(namespace: &str, link: &str) -> Result<(), Error> {
+    match ip(&["-n", namespace, "link", "del", link]) {
+        Err(Error::Failed { said, .. }) if said.contains("Cannot find device") => Ok(()),
+        removed => removed,
+    }
+}
+
 fn run(command: &mut Command) -> Result<(), Error> {
     let output = command.output();
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::{Error, ip, run};
+use crate::{Error, ip, run, unplug};
 
 /// Bytes that links take if nobody says otherwise.
 const ETHERNET: u16 = 1_500;
@@ -85,6 +85,14 @@ impl Router {
             run(Command::new("ip").args(["netns", "exec", router, "nft", table]))?;
         }
         Ok(())
+    }
+
+    /// Takes the cable of a host that is not far out of its port, also where the host is gone already.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn disconnect(&self, port: &str) -> Result<(), Error> {
+        unplug(&self.namespace, port)
     }
 
     /// Takes the port down: nothing comes through its cable any more.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Error, ip};
+use crate::{Error, ip, unplug};
 
 /// The bridge's name within its namespace.
 const BRIDGE: &str = "switch";
@@ -60,6 +60,14 @@ impl Switch {
         self.plug(port)?;
         ip(&["addr", "add", address, "dev", link])?;
         ip(&["link", "set", link, "up"])
+    }
+
+    /// Takes the cable out of the port, also where the host is gone already.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn disconnect(&self, port: &str) -> Result<(), Error> {
+        unplug(&self.namespace, port)
     }
 
     /// Takes the port down: nothing comes through its cable any more.

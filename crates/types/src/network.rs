@@ -156,11 +156,14 @@ pub struct NetworkChange {
 }
 
 /// Where a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodePlace {
     pub node: NodeId,
     /// Where it takes the traffic of overlays.
     pub data_address: IpAddr,
+    /// Its keys, the newest first; told where the ingress network is encrypted.
+    #[serde(default)]
+    pub tunnel_keys: Vec<TunnelKey>,
 }
 
 /// A task or an attached container in a network, wherever it runs.
@@ -195,6 +198,35 @@ pub struct TunnelKey {
     pub port: u16,
 }
 
+/// How connections to a service are shared out among its tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Balancing {
+    /// Those from one address go to one task, as long as it is there.
+    pub is_sticky: bool,
+    /// They go to tasks of the node that they come by, where it has any.
+    pub prefers_local: bool,
+}
+
+/// A label of a service that says how connections to it are shared out, and the only value that it may have.
+const BALANCING_LABELS: [(&str, &str); 2] = [("skep.sticky", "client"), ("skep.prefer", "local")];
+
+impl Balancing {
+    /// What a service's labels ask for.
+    ///
+    /// # Errors
+    /// A value that means nothing, in words for whoever wrote it.
+    pub fn of(labels: &BTreeMap<String, String>) -> Result<Self, String> {
+        let [is_sticky, prefers_local] =
+            BALANCING_LABELS.map(|(label, value)| match labels.get(label) {
+                None => Ok(false),
+                Some(given) if given == value => Ok(true),
+                Some(given) => Err(format!("label {label}={given}: only {label}={value} is known")),
+            });
+        Ok(Self { is_sticky: is_sticky?, prefers_local: prefers_local? })
+    }
+}
+
 /// A service in a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkService {
@@ -206,4 +238,27 @@ pub struct NetworkService {
     /// In the ingress network: the ports on which every node answers.
     #[serde(default)]
     pub ports: Vec<PortConfig>,
+    #[serde(default)]
+    pub balancing: Balancing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_say_how_connections_are_shared_out() {
+        let of = |labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(label, value)| ((*label).into(), (*value).into()));
+            Balancing::of(&labels.collect())
+        };
+        let balancing = |is_sticky, prefers_local| Ok(Balancing { is_sticky, prefers_local });
+        assert_eq!(of(&[("other", "client")]), balancing(false, false));
+        assert_eq!(of(&[("skep.sticky", "client")]), balancing(true, false));
+        let both = [("skep.sticky", "client"), ("skep.prefer", "local")];
+        assert_eq!(of(&both), balancing(true, true));
+        let strange = of(&[("skep.sticky", "cookie")]);
+        let told = "label skep.sticky=cookie: only skep.sticky=client is known";
+        assert_eq!(strange, Err(told.to_owned()));
+    }
 }

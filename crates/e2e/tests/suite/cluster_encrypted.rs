@@ -193,3 +193,53 @@ fn a_host_that_cannot_seal_is_told_of_and_sends_nothing() {
     assert_sealed(&wire, "sealed-secret", "with a host that has no keys");
     assert_eq!(wire.datagrams(PLAIN), 0, "nothing leaves unsealed");
 }
+
+#[test]
+fn the_mesh_is_sealed_between_nodes_where_its_network_is_encrypted() {
+    e2e::skep_only!("Docker's encryption needs IPsec in the kernel");
+    let mut cluster = Cluster::swarm(1, 2);
+    let client = cluster.client();
+    let first = cluster.host(1);
+    first.until("the ingress network can be removed", || {
+        first.on_stdin(&["network", "rm", "ingress"], "y\n").code == 0
+    });
+    network(first, "mesh", &["--ingress", "--opt", "encrypted", "--subnet", "10.11.0.0/16"]);
+    let wire = cluster.wire(&["sealed-secret"], &[PLAIN, SEALED[0]]);
+    let create = ["service", "create", "--detach", "--no-resolve-image", "--name", "web"];
+    let place = ["--constraint", "node.hostname==host3", "--publish", "8080:80", "whoami"];
+    first.ok(&[&create[..], &place].concat());
+    first.until_running("web", 1);
+    let url = "http://127.0.0.1:8080/sealed-secret";
+    let ask = |host: &Host| host.exec(&["curl", "-sS", "-m", "3", url]).code == 0;
+    for host in cluster.hosts() {
+        host.until("it answers", || ask(host));
+        let answer = client.ask(&host.address, 8080).expect("it answers");
+        let seen = format!("RemoteAddr: {}:", client.address);
+        assert!(answer.contains(&seen), "{answer}");
+    }
+    assert_sealed(&wire, "sealed-secret", "at all");
+    assert!(wire.datagrams(SEALED[0]) > 0, "it went through the tunnel");
+    assert_eq!(wire.datagrams(PLAIN), 0, "and no other way");
+    cluster.audit();
+    // Who does not seal, does not send.
+    let (first, third) = (cluster.host(1), cluster.host(3));
+    let sealing = processes(third);
+    let signal = |what: &str| {
+        for process in &sealing {
+            third.exec(&["kill", what, process]);
+        }
+    };
+    if !sealing.is_empty() {
+        signal("-STOP");
+        first.until("nothing passes", || !ask(first));
+        signal("-CONT");
+        first.until("it answers again", || ask(first));
+    }
+    cluster.host_mut(2).kill();
+    cluster.host_mut(2).start();
+    let second = cluster.host(2);
+    second.until("it answers, taken over", || ask(second));
+    assert_sealed(&wire, "sealed-secret", "meanwhile");
+    assert_eq!(wire.datagrams(PLAIN), 0, "and went no other way");
+    cluster.audit();
+}

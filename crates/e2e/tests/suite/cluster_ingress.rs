@@ -1,11 +1,11 @@
 //! The routing mesh: every node answers on a published port, and tasks see who asks.
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
-use e2e::{Client, Cluster, Host, skep_only};
+use e2e::{Client, Cluster, Host, needs_balancing, skep_only};
 
 const CREATE: [&str; 5] = ["service", "create", "--detach", "--no-resolve-image", "--name"];
 
@@ -37,6 +37,7 @@ fn addresses(cluster: &Cluster) -> Vec<String> {
 
 #[test]
 fn every_node_answers_and_the_task_sees_the_client() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 2);
     let (first, client) = (cluster.host(1), cluster.client());
     create(first, "web", &["--publish", "8080:80", "whoami"]);
@@ -65,6 +66,7 @@ fn every_node_answers_and_the_task_sees_the_client() {
 
 #[test]
 fn datagrams_reach_tasks_by_every_node() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let (first, client) = (cluster.host(1), cluster.client());
     let place = ["--constraint", "node.role==worker"];
@@ -72,15 +74,7 @@ fn datagrams_reach_tasks_by_every_node() {
     create(first, "web", &[&publish[..], &place, &["whoami"]].concat());
     first.until_running("web", 1);
     for address in addresses(&cluster) {
-        let ask = || {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-            socket.connect((&address[..], 5353))?;
-            socket.send(b"who?")?;
-            let mut bytes = [0; 512];
-            let length = socket.recv(&mut bytes)?;
-            std::io::Result::Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
-        };
+        let ask = || ask_by_datagram(&address, 5353);
         first.until("a datagram is answered", || client.within(ask).is_ok());
         let answer = client.within(ask).expect("just seen");
         if e2e::is_skep() {
@@ -90,8 +84,82 @@ fn datagrams_reach_tasks_by_every_node() {
     cluster.audit();
 }
 
+/// Gives a host of the switch, and the client, addresses of IPv6; answers with those of the hosts.
+fn speak_ipv6(cluster: &Cluster, client: &Client) -> Vec<String> {
+    let of = |address: &str| format!("fd99::{}", address.rsplit('.').next().expect("a number"));
+    let arguments = |address: &str| {
+        let address = format!("{}/64", of(address));
+        ["ip", "-6", "addr", "add", &address, "dev", "eth0", "nodad"].map(str::to_owned)
+    };
+    let given = arguments(&client.address);
+    client.exec(&given.each_ref().map(String::as_str));
+    for host in cluster.hosts() {
+        let given = arguments(&host.address);
+        host.exec(&given.each_ref().map(String::as_str));
+    }
+    cluster.hosts().iter().map(|host| of(&host.address)).collect()
+}
+
+#[test]
+fn every_node_answers_over_ipv6_and_the_task_sees_the_client() {
+    skep_only!("stock Docker's mesh has no IPv6, and its proxy hides the client");
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let nodes = speak_ipv6(&cluster, &client);
+    let seen_from = format!("[fd99::{}]", client.address.rsplit('.').next().expect("a number"));
+    let udp = ["--publish", "published=5353,target=80,protocol=udp"];
+    create(first, "web", &[&["--publish", "8080:80"], &udp[..], &["whoami"]].concat());
+    first.until_running("web", 1);
+    for (host, address) in cluster.hosts().iter().zip(&nodes) {
+        let address = format!("[{address}]");
+        host.until("it answers", || client.ask(&address, 8080).is_some());
+        let answer = client.ask(&address, 8080).expect("it answers");
+        assert_eq!(seen(&answer).as_deref(), Some(&seen_from[..]), "{answer}");
+        for own in ["[::1]", "localhost", &address] {
+            assert!(host.ask(own, 8080).is_some(), "{} asks {own}", host.hostname());
+        }
+        let answer = client.within(|| ask_by_datagram(&address, 5353)).expect("it answers");
+        assert_eq!(seen(&answer).as_deref(), Some(&seen_from[..]), "{answer}");
+    }
+    cluster.audit();
+}
+
+#[test]
+fn ports_of_a_tasks_own_node_answer_over_ipv6_and_are_shown_so() {
+    let cluster = Cluster::swarm(1, 0);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let nodes = speak_ipv6(&cluster, &client);
+    let publish = ["--publish", "mode=host,published=8080,target=80"];
+    create(first, "web", &[&publish[..], &["whoami"]].concat());
+    first.until_running("web", 1);
+    let address = format!("[{}]", nodes[0]);
+    first.until("it answers", || client.ask(&address, 8080).is_some());
+    if e2e::is_skep() {
+        let answer = client.ask(&address, 8080).expect("it answers");
+        let expected = format!("[fd99::{}]", client.address.rsplit('.').next().expect("a number"));
+        assert_eq!(seen(&answer), Some(expected), "{answer}");
+    }
+    assert!(first.ask("[::1]", 8080).is_some(), "the host itself");
+    let ports = first.ok(&["ps", "--format", "{{.Ports}}", "--filter", "name=web"]);
+    // The brackets are newer commands'.
+    assert_eq!(ports.replace(":::", "[::]:"), "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp");
+}
+
+/// What a port answers to a datagram.
+fn ask_by_datagram(address: &str, port: u16) -> std::io::Result<String> {
+    let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.connect(format!("{address}:{port}"))?;
+    socket.send(b"who?")?;
+    let mut bytes = [0; 512];
+    let length = socket.recv(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+}
+
 #[test]
 fn all_replicas_answer_by_every_node_and_those_that_leave_do_not() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 2);
     let (first, client) = (cluster.host(1), cluster.client());
     create(first, "web", &["--publish", "8080:80", "--replicas", "4", "whoami"]);
@@ -118,7 +186,111 @@ fn all_replicas_answer_by_every_node_and_those_that_leave_do_not() {
 }
 
 #[test]
+fn a_port_that_nobody_serves_refuses_at_once_by_every_node() {
+    skep_only!("stock Docker lets clients wait");
+    let cluster = Cluster::swarm(1, 1);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let udp = "published=5353,target=80,protocol=udp";
+    let publish = ["--publish", "8080:80", "--publish", udp, "--replicas", "0", "whoami"];
+    create(first, "web", &publish);
+    let nodes = [addresses(&cluster), speak_ipv6(&cluster, &client)].concat();
+    for address in nodes {
+        let address = if address.contains(':') { format!("[{address}]") } else { address };
+        let refused = || {
+            let tcp = TcpStream::connect(format!("{address}:8080")).map(drop);
+            let udp = ask_by_datagram(&address, 5353).map(drop);
+            [tcp, udp].map(|asked| asked.expect_err("nobody is there").kind())
+        };
+        let expected = [std::io::ErrorKind::ConnectionRefused; 2];
+        first.until("it refuses", || client.within(refused) == expected);
+    }
+    cluster.audit();
+}
+
+#[test]
+fn a_client_stays_with_its_task_by_every_node_where_a_label_asks_for_it() {
+    skep_only!("stock Docker knows no such label");
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let strange = ["--label", "skep.sticky=cookie", "--publish", "8080:80", "whoami"];
+    let refused = first.refused(&[&CREATE[..], &["web"], &strange[..]].concat());
+    assert!(refused.contains("only skep.sticky=client is known"), "{refused}");
+    let publish = ["--publish", "8080:80", "--replicas", "4", "whoami"];
+    create(first, "web", &[&["--label", "skep.sticky=client"], &publish[..]].concat());
+    first.until_running("web", 4);
+    let by_all = || {
+        let answers = addresses(&cluster).into_iter().map(|it| replicas(&client, &it, 5));
+        answers.reduce(|all, more| &all | &more).unwrap_or_default()
+    };
+    for address in addresses(&cluster) {
+        first.until("it answers", || client.ask(&address, 8080).is_some());
+    }
+    first.until("the same one answers by every node", || by_all().len() == 1);
+    cluster.audit();
+    first.ok(&["service", "update", "--detach", "--label-rm", "skep.sticky", "web"]);
+    first.until("all answer", || by_all().len() == 4);
+    cluster.audit();
+}
+
+#[test]
+fn tasks_of_the_entered_node_come_first_where_a_label_asks_for_it() {
+    skep_only!("stock Docker knows no such label");
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let place = ["--constraint", "node.role==worker", "--mode", "global"];
+    let publish = ["--label", "skep.prefer=local", "--publish", "8080:80", "whoami"];
+    create(first, "web", &[&place[..], &publish[..]].concat());
+    first.until_running("web", 2);
+    for host in &cluster.hosts()[1..] {
+        host.until("it answers", || client.ask(&host.address, 8080).is_some());
+        host.until("its own task does", || {
+            let own = host.containers("web").remove(0)[..12].to_owned();
+            replicas(&client, &host.address, 20) == [own].into()
+        });
+    }
+    first.until("one without answers by all", || replicas(&client, &first.address, 30).len() == 2);
+    cluster.audit();
+}
+
+#[test]
+fn datagrams_from_one_port_go_on_with_another_task_when_theirs_is_gone() {
+    skep_only!("stock Docker lets them go nowhere");
+    let cluster = Cluster::swarm(1, 1);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let publish = ["--publish", "published=5353,target=80,protocol=udp"];
+    create(first, "web", &[&publish[..], &["--replicas", "2", "whoami"]].concat());
+    first.until_running("web", 2);
+    for address in addresses(&cluster) {
+        let connected = || {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+            socket.connect((&address[..], 5353)).expect("connects");
+            socket.set_read_timeout(Some(Duration::from_millis(500))).expect("sets");
+            socket
+        };
+        let socket = client.within(connected);
+        let answering = || {
+            socket.send(b"who?").ok()?;
+            let mut bytes = [0; 512];
+            let length = socket.recv(&mut bytes).ok()?;
+            said(&String::from_utf8_lossy(&bytes[..length]), "Hostname: ").map(str::to_owned)
+        };
+        first.until("it is answered", || answering().is_some());
+        let before = answering().expect("just seen");
+        assert_eq!(answering(), Some(before.clone()), "by the same one");
+        // Whoever answered is no more.
+        let hosts = cluster.hosts().iter();
+        let holder =
+            hosts.filter(|host| host.containers("web").iter().any(|it| before[..] == it[..12]));
+        holder.for_each(|host| drop(host.ok(&["kill", &before])));
+        first.until("another one answers", || answering().is_some_and(|now| now != before));
+        first.until_running("web", 2);
+    }
+    cluster.audit();
+}
+
+#[test]
 fn containers_reach_published_ports_of_every_node() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let first = cluster.host(1);
     let place = ["--constraint", "node.role==worker"];
@@ -207,6 +379,7 @@ fn nothing_is_left_of_the_mesh_when_a_node_leaves() {
 
 #[test]
 fn the_ingress_network_can_be_replaced_while_nobody_publishes() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let (first, client) = (cluster.host(1), cluster.client());
     create(first, "web", &["--publish", "8080:80", "whoami"]);
@@ -231,6 +404,7 @@ fn the_ingress_network_can_be_replaced_while_nobody_publishes() {
 
 #[test]
 fn ports_come_and_go_while_the_service_runs() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let (first, client) = (cluster.host(1), cluster.client());
     create(first, "web", &["--replicas", "2", "whoami"]);
@@ -251,6 +425,7 @@ fn ports_come_and_go_while_the_service_runs() {
 
 #[test]
 fn a_registry_of_the_swarm_is_on_localhost_of_every_node() {
+    needs_balancing!();
     let cluster = Cluster::swarm(1, 1);
     let (first, second) = (cluster.host(1), cluster.host(2));
     second.load_registry();

@@ -1,6 +1,6 @@
 //! Hosts of different subnets with a router between them, also where a link on the way takes less than their own.
 
-use e2e::{Client, Cluster, Host, Wire, skep_only};
+use e2e::{Client, Cluster, Host, Wire, needs_balancing, skep_only};
 
 use crate::sleeper;
 
@@ -80,6 +80,7 @@ fn a_swarm_works_across_a_router() {
     let client = cluster.client();
     for (network, _) in networks {
         until_whole(&cluster, &format!("web-{network}"));
+        needs_balancing!();
         for host in cluster.hosts() {
             let url = format!("wget -q -O - http://web-{network}/");
             host.until("the virtual address answers", || said(host, &url).contains("Hostname: "));

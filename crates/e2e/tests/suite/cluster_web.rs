@@ -29,6 +29,7 @@ fn hits(host: &Host) -> u64 {
 
 #[test]
 fn nginx_and_redis_find_what_they_need_and_see_who_asks() {
+    e2e::needs_balancing!();
     let cluster = Cluster::routed(3).started();
     for host in cluster.hosts() {
         host.load_web_images();

@@ -125,7 +125,10 @@ fn networks_are_listed_and_removed_as_docker_does() {
     let words: Vec<_> = line.split_whitespace().collect();
     assert_eq!(words, [&id[..12], "blue", "bridge", "local"]);
     idle(&host, "box1", &["--network", "blue"]);
-    assert_eq!(listed(&host, &["dangling=true"]), "red");
+    // Stock Docker of 2022 lists those in use too.
+    if e2e::is_skep() {
+        assert_eq!(listed(&host, &["dangling=true"]), "red");
+    }
     let used = host.refused(&["network", "rm", "blue"]);
     assert!(used.contains("error while removing network: network blue"), "{used}");
     assert!(used.contains("has active endpoints"), "{used}");
@@ -279,7 +282,10 @@ fn from_an_internal_network_nothing_outside_is_reached_or_asked() {
     for url in ["http://10.99.0.1:8080/", "http://172.17.0.1:8080/"] {
         assert!(!reaches(&host, "box1", url), "{url}");
     }
-    assert!(!host.ok(&["exec", "box1", "ip", "route"]).contains("default"));
+    // Stock Docker of 2022 leaves a default route that leads nowhere.
+    if e2e::is_skep() {
+        assert!(!host.ok(&["exec", "box1", "ip", "route"]).contains("default"));
+    }
     let asked = host.docker(&["exec", "box1", "nslookup", "example.org"]);
     assert!(format!("{}{}", asked.stdout, asked.stderr).contains("NXDOMAIN"), "{asked:?}");
 }

@@ -158,7 +158,7 @@ impl Shared {
         }
         let wants_way_out = self.enter(container, record, name, &settings, &kind).await?;
         if wants_way_out && !self.has_way_out(&container.id, record) {
-            self.network.connect(&container.id).await.map_err(failed)?;
+            self.network.lead_alone(&container.id).await.map_err(failed)?;
         }
         self.settle_networks(container, record).await
     }
@@ -205,8 +205,9 @@ impl Shared {
             Kind::Default => {
                 let needs_way_out = !self.network.joined_of(id).is_empty();
                 // Its way to the world beside networks of the swarm stays.
-                if !needs_way_out {
-                    self.network.unplug(id, DEFAULT_NETWORK).await.map_err(failed)?;
+                match needs_way_out {
+                    true => drop(self.network.lead_alone(id).await.map_err(failed)?),
+                    false => self.network.unplug(id, DEFAULT_NETWORK).await.map_err(failed)?,
                 }
                 (crate::networks::predefined_id(DEFAULT_NETWORK), "bridge")
             }

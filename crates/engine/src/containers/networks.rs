@@ -103,7 +103,7 @@ impl Shared {
             wants_way_out |= self.enter(container, record, name, settings, kind).await?;
         }
         if wants_way_out && self.way_out(&container.id, record).is_none() {
-            self.network.connect(&container.id).await.map_err(failed)?;
+            self.network.lead_alone(&container.id).await.map_err(failed)?;
         }
         let way_out = self.way_out(&container.id, record);
         let is_led_already = memberships.len() == 1 && !has_names;
@@ -370,7 +370,7 @@ impl Shared {
         let gateway = way_out.map(|way_out| way_out.gateway);
         self.network.lead_out(&container.id, gateway).await.map_err(failed)?;
         let mut ports = container.ports();
-        let backends: Vec<_> = way_out.map(|way_out| way_out.address).into_iter().collect();
+        let backends: Vec<_> = way_out.map(|it| it.address.into()).into_iter().collect();
         if ports.iter().any(|port| port.backends != backends) {
             ports.iter_mut().for_each(|port| port.backends.clone_from(&backends));
             self.network.publish(&container.id, ports.clone()).await.map_err(failed)?;
@@ -385,12 +385,23 @@ impl Shared {
         self.etc_files(container, record, &place).map(drop)
     }
 
-    /// Others in networks of this host find a container by its new name.
-    pub(super) async fn rename_in_networks(&self, record: &Record) -> Result<(), Error> {
+    /// Others in its networks find a container by its new name.
+    pub(super) async fn rename_in_networks(
+        &self,
+        container: &Container,
+        record: &Record,
+    ) -> Result<(), Error> {
         for plug in self.network.plugs(&record.id) {
             let settings = record.networks.values().find(|it| it.network_id == plug.network);
             let names = names_of(record, &settings.cloned().unwrap_or_default());
             self.network.set_names(&record.id, &plug.network, names).await.map_err(failed)?;
+        }
+        let Some(swarm) = self.swarm.now().filter(|_| !is_task(record)) else { return Ok(()) };
+        for request in self.attached(container, record) {
+            // Managers that do not hear it now are told with the next session.
+            if let Err(error) = swarm.attach(request).await {
+                tracing::warn!(container.id = record.id, %error, "the swarm knows a container by its old name");
+            }
         }
         Ok(())
     }

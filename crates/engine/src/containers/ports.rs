@@ -39,7 +39,7 @@ impl Shared {
     ) -> Result<(), Error> {
         let mut wishes = wishes(record)?;
         for wish in &mut wishes {
-            wish.host_ip = wish.host_ip.or(binding);
+            wish.host_ip = wish.host_ip.or(binding.filter(|ip| !ip.is_unspecified()));
         }
         if wishes.is_empty() {
             return Ok(());
@@ -83,7 +83,7 @@ impl Wish {
             host_ip: self.host_ip,
             published,
             target: self.target,
-            backends: vec![address],
+            backends: vec![address.into()],
         }
     }
 }
@@ -94,7 +94,7 @@ fn wishes(record: &Record) -> Result<Vec<Wish>, Error> {
     for (port, bindings) in record.host.port_bindings.iter().flatten() {
         let (target, protocol) = validate::parse_port(port)?;
         for binding in bindings.iter().flatten() {
-            let host_ip = binding.host_ip.parse::<IpAddr>().ok().filter(|ip| !ip.is_unspecified());
+            let host_ip = binding.host_ip.parse::<IpAddr>().ok();
             let host = validate::parse_host_port(&binding.host_port)?;
             wishes.push(Wish { protocol, target, host_ip, host });
         }

@@ -45,7 +45,7 @@ impl Shared {
         let old = std::mem::replace(&mut record.name, new.to_owned());
         let (own, renamed) = (Arc::clone(container), record.clone());
         blocking(move || own.replace_record(record)).await?;
-        self.rename_in_networks(&renamed).await?;
+        self.rename_in_networks(container, &renamed).await?;
         reservation.keep();
         self.registry.release(&old);
         self.sync.request();

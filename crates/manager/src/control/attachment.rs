@@ -72,8 +72,8 @@ impl Manager {
         self.tell(Request::Detach { node, network, container }).await
     }
 
-    /// Takes note that these are all the containers that `node` has in networks. Places of others are taken back; one that
-    /// is not known, as after a restored backup, is written down if its address is free.
+    /// Takes note that these are all the containers that `node` has in networks, by these names. Places of others are taken
+    /// back; one that is not known, as after a restored backup, is written down if its address is free.
     ///
     /// # Errors
     /// When there is no leader.
@@ -98,6 +98,14 @@ fn write(draft: &mut Draft, id: TaskId, node: NodeId, claim: Claim) -> Result<At
     if let Some(known) = known {
         let has_it = |address| known.addresses.iter().any(|given| given.addr() == address);
         if claim.address.is_none_or(has_it) {
+            if !is_named_so(&known, &claim) {
+                let Claim { name, aliases, .. } = claim;
+                draft.put(ContainerAttachment {
+                    name,
+                    aliases,
+                    ..ContainerAttachment::clone(&known)
+                });
+            }
             return Ok(attached(&known, &network));
         }
         draft.delete(Key::Attachment(known.id));
@@ -176,12 +184,18 @@ fn stale(snapshot: &Snapshot, node: NodeId, claims: &[Claim]) -> Vec<TaskId> {
     snapshot.attachments_on(node).filter(is_stale).map(|attachment| attachment.id).collect()
 }
 
-/// The claims of which nothing is written down, though their networks are there.
+/// Whether what is written down of a container has its names.
+fn is_named_so(known: &ContainerAttachment, claim: &Claim) -> bool {
+    known.name == claim.name && known.aliases == claim.aliases
+}
+
+/// The claims of which nothing is written down, or other names, though their networks are there.
 fn missing(snapshot: &Snapshot, node: NodeId, claims: &[Claim]) -> Vec<Claim> {
     let is_missing = |claim: &&Claim| {
         let network = claim.network.parse().ok().and_then(|id| snapshot.network(id));
         network.is_some_and(|network| {
-            of_container(snapshot, node, network.id, &claim.container).is_none()
+            let known = of_container(snapshot, node, network.id, &claim.container);
+            !known.is_some_and(|known| is_named_so(&known, claim))
         })
     };
     claims.iter().filter(is_missing).cloned().collect()

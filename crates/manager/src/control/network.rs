@@ -52,22 +52,22 @@ pub(super) async fn create(writer: &Writer, spec: NetworkSpec) -> Result<Network
     if spec.is_ingress && spec.is_attachable {
         return Err(Error::invalid("ingress network cannot be attachable"));
     }
-    refuse_unfinished(&spec)?;
+    refuse_ipv6_in_ingress(&spec)?;
     let id = NetworkId::from_random(rand::random());
     writer.write(|draft| write(draft, id, spec)).await?;
     Ok(id)
 }
 
-/// What is not there yet is refused: nobody is to believe that packets are sealed which are not.
-fn refuse_unfinished(spec: &NetworkSpec) -> Result<(), Error> {
+/// Published ports answer over IPv6 under addresses that follow from those of IPv4.
+fn refuse_ipv6_in_ingress(spec: &NetworkSpec) -> Result<(), Error> {
     let is_ipv6 = spec.is_ipv6
         || spec.subnets.iter().filter_map(|it| it.subnet).any(|it| it.addr().is_ipv6());
-    let what = match (spec.is_ingress && is_ipv6, spec.is_ingress && spec.is_encrypted()) {
-        (true, _) => "IPv6 in ingress networks is not there yet",
-        (_, true) => "encrypted ingress networks are not there yet",
-        _ => return Ok(()),
-    };
-    Err(Error::plain(Code::Unimplemented, what))
+    if spec.is_ingress && is_ipv6 {
+        let text =
+            "an ingress network has no IPv6 of its own: published ports answer over IPv6 without";
+        return Err(Error::invalid(text));
+    }
+    Ok(())
 }
 
 /// Writes a network, with its subnets and its number.

@@ -6,6 +6,7 @@ use planner::constraint;
 use types::container::{ContainerSpec, MountKind};
 use types::endpoint::{EndpointSpec, PublishMode, ResolutionMode};
 use types::limits::{MEMORY_LIMIT_BYTES_MIN, NAME_BYTES_MAX, NANO_CPUS_MIN, REPLICAS_MAX};
+use types::network::Balancing;
 use types::resources::Requirements;
 use types::service::{Mode, UpdateConfig};
 use types::{Annotations, ServiceSpec, TaskSpec};
@@ -16,6 +17,7 @@ use crate::error::{Code, Error};
 /// The first thing that is wrong.
 pub(super) fn service_spec(spec: &ServiceSpec) -> Result<(), Error> {
     annotations(&spec.annotations)?;
+    Balancing::of(&spec.annotations.labels).map_err(Error::invalid)?;
     task(&spec.task)?;
     mode(spec.mode)?;
     for (config, name) in [(&spec.update, "update"), (&spec.rollback, "rollback")] {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::{self, Pool};
 use crate::bridge::{self, Bridge, Shape, Wire};
 use crate::nft::{Fence, Fences, Guard, Tenant};
-use crate::{Error, namespace, state_file};
+use crate::{Error, ipv6, namespace, state_file};
 
 /// A network of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,11 +134,11 @@ impl Bridges {
             subnet: network.subnet,
             gateway: network.gateway,
             mtu: network.mtu,
+            has_ipv6: ipv6::is_spoken() && !network.is_internal,
         };
         let (bridge, is_new) = bridge::make(shape)?;
         let is_foreign = known.map_or(!is_new, |known| known.is_foreign);
         state_file::write(&file, &MadeFile { link: network.link.clone(), is_foreign })?;
-        disable_ipv6(&network.link);
         let mut pool = Pool::within(network.subnet, network.range.unwrap_or(network.subnet));
         pool.take(network.gateway);
         network.reserved.iter().for_each(|address| pool.take(*address));
@@ -317,9 +317,14 @@ impl Bridges {
         plugs.filter_map(|plug| Some((plug.link.clone(), tenant(plug)?)))
     }
 
-    /// The table that keeps the networks apart.
-    pub(crate) fn table(&self) -> &str {
-        self.fences.table()
+    /// The tables that keep the networks apart, as `nft` names them: family and name.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.fences.tables()
+    }
+
+    /// Keeps containers off a UDP port of nodes.
+    pub(crate) fn hide(&mut self, data_port: u16) -> Result<(), Error> {
+        if self.fences.hide(data_port) { self.fence() } else { Ok(()) }
     }
 
     /// Keeps the networks apart, as they are now.
@@ -382,7 +387,7 @@ impl Made {
         let mac = address::parse_mac(&plug.mac).expect("written by us");
         let Plug { link, address, is_alone, .. } = plug;
         let (address, is_alone) = (*address, *is_alone);
-        guard.admit(link, Tenant { mac, addresses: vec![address.into()] })?;
+        guard.admit(link, tenant(plug).expect("the address is written by us"))?;
         let wire = Wire { link, netns, is_first, address, mac, is_alone };
         let linked = self.bridge.plug(wire);
         if linked.is_err() {
@@ -395,7 +400,12 @@ impl Made {
 
 fn tenant(plug: &Plug) -> Option<Tenant> {
     let mac = address::parse_mac(&plug.mac)?;
-    Some(Tenant { mac, addresses: vec![plug.address.into()] })
+    // Those that are alone are kept apart by their ports: all others of the network are alone too.
+    Some(Tenant { mac, addresses: addresses_of(plug), is_alone: false })
+}
+
+fn addresses_of(plug: &Plug) -> Vec<IpAddr> {
+    vec![plug.address.into(), ipv6::of_container(plug.address).into()]
 }
 
 /// The host's end of a container's link to a network: `ve` and twelve digits of both (FNV-1a).
@@ -405,12 +415,6 @@ fn link_name(container: &str, network: &str) -> String {
     let bytes = container.bytes().chain([0]).chain(network.bytes());
     let hash = bytes.fold(BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
     format!("vn{:012x}", hash >> 16)
-}
-
-/// Nobody on the bridge is to reach this host by an address of the link that no rule of ours looks at. A host without
-/// IPv6 has nothing to switch off.
-fn disable_ipv6(link: &str) {
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "1");
 }
 
 fn made_files(run_dir: &Path) -> PathBuf {

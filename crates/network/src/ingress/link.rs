@@ -2,11 +2,12 @@
 //!
 //! Each other node has a number on this node. It is the next hop's address on the device (169.254.N, with the node's
 //! hardware address, which follows from its data address), a mark, and a routing table. All of that is read back from the
-//! kernel by the next daemon.
+//! kernel by the next daemon. Where the host speaks IPv6, there is the same once more (the next hop is fe80::a9fe:N).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use netlink_packet_route::link::{
@@ -24,7 +25,8 @@ use crate::bridge::taking;
 use crate::bridge::up;
 use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
-use crate::{Error, address};
+use crate::overlay::link::{OVERHEAD_V6, inside};
+use crate::{Error, address, ipv6, namespace, tunnel};
 
 /// What IPv4, UDP, VXLAN and the inner Ethernet header take.
 const OVERHEAD: u32 = 50;
@@ -61,10 +63,22 @@ pub(super) struct Fabric {
     underlay: Underlay,
     place: Place,
     index: u32,
-    nodes: BTreeMap<IpAddr, u16>,
-    routes: BTreeMap<Ipv4Addr, u16>,
+    /// By hardware address on the device.
+    nodes: BTreeMap<[u8; 6], Way>,
+    /// Addresses of tasks, of each version of IP, and the nodes they are on.
+    routes: BTreeMap<IpAddr, u16>,
     /// What the device was told to take.
     fitted: Option<u32>,
+    /// Whether the host speaks it.
+    has_ipv6: bool,
+}
+
+/// How another node is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Way {
+    number: u16,
+    /// Where it takes the device's packets.
+    node: IpAddr,
 }
 
 impl std::fmt::Debug for Fabric {
@@ -84,7 +98,7 @@ impl Fabric {
                 if found.is_some() {
                     remove(place)?;
                 }
-                make(&netlink, &name, underlay)?;
+                make(place, underlay)?;
                 let made = find(&netlink, &name)?.map(|(index, _)| index);
                 made.ok_or_else(|| {
                     Error::kernel(format!("find link {name}"))(io::ErrorKind::NotFound.into())
@@ -99,6 +113,7 @@ impl Fabric {
             index,
             nodes: BTreeMap::new(),
             routes: BTreeMap::new(),
+            has_ipv6: ipv6::is_spoken(),
             fitted: None,
         };
         fabric.nodes = fabric.known_nodes()?;
@@ -109,13 +124,13 @@ impl Fabric {
 
     /// Makes again what is missing of what an earlier daemon left, and takes away what leads nowhere.
     fn complete(&self) -> Result<(), Error> {
-        for rule in skip() {
+        for rule in self.families().flat_map(skip) {
             create_rule(&self.netlink, rule).map_err(Error::kernel("make the rule for no mark"))?;
         }
-        for (node, number) in &self.nodes {
-            self.make_node(*node, *number)?;
+        for (mac, way) in &self.nodes {
+            self.make_node(*mac, *way)?;
         }
-        let numbers: BTreeSet<_> = self.nodes.values().copied().collect();
+        let numbers: BTreeSet<_> = self.nodes.values().map(|way| way.number).collect();
         for rule in our_rules(&self.netlink, &self.place)? {
             if !number_in(&rule, &self.place).is_some_and(|number| numbers.contains(&number)) {
                 let removed = self.netlink.change(RouteNetlinkMessage::DelRule(rule));
@@ -126,7 +141,7 @@ impl Fabric {
     }
 
     pub(super) fn is_for(&self, underlay: &Underlay) -> bool {
-        let asked = |it: &Underlay| (it.vni, it.local, it.port, it.mtu);
+        let asked = |it: &Underlay| (it.vni, it.local, it.port, it.mtu, it.is_encrypted);
         asked(&self.underlay) == asked(underlay)
     }
 
@@ -134,7 +149,7 @@ impl Fabric {
     /// measured by it.
     pub(super) fn fit(&mut self, way: Option<u32>) -> Result<(), Error> {
         let Some(way) = way.filter(|_| self.underlay.mtu.is_none()) else { return Ok(()) };
-        let bytes = mtu(&self.underlay).min(way.saturating_sub(OVERHEAD));
+        let bytes = mtu(&self.underlay).min(way.saturating_sub(overhead(&self.underlay)));
         if self.fitted != Some(bytes) {
             let failed = Error::kernel(format!("have the routing mesh take {bytes} bytes"));
             self.netlink.change(taking(self.index, bytes)).map_err(failed)?;
@@ -145,24 +160,29 @@ impl Fabric {
 
     /// The numbers of other nodes, by hardware address.
     pub(super) fn numbers(&self) -> BTreeMap<[u8; 6], u16> {
-        self.nodes.iter().map(|(node, number)| (mac_of(*node), *number)).collect()
+        self.nodes.iter().map(|(mac, way)| (*mac, way.number)).collect()
     }
 
     /// Leads to these nodes and tasks, and to no others.
     pub(super) fn set(
         &mut self,
-        nodes: &BTreeSet<IpAddr>,
+        nodes: &BTreeMap<IpAddr, IpAddr>,
         routes: &BTreeMap<Ipv4Addr, IpAddr>,
     ) -> Result<(), Error> {
-        for node in nodes {
-            if !self.nodes.contains_key(node) {
-                self.add_node(*node)?;
+        for (address, node) in nodes {
+            self.set_node(mac_of(*address), *node)?;
+        }
+        let mut wanted = BTreeMap::new();
+        for (task, node) in routes {
+            let Some(Way { number, .. }) = self.nodes.get(&mac_of(*node)).copied() else {
+                continue;
+            };
+            wanted.insert(IpAddr::V4(*task), number);
+            if self.has_ipv6 {
+                wanted.insert(IpAddr::V6(ipv6::of_task(*task)), number);
             }
         }
-        let routes: BTreeMap<_, _> = routes
-            .iter()
-            .filter_map(|(task, node)| Some((*task, *self.nodes.get(node)?)))
-            .collect();
+        let routes = wanted;
         let stale: Vec<_> =
             self.routes.keys().filter(|task| !routes.contains_key(task)).copied().collect();
         for task in stale {
@@ -170,16 +190,16 @@ impl Fabric {
         }
         for (task, number) in routes {
             if self.routes.get(&task) != Some(&number) {
-                let route = self.route(Some(task), number, MAIN_TABLE);
+                let route = self.route_to(task, number);
                 self.netlink
                     .replace(RouteNetlinkMessage::NewRoute(route))
                     .map_err(Error::kernel(format!("lead to {task}")))?;
                 self.routes.insert(task, number);
             }
         }
-        let stale: Vec<_> =
-            self.nodes.keys().filter(|node| !nodes.contains(node)).copied().collect();
-        stale.into_iter().try_for_each(|node| self.forget_node(node))
+        let macs: BTreeSet<_> = nodes.keys().map(|address| mac_of(*address)).collect();
+        let stale: Vec<_> = self.nodes.keys().filter(|mac| !macs.contains(*mac)).copied().collect();
+        stale.into_iter().try_for_each(|mac| self.forget_node(mac))
     }
 
     /// How the kernel's device and routes differ from what was last asked for.
@@ -198,12 +218,12 @@ impl Fabric {
         }
         let (nodes, routes) = (self.known_nodes()?, self.known_routes()?);
         let mut faults = Vec::new();
-        for node in self.nodes.keys().filter(|node| nodes.get(*node) != self.nodes.get(*node)) {
-            faults.push(format!("link {name}: no way to node {node}"));
+        for (_, way) in self.nodes.iter().filter(|(mac, way)| nodes.get(*mac) != Some(way)) {
+            faults.push(format!("link {name}: no way to node {}", way.node));
         }
         let back = self.known_ways_back()?;
-        for (node, _) in self.nodes.iter().filter(|(_, number)| !back.contains(number)) {
-            faults.push(format!("link {name}: no way back by node {node}"));
+        for way in self.nodes.values().filter(|way| !back.contains(&way.number)) {
+            faults.push(format!("link {name}: no way back by node {}", way.node));
         }
         for task in self.routes.keys().filter(|task| routes.get(*task) != self.routes.get(*task)) {
             faults.push(format!("link {name}: no route to task {task}"));
@@ -213,47 +233,57 @@ impl Fabric {
         Ok(faults)
     }
 
-    fn add_node(&mut self, node: IpAddr) -> Result<(), Error> {
-        let used: BTreeSet<_> = self.nodes.values().copied().collect();
-        let number = (1..=NODES_MAX).find(|number| !used.contains(number));
+    fn set_node(&mut self, mac: [u8; 6], node: IpAddr) -> Result<(), Error> {
+        let known = self.nodes.get(&mac);
+        if known.is_some_and(|known| known.node == node) {
+            return Ok(());
+        }
+        let used: BTreeSet<_> = self.nodes.values().map(|way| way.number).collect();
+        let free = || (1..=NODES_MAX).find(|number| !used.contains(number));
+        let number = known.map(|known| known.number).or_else(free);
         let number = number.ok_or(Error::TooManyNodes { most: NODES_MAX })?;
-        self.make_node(node, number)?;
-        self.nodes.insert(node, number);
+        let way = Way { number, node };
+        self.make_node(mac, way)?;
+        self.nodes.insert(mac, way);
         Ok(())
     }
 
     /// Makes all that leads to a node and back by it, as far as it is not there.
-    fn make_node(&self, node: IpAddr, number: u16) -> Result<(), Error> {
+    fn make_node(&self, mac: [u8; 6], way: Way) -> Result<(), Error> {
+        let Way { number, node } = way;
         let failed = || Error::kernel(format!("lead to node {node}"));
-        for entry in self.entries(node, number) {
+        for entry in self.entries(mac, way) {
             self.netlink.replace(RouteNetlinkMessage::NewNeighbour(entry)).map_err(failed())?;
         }
-        let back = self.route(None, number, self.table(number));
-        self.netlink.replace(RouteNetlinkMessage::NewRoute(back)).map_err(failed())?;
+        for back in self.ways_back(number) {
+            self.netlink.replace(RouteNetlinkMessage::NewRoute(back)).map_err(failed())?;
+        }
         for rule in self.rules(number) {
             create_rule(&self.netlink, rule).map_err(failed())?;
         }
         Ok(())
     }
 
-    fn forget_node(&mut self, node: IpAddr) -> Result<(), Error> {
-        let Some(number) = self.nodes.remove(&node) else { return Ok(()) };
+    fn forget_node(&mut self, mac: [u8; 6]) -> Result<(), Error> {
+        let Some(way) = self.nodes.remove(&mac) else { return Ok(()) };
+        let Way { number, node } = way;
         let what = format!("forget node {node}");
         for rule in self.rules(number) {
             absent_is_fine(self.netlink.change(RouteNetlinkMessage::DelRule(rule)), &what)?;
         }
-        let back = self.route(None, number, self.table(number));
-        absent_is_fine(self.netlink.change(RouteNetlinkMessage::DelRoute(back)), &what)?;
-        for entry in self.entries(node, number) {
+        for back in self.ways_back(number) {
+            absent_is_fine(self.netlink.change(RouteNetlinkMessage::DelRoute(back)), &what)?;
+        }
+        for entry in self.entries(mac, way) {
             let removed = self.netlink.change(RouteNetlinkMessage::DelNeighbour(entry));
             absent_is_fine(removed, &what)?;
         }
         Ok(())
     }
 
-    fn forget_route(&mut self, task: Ipv4Addr) -> Result<(), Error> {
+    fn forget_route(&mut self, task: IpAddr) -> Result<(), Error> {
         let Some(number) = self.routes.remove(&task) else { return Ok(()) };
-        let route = self.route(Some(task), number, MAIN_TABLE);
+        let route = self.route_to(task, number);
         let removed = self.netlink.change(RouteNetlinkMessage::DelRoute(route));
         absent_is_fine(removed, &format!("forget the way to {task}"))
     }
@@ -262,30 +292,53 @@ impl Fabric {
         table_base(&self.place) | u32::from(number)
     }
 
-    /// To a task, or everywhere, by way of a node.
-    fn route(&self, to: Option<Ipv4Addr>, number: u16, table: u32) -> RouteMessage {
+    /// The versions of IP that the host speaks.
+    fn families(&self) -> impl Iterator<Item = AddressFamily> + use<> {
+        std::iter::once(AddressFamily::Inet).chain(self.has_ipv6.then_some(AddressFamily::Inet6))
+    }
+
+    fn route_to(&self, task: IpAddr, number: u16) -> RouteMessage {
+        let (family, address) = match task {
+            IpAddr::V4(task) => (AddressFamily::Inet, RouteAddress::Inet(task)),
+            IpAddr::V6(task) => (AddressFamily::Inet6, RouteAddress::Inet6(task)),
+        };
+        let mut message = self.route(family, number, MAIN_TABLE);
+        message.header.destination_prefix_length = if task.is_ipv4() { 32 } else { 128 };
+        message.attributes.push(RouteAttribute::Destination(address));
+        message
+    }
+
+    /// Everywhere by way of a node.
+    fn ways_back(&self, number: u16) -> impl Iterator<Item = RouteMessage> {
+        self.families().map(move |family| self.route(family, number, self.table(number)))
+    }
+
+    fn route(&self, family: AddressFamily, number: u16, table: u32) -> RouteMessage {
+        let hop = match family {
+            AddressFamily::Inet6 => RouteAddress::Inet6(next_hop_of_ipv6(number)),
+            _ => RouteAddress::Inet(next_hop(number)),
+        };
         let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        message.header.destination_prefix_length = if to.is_some() { 32 } else { 0 };
+        message.header.address_family = family;
         message.header.protocol = RouteProtocol::Static;
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
         message.header.flags = RouteFlags::Onlink;
         message.attributes = vec![
             RouteAttribute::Table(table),
-            RouteAttribute::Gateway(RouteAddress::Inet(next_hop(number))),
+            RouteAttribute::Gateway(hop),
             RouteAttribute::Oif(self.index),
         ];
-        message.attributes.extend(to.map(|to| RouteAttribute::Destination(RouteAddress::Inet(to))));
         message
     }
 
     /// Answers that come from containers, and from nodes that passed a connection on, go back by the node it came by. A
     /// rule without the link would catch the device's own outer packets too: they carry the mark of what is in them.
-    fn rules(&self, number: u16) -> [RuleMessage; 2] {
-        [self.place.bridge.clone(), name(&self.place)].map(|link| {
+    fn rules(&self, number: u16) -> Vec<RuleMessage> {
+        let links = [self.place.bridge.clone(), name(&self.place)];
+        let rule = |family, link| {
             let mut message = RuleMessage::default();
-            message.header.family = AddressFamily::Inet;
+            message.header.family = family;
             message.header.action = RuleAction::ToTable;
             message.attributes = vec![
                 RuleAttribute::Iifname(link),
@@ -295,71 +348,109 @@ impl Fabric {
                 RuleAttribute::Table(self.table(number)),
             ];
             message
-        })
+        };
+        let rules = self.families().flat_map(|family| links.clone().map(|link| rule(family, link)));
+        rules.collect()
     }
 
     /// What the device is told of a node.
-    fn entries(&self, node: IpAddr, number: u16) -> [NeighbourMessage; 2] {
-        let mac = mac_of(node);
-        [forwarding(self.index, mac, node), neighbour(self.index, next_hop(number).into(), mac)]
+    fn entries(&self, mac: [u8; 6], way: Way) -> Vec<NeighbourMessage> {
+        let Way { number, node } = way;
+        let mut entries = vec![forwarding(self.index, mac, node)];
+        entries.push(neighbour(self.index, next_hop(number).into(), mac));
+        if self.has_ipv6 {
+            entries.push(neighbour(self.index, next_hop_of_ipv6(number).into(), mac));
+        }
+        entries
     }
 
     /// The nodes that an earlier daemon led to.
-    fn known_nodes(&self) -> Result<BTreeMap<IpAddr, u16>, Error> {
+    fn known_nodes(&self) -> Result<BTreeMap<[u8; 6], Way>, Error> {
         let list = |family| neighbours::list(&self.netlink, self.index, family);
         let places: BTreeMap<_, _> =
             list(AddressFamily::Bridge)?.into_iter().map(|(node, mac)| (mac, node)).collect();
-        let numbers = list(AddressFamily::Inet)?.into_iter().filter_map(|(hop, mac)| match hop {
-            IpAddr::V4(hop) => Some((mac, number_of(hop)?)),
-            IpAddr::V6(_) => None,
-        });
-        Ok(numbers.filter_map(|(mac, number)| Some((*places.get(&mac)?, number))).collect())
+        let mut numbers: BTreeSet<_> = hops(list(AddressFamily::Inet)?).collect();
+        if self.has_ipv6 {
+            let of_ipv6: BTreeSet<_> = hops(list(AddressFamily::Inet6)?).collect();
+            numbers.retain(|number| of_ipv6.contains(number));
+        }
+        let numbers = numbers.into_iter();
+        let way = |mac, number| Some(Way { number, node: *places.get(&mac)? });
+        Ok(numbers.filter_map(|(mac, number)| Some((mac, way(mac, number)?))).collect())
     }
 
-    fn known_routes(&self) -> Result<BTreeMap<Ipv4Addr, u16>, Error> {
+    fn listed_routes(&self, family: AddressFamily) -> Result<Vec<RouteMessage>, Error> {
         let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
+        message.header.address_family = family;
         let listed = self.netlink.dump(RouteNetlinkMessage::GetRoute(message));
-        let listed = listed.map_err(Error::kernel("list routes"))?;
-        Ok(listed.iter().filter_map(|route| self.known_route(route)).collect())
+        let routes = listed.map_err(Error::kernel("list routes"))?.into_iter();
+        let routes = routes.filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        });
+        Ok(routes.collect())
+    }
+
+    fn known_routes(&self) -> Result<BTreeMap<IpAddr, u16>, Error> {
+        let mut known = BTreeMap::new();
+        for family in self.families() {
+            let routes = self.listed_routes(family)?;
+            known.extend(routes.iter().filter_map(|route| self.known_route(route)));
+        }
+        Ok(known)
     }
 
     /// The numbers of nodes that answers go back by.
     fn known_ways_back(&self) -> Result<BTreeSet<u16>, Error> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
-        let listed = self.netlink.dump(RouteNetlinkMessage::GetRoute(message));
-        let listed = listed.map_err(Error::kernel("list routes"))?;
-        let mut rules = BTreeMap::<u16, usize>::new();
+        let mut found = BTreeMap::<u16, usize>::new();
         for rule in our_rules(&self.netlink, &self.place)? {
-            *rules.entry(number_in(&rule, &self.place).unwrap_or_default()).or_default() += 1;
+            *found.entry(number_in(&rule, &self.place).unwrap_or_default()).or_default() += 1;
         }
-        let tables = listed.iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewRoute(route) => {
-                route.attributes.iter().find_map(|attribute| match attribute {
+        for family in self.families() {
+            for route in self.listed_routes(family)? {
+                let number = route.attributes.iter().find_map(|attribute| match attribute {
                     RouteAttribute::Table(table) => number_of_table(*table, &self.place),
                     _ => None,
-                })
+                });
+                if let Some(number) = number {
+                    *found.entry(number).or_default() += 1;
+                }
             }
-            _ => None,
-        });
-        Ok(tables.filter(|number| rules.get(number) == Some(&RULES_OF_A_NODE)).collect())
+        }
+        let wanted = self.families().count() * (RULES_OF_A_NODE + 1);
+        Ok(found.into_iter().filter(|(_, parts)| *parts == wanted).map(|it| it.0).collect())
     }
 
-    fn known_route(&self, message: &RouteNetlinkMessage) -> Option<(Ipv4Addr, u16)> {
-        let RouteNetlinkMessage::NewRoute(route) = message else { return None };
+    fn known_route(&self, route: &RouteMessage) -> Option<(IpAddr, u16)> {
         let (mut to, mut hop, mut is_ours) = (None, None, false);
         for attribute in &route.attributes {
             match attribute {
-                RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(*address),
-                RouteAttribute::Gateway(RouteAddress::Inet(address)) => hop = number_of(*address),
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                    to = Some(IpAddr::V4(*address));
+                }
+                RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
+                    to = Some(IpAddr::V6(*address));
+                }
+                RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
+                    hop = number_of((*address).into());
+                }
+                RouteAttribute::Gateway(RouteAddress::Inet6(address)) => {
+                    hop = number_of((*address).into());
+                }
                 RouteAttribute::Oif(index) => is_ours = *index == self.index,
                 _ => {}
             }
         }
-        let is_task = is_ours && route.header.destination_prefix_length == 32;
-        to.zip(hop).filter(|_| is_task)
+        let (to, hop) = to.zip(hop)?;
+        let whole = if to.is_ipv4() { 32 } else { 128 };
+        let is_task = is_ours && route.header.destination_prefix_length == whole;
+        is_task.then_some((to, hop))
     }
+}
+
+/// The numbers of next hops, with the hardware addresses of their nodes.
+fn hops(entries: Vec<(IpAddr, [u8; 6])>) -> impl Iterator<Item = ([u8; 6], u16)> {
+    entries.into_iter().filter_map(|(hop, mac)| Some((mac, number_of(hop)?)))
 }
 
 /// Removes the device with all that leads over it, and the rules. Nothing happens where there is none.
@@ -368,17 +459,19 @@ pub(super) fn remove(place: &Place) -> Result<(), Error> {
     let name = name(place);
     let what = format!("remove the rules of {name}");
     // Another daemon on this host goes on without the skip.
-    for rule in our_rules(&netlink, place)?.into_iter().chain(skip()) {
+    let ipv6 = ipv6::is_spoken().then_some(AddressFamily::Inet6);
+    let skips = std::iter::once(AddressFamily::Inet).chain(ipv6).flat_map(skip);
+    for rule in our_rules(&netlink, place)?.into_iter().chain(skips) {
         absent_is_fine(netlink.change(RouteNetlinkMessage::DelRule(rule)), &what)?;
     }
     netlink.remove_link(&name).map_err(Error::kernel(format!("remove link {name}")))
 }
 
 /// The rule that passes over those of nodes, behind the one it leads to, which does nothing.
-fn skip() -> [RuleMessage; 2] {
+fn skip(family: AddressFamily) -> [RuleMessage; 2] {
     let rule = |action, attributes| {
         let mut message = RuleMessage::default();
-        message.header.family = AddressFamily::Inet;
+        message.header.family = family;
         message.header.action = action;
         message.attributes = attributes;
         message
@@ -402,15 +495,23 @@ fn create_rule(netlink: &Netlink, rule: RuleMessage) -> io::Result<()> {
 }
 
 fn our_rules(netlink: &Netlink, place: &Place) -> Result<Vec<RuleMessage>, Error> {
-    let mut message = RuleMessage::default();
-    message.header.family = AddressFamily::Inet;
-    let listed = netlink.dump(RouteNetlinkMessage::GetRule(message));
-    let listed = listed.map_err(Error::kernel("list rules"))?.into_iter();
-    let rules = listed.filter_map(|message| match message {
-        RouteNetlinkMessage::NewRule(rule) => Some(rule),
-        _ => None,
-    });
-    Ok(rules.filter(|rule| number_in(rule, place).is_some()).collect())
+    let mut rules = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RuleMessage::default();
+        message.header.family = family;
+        let listed = netlink.dump(RouteNetlinkMessage::GetRule(message));
+        let listed = match listed {
+            // The host does not speak it.
+            Err(_) if family == AddressFamily::Inet6 => Vec::new(),
+            listed => listed.map_err(Error::kernel("list rules"))?,
+        };
+        rules.extend(listed.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRule(rule) => Some(rule),
+            _ => None,
+        }));
+    }
+    rules.retain(|rule| number_in(rule, place).is_some());
+    Ok(rules)
 }
 
 /// The node that a rule of ours is about.
@@ -441,12 +542,23 @@ fn next_hop(number: u16) -> Ipv4Addr {
     Ipv4Addr::new(169, 254, high, low)
 }
 
-fn number_of(hop: Ipv4Addr) -> Option<u16> {
-    match hop.octets() {
-        [169, 254, high, low] => Some(u16::from_be_bytes([high, low])),
-        _ => None,
-    }
-    .filter(|number| (1..=NODES_MAX).contains(number))
+/// An address of the link itself, which ends as the one of IPv4 does.
+fn next_hop_of_ipv6(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, number)
+}
+
+fn number_of(hop: IpAddr) -> Option<u16> {
+    let number = match hop {
+        IpAddr::V4(hop) => match hop.octets() {
+            [169, 254, high, low] => Some(u16::from_be_bytes([high, low])),
+            _ => None,
+        },
+        IpAddr::V6(hop) => match hop.segments() {
+            [0xfe80, 0, 0, 0, 0, 0, 0xa9fe, number] => Some(number),
+            _ => None,
+        },
+    };
+    number.filter(|number| (1..=NODES_MAX).contains(number))
 }
 
 /// A node's hardware address on the device, which every node can tell from the node's address.
@@ -462,26 +574,52 @@ fn mac_of(node: IpAddr) -> [u8; 6] {
 
 fn mtu(underlay: &Underlay) -> u32 {
     let way = crate::mtu::between_nodes(Some(underlay.local));
-    underlay.mtu.unwrap_or(way - OVERHEAD)
+    underlay.mtu.unwrap_or(way - overhead(underlay))
+}
+
+/// What is around a packet between nodes.
+fn overhead(underlay: &Underlay) -> u32 {
+    match underlay.is_encrypted {
+        // Inside of the tunnel nodes have addresses of IPv6.
+        true => tunnel::overhead(Some(underlay.local)) + OVERHEAD_V6,
+        false => OVERHEAD,
+    }
 }
 
 /// Written on the device, for the next daemon to know whether it is the right one.
 fn describe(underlay: &Underlay) -> String {
     let Underlay { vni, local, port, .. } = underlay;
-    format!("skep ingress: vni {vni}, from {local} port {port}, mtu {}", mtu(underlay))
+    let sealed = if underlay.is_encrypted { ", sealed" } else { "" };
+    format!("skep ingress: vni {vni}, from {local} port {port}, mtu {}{sealed}", mtu(underlay))
 }
 
-fn make(netlink: &Netlink, name: &str, underlay: &Underlay) -> Result<(), Error> {
+/// What is sealed leaves from the tunnel's namespace, as the device's socket belongs to the one that asks for it.
+fn make(place: &Place, underlay: &Underlay) -> Result<(), Error> {
+    let (name, netlink) = (&*name(place), open_netlink()?);
     let mut options = vec![
         InfoVxlan::Id(underlay.vni),
         InfoVxlan::Port(underlay.port),
         InfoVxlan::Learning(false),
         InfoVxlan::Proxy(true),
     ];
-    options.push(match underlay.local {
-        IpAddr::V4(local) => InfoVxlan::Local(local),
-        IpAddr::V6(local) => InfoVxlan::Local6(local),
-    });
+    match underlay.local {
+        _ if underlay.is_encrypted => options.extend([
+            InfoVxlan::Local6(Ipv6Addr::UNSPECIFIED),
+            InfoVxlan::UDPZeroCsumTX(true),
+            InfoVxlan::UDPZeroCsumRX(true),
+        ]),
+        IpAddr::V4(local) => options.push(InfoVxlan::Local(local)),
+        IpAddr::V6(local) => options.push(InfoVxlan::Local6(local)),
+    }
+    let failed = || Error::kernel(format!("make link {name}"));
+    let host = namespace::present()?;
+    let (outside, netns) = match underlay.is_encrypted {
+        true => {
+            let netns = LinkAttribute::NetNsFd(host.as_raw_fd());
+            (inside(&tunnel::netns(&place.run_dir)?)?, Some(netns))
+        }
+        false => (open_netlink()?, None),
+    };
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
@@ -492,8 +630,8 @@ fn make(netlink: &Netlink, name: &str, underlay: &Underlay) -> Result<(), Error>
             LinkInfo::Data(InfoData::Vxlan(options)),
         ]),
     ];
-    let failed = || Error::kernel(format!("make link {name}"));
-    netlink.create(RouteNetlinkMessage::NewLink(message)).map_err(failed())?;
+    message.attributes.extend(netns);
+    outside.create(RouteNetlinkMessage::NewLink(message)).map_err(failed())?;
     // The alias is not heard while a link is being made.
     let mut raised = up(LinkMessage::default());
     raised.attributes =
@@ -508,7 +646,9 @@ fn set_up(name: &str) -> Result<(), Error> {
     sysctl(name, "rp_filter", if is_filtered { "2" } else { "0" })?;
     // From the host's own 127.0.0.1; the table guards against strangers using it.
     sysctl(name, "route_localnet", "1")?;
-    sysctl(name, "send_redirects", "0")
+    sysctl(name, "send_redirects", "0")?;
+    ipv6::switch(name, true);
+    Ok(())
 }
 
 fn sysctl(link: &str, key: &str, value: &str) -> Result<(), Error> {

@@ -6,18 +6,20 @@
 //! container ─► bridge: the connection's mark says which node it came by ─► rule, table ─► vxlan device ─► entry node ─► client
 //! ```
 //! Nothing on the way changes the client's address. A task's address in the ingress network is known to routes and
-//! tables only: the container itself has no part in it.
+//! tables only: the container itself has no part in it. What is said of IPv4 is done for IPv6 as well, where the host speaks
+//! it, under addresses that follow from those of IPv4.
 
 mod link;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
-use crate::Error;
 use crate::nft::{MeshBase, MeshRules, MeshTable, forget_connections};
 use crate::ports::Protocol;
+use crate::{Error, bridge, ipv6};
 use link::Fabric;
 pub(crate) use link::{MARK_MASK, mark};
 
@@ -32,12 +34,14 @@ pub type Socket = (Ipv4Addr, u16);
 pub struct Ingress {
     /// How other nodes are reached; without it, this node answers for its own tasks only.
     pub underlay: Option<Underlay>,
-    /// Where the other nodes take the traffic of overlays.
-    pub nodes: BTreeSet<IpAddr>,
+    /// The other nodes, and where each takes this network's traffic: there, or at its address inside of the tunnel.
+    pub nodes: BTreeMap<IpAddr, IpAddr>,
     /// Tasks of other nodes, by their addresses in the ingress network, and those nodes.
     pub routes: BTreeMap<Ipv4Addr, IpAddr>,
     /// Who serves each port. A port of a task of another node stays as it is on the way there.
     pub fronts: BTreeMap<Front, BTreeSet<Socket>>,
+    /// Those of them whose clients stay with their task, as long as it is there.
+    pub sticky: BTreeSet<Front>,
     /// This node's tasks as other nodes ask for them, and their sockets on the bridge.
     pub own: BTreeMap<(Ipv4Addr, Front), Socket>,
     /// Bytes of a packet that reaches all the nodes whole. While that is not known, what was known before holds.
@@ -59,6 +63,8 @@ pub struct Underlay {
     pub port: u16,
     /// Bytes of a packet inside; without it, what fits Ethernet.
     pub mtu: Option<u32>,
+    /// Whether other nodes are reached through the tunnel alone.
+    pub is_encrypted: bool,
 }
 
 /// Names and numbers of this daemon's part, which differ from those of others on the host.
@@ -67,6 +73,7 @@ pub(crate) struct Place {
     pub(crate) instance: String,
     pub(crate) bridge: String,
     pub(crate) subnet: Ipv4Net,
+    pub(crate) run_dir: PathBuf,
 }
 
 /// This node's part in the mesh, as it is in the kernel.
@@ -75,7 +82,8 @@ pub(crate) struct Mesh {
     place: Place,
     /// Unknown before the first change: an earlier daemon may have left one.
     fabric: Option<Fabric>,
-    table: Option<MeshTable>,
+    /// One for each version of IP that the host speaks, once they are known.
+    tables: Vec<MeshTable>,
     /// What was last asked for.
     wanted: Option<Ingress>,
     /// Addresses that connections may have been led to: those of others need not be looked for, which takes the kernel
@@ -88,19 +96,20 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// What an earlier daemon left goes on working until it is told otherwise.
     pub(crate) fn new(place: Place) -> Self {
-        let (led_to, inside) = (BTreeSet::new(), Vec::new());
-        Self { place, fabric: None, table: None, wanted: None, led_to, inside }
+        let (tables, led_to, inside) = (Vec::new(), BTreeSet::new(), Vec::new());
+        Self { place, fabric: None, tables, wanted: None, led_to, inside }
     }
 
     /// Makes this node's part what `wanted` says. Where other nodes cannot be reached, its own tasks are served still.
     /// Answers with the first step that the kernel refuses, and with the addresses that are nobody's any more.
-    pub(crate) fn set(&mut self, wanted: Ingress) -> (Result<(), Error>, BTreeSet<Ipv4Addr>) {
+    pub(crate) fn set(&mut self, wanted: Ingress) -> (Result<(), Error>, BTreeSet<IpAddr>) {
         let linked = self.link(&wanted);
         let reaches_others = linked.is_ok() && self.fabric.is_some();
         let served = self.serve(&wanted, reaches_others);
         let held = self.wanted.as_ref().map(|last| &last.held);
         let gone = held.into_iter().flat_map(|held| held.difference(&wanted.held));
-        let gone = gone.filter_map(|address| self.led_to.take(address)).collect();
+        let gone = gone.filter_map(|address| self.led_to.take(address));
+        let gone = gone.flat_map(all_of).collect();
         let sockets = wanted.fronts.values().flatten().chain(wanted.own.values());
         self.led_to.extend(sockets.map(|(address, _)| *address));
         self.wanted = Some(wanted);
@@ -112,16 +121,14 @@ impl Mesh {
     /// # Errors
     /// What the kernel refuses.
     pub(crate) fn audit(&mut self, mends: bool) -> Result<Vec<String>, Error> {
-        let mut faults = self.table.as_mut().map(MeshTable::faults).unwrap_or_default();
+        let mut faults: Vec<_> = self.tables.iter_mut().flat_map(MeshTable::faults).collect();
         if let Some(fabric) = &self.fabric {
             faults.extend(fabric.faults()?);
         }
         if let Some(wanted) = self.wanted.take_if(|_| mends && !faults.is_empty()) {
             // What is there is read again.
             self.fabric = None;
-            if let Some(table) = &mut self.table {
-                table.distrust();
-            }
+            self.tables.iter_mut().for_each(MeshTable::distrust);
             self.set(wanted).0?;
         }
         Ok(faults)
@@ -141,15 +148,12 @@ impl Mesh {
 
     /// Takes everything away, also what an earlier daemon left.
     pub(crate) fn remove(&mut self) -> Result<(), Error> {
-        let mut table = match self.table.take() {
-            Some(table) => table,
-            None => MeshTable::open(&self.place.instance)?,
-        };
-        table.remove()?;
+        self.open_tables()?;
+        self.tables.drain(..).try_for_each(|mut table| table.remove())?;
         self.fabric = None;
-        let gone = self.wanted.take().map(|last| last.held).unwrap_or_default();
+        let held = self.wanted.take().map(|last| last.held).unwrap_or_default();
         link::remove(&self.place)?;
-        forget_connections(&gone)
+        forget_connections(&held.into_iter().flat_map(all_of).collect())
     }
 
     /// A node without others needs no way to them.
@@ -172,42 +176,105 @@ impl Mesh {
         set
     }
 
+    fn open_tables(&mut self) -> Result<(), Error> {
+        if self.tables.is_empty() {
+            let families = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+            let spoken = families.into_iter().filter(|it| it.is_ipv4() || ipv6::is_spoken());
+            let tables = spoken.map(|of| MeshTable::open(&self.place.instance, of));
+            self.tables = tables.collect::<Result<_, _>>()?;
+        }
+        Ok(())
+    }
+
     fn serve(&mut self, wanted: &Ingress, reaches_others: bool) -> Result<(), Error> {
-        let rules = self.rules(wanted, reaches_others);
-        let table = match &mut self.table {
-            Some(table) => table,
-            none => none.insert(MeshTable::open(&self.place.instance)?),
-        };
-        table.set(rules)
+        self.open_tables()?;
+        if self.tables.len() > 1 && !wanted.fronts.is_empty() {
+            ipv6::forward()?;
+        }
+        let of_ipv4 = self.rules(wanted, reaches_others);
+        // Those of IPv4 come first.
+        if let Some(table) = self.tables.get_mut(1) {
+            table.set(rules_of_ipv6(wanted, &of_ipv4))?;
+        }
+        self.tables[0].set(of_ipv4)
     }
 
     fn rules(&self, wanted: &Ingress, reaches_others: bool) -> MeshRules {
         let is_elsewhere = |socket: &Socket| wanted.routes.contains_key(&socket.0);
         let fronts = wanted.fronts.iter().map(|(front, sockets)| {
             let reached = sockets.iter().filter(|socket| reaches_others || !is_elsewhere(socket));
-            (*front, reached.copied().collect())
+            (*front, reached.map(|(address, port)| (IpAddr::V4(*address), *port)).collect())
+        });
+        let own = wanted.own.iter().map(|((task, front), (address, port))| {
+            ((IpAddr::V4(*task), *front), (IpAddr::V4(*address), *port))
         });
         let fabric = self.fabric.as_ref().filter(|_| reaches_others);
-        let homes = wanted.routes.iter().filter_map(|(task, node)| match node {
-            IpAddr::V4(node) => Some((*node, *task)),
-            IpAddr::V6(_) => None,
-        });
+        let homes = wanted.routes.iter().filter(|(_, node)| node.is_ipv4() && reaches_others);
+        let subnets = wanted.underlay.iter().flat_map(|it| it.subnets.iter().copied());
+        let inside = std::iter::once(self.place.subnet).chain(self.inside.iter().copied());
         let base = MeshBase {
             link: link::name(&self.place),
             bridge: self.place.bridge.clone(),
-            inside: std::iter::once(self.place.subnet).chain(self.inside.iter().copied()).collect(),
-            subnets: wanted.underlay.iter().flat_map(|it| it.subnets.clone()).collect(),
-            local: wanted.underlay.as_ref().and_then(|underlay| match underlay.local {
-                IpAddr::V4(local) => Some(local),
-                IpAddr::V6(_) => None,
-            }),
+            gateway: bridge::first_of(self.place.subnet).into(),
+            inside: inside.map(IpNet::V4).collect(),
+            subnets: subnets.map(IpNet::V4).collect(),
+            local: wanted.underlay.as_ref().map(|it| it.local).filter(IpAddr::is_ipv4),
         };
         MeshRules {
             base,
             fronts: fronts.collect(),
-            own: wanted.own.clone(),
+            sticky: wanted.sticky.clone(),
+            own: own.collect(),
             nodes: fabric.map(Fabric::numbers).unwrap_or_default(),
-            homes: if reaches_others { homes.collect() } else { BTreeSet::new() },
+            homes: homes.map(|(task, node)| (*node, IpAddr::V4(*task))).collect(),
         }
+    }
+}
+
+/// What somebody is reached by, who is a task or a container.
+fn all_of(address: Ipv4Addr) -> [IpAddr; 3] {
+    [address.into(), ipv6::of_task(address).into(), ipv6::of_container(address).into()]
+}
+
+/// The same for IPv6: every address follows.
+fn rules_of_ipv6(wanted: &Ingress, rules: &MeshRules) -> MeshRules {
+    let task = |address: IpAddr| match address {
+        IpAddr::V4(address) => IpAddr::V6(ipv6::of_task(address)),
+        other @ IpAddr::V6(_) => other,
+    };
+    let socket = |(address, port): &(IpAddr, u16)| {
+        let following = match address {
+            IpAddr::V4(address) if wanted.routes.contains_key(address) => ipv6::of_task(*address),
+            IpAddr::V4(address) => ipv6::of_container(*address),
+            IpAddr::V6(address) => *address,
+        };
+        (IpAddr::V6(following), *port)
+    };
+    let fronts = rules.fronts.iter();
+    let own = rules.own.iter();
+    let homes = wanted.routes.iter();
+    let subnets = wanted.underlay.iter().flat_map(|it| it.subnets.iter().copied());
+    let inside = rules.base.inside.iter().filter_map(|subnet| match subnet {
+        IpNet::V4(subnet) => Some(IpNet::V6(ipv6::of_subnet(*subnet))),
+        IpNet::V6(_) => None,
+    });
+    MeshRules {
+        base: MeshBase {
+            link: rules.base.link.clone(),
+            bridge: rules.base.bridge.clone(),
+            gateway: socket(&(rules.base.gateway, 0)).0,
+            inside: inside.collect(),
+            subnets: subnets.map(|subnet| IpNet::V6(ipv6::of_mesh(subnet))).collect(),
+            local: wanted.underlay.as_ref().map(|it| IpAddr::V6(ipv6::of_node(it.local))),
+        },
+        fronts: fronts.map(|(front, to)| (*front, to.iter().map(socket).collect())).collect(),
+        sticky: rules.sticky.clone(),
+        own: own.map(|((at, front), to)| ((task(*at), *front), socket(to))).collect(),
+        nodes: rules.nodes.clone(),
+        // By which other addresses of IPv6 nodes ask is not known.
+        homes: homes
+            .filter(|(_, node)| node.is_ipv6() && !rules.nodes.is_empty())
+            .map(|(task, node)| (*node, IpAddr::V6(ipv6::of_task(*task))))
+            .collect(),
     }
 }

@@ -5,6 +5,9 @@
 //!   map vips     { type ipv4_addr : verdict }                          # 10.0.1.9 : goto n3
 //!   map backends { type ipv4_addr . mark : ipv4_addr }                 # 10.0.1.9 . 0 : 10.0.1.12
 //!   chain n3     { dnat to ip daddr . numgen random mod 3 map @backends }
+//!   chain s256   { dnat to ip daddr . jhash ip saddr mod 256 map @backends }   # clients stay with their task
+//!   set empty    { type ipv4_addr }                                    # services without tasks
+//!   chain refuse { type filter hook output; ip daddr @empty goto refused }
 //!   chain output { type nat hook output; tcp to 127.0.0.11:53 dnat to 127.0.0.11:PORT; ip daddr vmap @vips }
 //!   chain names  { type filter hook output priority raw; udp to 127.0.0.11:53 gets PORT, from 127.0.0.11:PORT gets 53 }
 //! }
@@ -19,17 +22,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use super::expression::{self, Expression};
+use super::expression::{self, Expression, octets};
 use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket;
-use super::{ELEMENTS_PER_BATCH_MAX, IPV4, IPV6, MARK, VERDICT, concatenation, list};
-use crate::{Error, Update, namespace};
+use super::{ELEMENTS_PER_BATCH_MAX, MARK, RAW, VERDICT, concatenation, list, sticky};
+use crate::{Backends, Error, Services, Update, namespace};
 
 const TABLE: &str = "skep";
 const OUTPUT: &str = "output";
 const NAMES: &str = "names";
-/// Before connections are followed.
-const RAW: i32 = -300;
+const REFUSE: &str = "refuse";
+const REFUSED: &str = "refused";
+const EMPTY: &str = "empty";
 
 /// Where containers ask for names.
 pub(crate) const NAMES_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -37,8 +41,7 @@ const NAMES_PORT: u16 = 53;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
-type Changes = BTreeMap<IpAddr, Option<BTreeSet<IpAddr>>>;
+type Changes = BTreeMap<IpAddr, Option<Backends>>;
 
 /// Ports of 127.0.0.11 on which names are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +63,24 @@ pub(crate) struct Balancer {
 struct Table {
     family: Family,
     holds: Holds,
-    chains: BTreeSet<u32>,
+    chains: BTreeSet<Balancing>,
     names: Option<NamePorts>,
+}
+
+/// How a number is chosen for a connection, of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Balancing {
+    Random(u32),
+    ByClient(u32),
+}
+
+impl Balancing {
+    fn chain(self) -> String {
+        match self {
+            Self::Random(count) => format!("n{count}"),
+            Self::ByClient(count) => format!("s{count}"),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -152,22 +171,26 @@ impl Table {
         // Before the first change the table is an earlier daemon's.
         let Holds::Services(known) = &self.holds else { return Ok(()) };
         let (mut vips, mut backends) = (list::Elements::new(), list::Elements::new());
-        for (address, tasks) in known.iter().filter(|(_, tasks)| !tasks.is_empty()) {
-            let chain = list::Target::Chain(format!("n{}", tasks.len()));
-            vips.insert(octets(*address), chain);
-            for (slot, task) in (0u32..).zip(tasks) {
-                backends.insert(slot_key(*address, slot), list::Target::Data(octets(*task)));
+        let mut empty = list::Elements::new();
+        for (address, behind) in known {
+            let Some((balancing, slots)) = slots(behind) else {
+                empty.insert(octets(*address), list::Target::Data(Vec::new()));
+                continue;
+            };
+            vips.insert(octets(*address), list::Target::Chain(balancing.chain()));
+            for (slot, task) in (0u32..).zip(slots) {
+                backends.insert(slot_key(*address, slot), list::Target::Data(octets(task)));
             }
         }
         let found = list::rules(socket, self.family, TABLE)?;
-        let chains = self.chains.iter().map(|count| format!("n{count}"));
+        let chains = self.chains.iter().map(|balancing| balancing.chain());
         let names = self.names.map(|_| NAMES.to_owned());
-        for chain in chains.chain([OUTPUT.to_owned()]).chain(names) {
+        for chain in chains.chain([OUTPUT, REFUSE, REFUSED].map(str::to_owned)).chain(names) {
             if !found.contains_key(&chain) {
                 faults.push(format!("chain {chain} has no rules"));
             }
         }
-        for (map, wanted) in [("vips", vips), ("backends", backends)] {
+        for (map, wanted) in [("vips", vips), ("backends", backends), (EMPTY, empty)] {
             let found = list::elements(socket, self.family, TABLE, map)?;
             list::compare(map, &wanted, &found, faults);
         }
@@ -207,10 +230,7 @@ impl Table {
         let mut batch = socket.batch_for(self.family);
         batch.remove_table(TABLE);
         batch.add_table(TABLE);
-        let (address, bytes) = match self.family {
-            Family::Ipv4 => (IPV4, 4),
-            Family::Ipv6 => (IPV6, 16),
-        };
+        let (address, bytes) = (self.family.address_type(), self.family.bytes());
         for (name, key, key_bytes, data_type, data_bytes) in [
             ("vips", &[address][..], bytes, VERDICT, 0),
             ("backends", &[address, MARK][..], bytes + 4, address, bytes),
@@ -224,6 +244,8 @@ impl Table {
             add_names_chain(&mut batch);
         }
         self.add_output_rules(&mut batch);
+        batch.add_set(TABLE, EMPTY, address, bytes);
+        self.add_refusing_rules(&mut batch);
         self.chains.clear();
         self.commit(socket, batch)?;
         let changes = Update::Whole(services).changes(&Services::new());
@@ -241,6 +263,22 @@ impl Table {
         batch.add_rule(TABLE, OUTPUT, &[destination, Expression::look_up_verdict("vips")]);
     }
 
+    /// Chains for translation cannot refuse: the connection that the refusal belongs to is not there yet.
+    fn add_refusing_rules(&self, batch: &mut Batch) {
+        let hook = Hook { kind: "filter", hook: Hook::OUTPUT, priority: 0 };
+        batch.add_chain(TABLE, REFUSED, None);
+        batch.add_chain(TABLE, REFUSE, Some(hook));
+        for rule in expression::refuse(self.family) {
+            batch.add_rule(TABLE, REFUSED, &rule);
+        }
+        let to_nobody = [
+            Expression::destination_address_of(self.family, expression::FIRST_REGISTER),
+            Expression::Member { set: EMPTY, is_member: true },
+            Expression::Goto { chain: REFUSED },
+        ];
+        batch.add_rule(TABLE, REFUSE, &to_nobody);
+    }
+
     fn change(
         &mut self,
         socket: &mut Socket,
@@ -251,14 +289,8 @@ impl Table {
         let mut elements = 0;
         for (address, new) in changes {
             let old = known.remove(&address);
-            elements += old.iter().chain(&new).map(BTreeSet::len).sum::<usize>() + 2;
-            if let Some(old) = old {
-                withdraw(&mut batch, address, &old);
-            }
-            if let Some(new) = new {
-                self.offer(&mut batch, address, &new);
-                known.insert(address, new);
-            }
+            elements += self.replace(&mut batch, address, old.as_ref(), new.as_ref());
+            known.extend(new.map(|new| (address, new)));
             if elements > ELEMENTS_PER_BATCH_MAX {
                 self.commit(socket, batch)?;
                 batch = socket.batch_for(self.family);
@@ -272,34 +304,61 @@ impl Table {
         Ok(())
     }
 
-    fn offer(&mut self, batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {
-        let count = u32::try_from(backends.len()).expect("far fewer backends than 2^32");
-        if count == 0 {
-            return;
+    /// Answers with how many elements that changes.
+    fn replace(
+        &mut self,
+        batch: &mut Batch,
+        address: IpAddr,
+        old: Option<&Backends>,
+        new: Option<&Backends>,
+    ) -> usize {
+        let key = octets(address);
+        let (old, new) = (old.map(slots), new.map(slots));
+        if old == Some(None) {
+            batch.delete_element(TABLE, EMPTY, &key);
         }
-        let chain = format!("n{count}");
-        if self.chains.insert(count) {
-            batch.add_chain(TABLE, &chain, None);
-            let first = expression::FIRST_REGISTER;
-            let behind = match self.family {
-                Family::Ipv4 => first + 1,
-                Family::Ipv6 => first + 4,
-            };
-            batch.add_rule(
-                TABLE,
-                &chain,
-                &[
-                    Expression::destination_address_of(self.family, first),
-                    Expression::Random { modulus: count, register: behind },
-                    Expression::look_up("backends"),
-                    Expression::DestinationNatAddress(self.family),
-                ],
-            );
+        if new == Some(None) {
+            batch.add_member(TABLE, EMPTY, &key);
         }
-        for (slot, backend) in (0u32..).zip(backends) {
-            batch.add_element(TABLE, "backends", &slot_key(address, slot), &octets(*backend));
+        let (old, new) = (old.flatten(), new.flatten());
+        let chain = |of: &Option<(Balancing, Vec<IpAddr>)>| of.as_ref().map(|(chain, _)| *chain);
+        let (from, to) = (chain(&old), chain(&new));
+        let (old, new) = (old.unzip().1.unwrap_or_default(), new.unzip().1.unwrap_or_default());
+        if from != to && from.is_some() {
+            batch.delete_element(TABLE, "vips", &key);
         }
-        batch.add_goto(TABLE, "vips", &octets(address), &chain);
+        let mut elements = 2;
+        for (slot, _) in (0u32..).zip(&old).filter(|(at, it)| slot_of(&new, *at) != Some(it)) {
+            batch.delete_element(TABLE, "backends", &slot_key(address, slot));
+            elements += 1;
+        }
+        for (slot, task) in (0u32..).zip(&new).filter(|(at, it)| slot_of(&old, *at) != Some(it)) {
+            batch.add_element(TABLE, "backends", &slot_key(address, slot), &octets(*task));
+            elements += 1;
+        }
+        if let Some(to) = to.filter(|_| from != to) {
+            if self.chains.insert(to) {
+                self.add_chain(batch, to);
+            }
+            batch.add_goto(TABLE, "vips", &key, &to.chain());
+        }
+        elements
+    }
+
+    fn add_chain(&self, batch: &mut Batch, balancing: Balancing) {
+        let (family, first) = (self.family, expression::FIRST_REGISTER);
+        let behind = first + family.registers();
+        let choice = match balancing {
+            Balancing::Random(modulus) => vec![Expression::Random { modulus, register: behind }],
+            Balancing::ByClient(modulus) => expression::client_number(family, modulus, behind),
+        };
+        let rule = [
+            vec![Expression::destination_address_of(family, first)],
+            choice,
+            vec![Expression::look_up("backends"), Expression::DestinationNatAddress(family)],
+        ];
+        batch.add_chain(TABLE, &balancing.chain(), None);
+        batch.add_rule(TABLE, &balancing.chain(), &rule.concat());
     }
 
     fn commit(&mut self, socket: &mut Socket, batch: Batch) -> Result<(), Error> {
@@ -312,21 +371,23 @@ impl Table {
     }
 }
 
-fn withdraw(batch: &mut Batch, address: IpAddr, backends: &BTreeSet<IpAddr>) {
-    if backends.is_empty() {
-        return;
-    }
-    batch.delete_element(TABLE, "vips", &octets(address));
-    for (slot, _) in (0u32..).zip(backends) {
-        batch.delete_element(TABLE, "backends", &slot_key(address, slot));
-    }
+/// Who gets which number; nothing where there is nobody.
+fn slots(backends: &Backends) -> Option<(Balancing, Vec<IpAddr>)> {
+    let count = |tasks: &[IpAddr]| u32::try_from(tasks.len()).expect("far fewer than 2^32");
+    let tasks = backends.tasks.iter().copied();
+    let tasks: Vec<_> = match backends.is_sticky {
+        true => sticky::share(&tasks.map(|task| (task, task)).collect::<Vec<_>>()),
+        false => tasks.collect(),
+    };
+    let balancing = match backends.is_sticky {
+        true => Balancing::ByClient(count(&tasks)),
+        false => Balancing::Random(count(&tasks)),
+    };
+    (!tasks.is_empty()).then_some((balancing, tasks))
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
+fn slot_of(slots: &[IpAddr], slot: u32) -> Option<&IpAddr> {
+    slots.get(usize::try_from(slot).ok()?)
 }
 
 /// Slot numbers are marks: in the host's order.
@@ -359,7 +420,7 @@ fn lead_conversation(port: u16) -> Vec<Expression> {
         is(&NAMES_PORT.to_be_bytes()),
         load(first, &NAMES_ADDRESS.octets()),
         load(first + 1, &port.to_be_bytes()),
-        Expression::DestinationNat,
+        Expression::DestinationNat(Family::Ipv4),
     ]
 }
 
@@ -381,7 +442,7 @@ fn lead_question(port: u16) -> Vec<Expression> {
 fn lead_answer(port: u16) -> Vec<Expression> {
     let first = expression::FIRST_REGISTER;
     vec![
-        Expression::source_address(first),
+        Expression::source_address_of(Family::Ipv4, first),
         is(&NAMES_ADDRESS.octets()),
         Expression::protocol(first),
         is(&[UDP]),

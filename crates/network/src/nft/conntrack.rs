@@ -5,16 +5,19 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use super::message::attribute;
+use super::expression::octets;
+use super::message::{Family, attribute};
 use super::socket::Socket;
 use crate::Error;
 
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
 const CT_GET: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 1;
 const CT_DELETE: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 2;
-const NFPROTO_IPV4: u8 = 2;
+
+const CT_GET_STATS: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 5;
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -34,28 +37,29 @@ const NESTED: u16 = 0x8000;
 const LISTS_MAX: usize = 16;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V6_SRC: u16 = 3;
 const ATTRIBUTE_MASK: u16 = 0x3fff;
 
 /// Forgets every connection whose answers would come from one of these addresses.
 ///
 /// # Errors
 /// When the kernel does not list them.
-pub(crate) fn forget(addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+pub(crate) fn forget(addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
     if addresses.is_empty() {
         return Ok(());
     }
     forget_now(addresses).map_err(Error::kernel("forget connections to tasks that are gone"))
 }
 
-fn forget_now(addresses: &BTreeSet<Ipv4Addr>) -> io::Result<()> {
+fn forget_now(addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
     let mut socket = Socket::open()?;
-    let questions = match addresses.len() {
-        ..=LISTS_MAX => addresses.iter().map(|address| answered_by(*address)).collect(),
-        _ => vec![header()],
-    };
-    for question in questions {
+    // The kernel looks through the connections of all namespaces for those of one.
+    if !has_connections(&mut socket)? {
+        return Ok(());
+    }
+    for (family, question) in questions(addresses) {
         let listed = socket.request(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, &question)?;
-        for body in listed.iter().filter_map(|message| body_for(message, addresses)) {
+        for body in listed.iter().filter_map(|message| body_for(message, family, addresses)) {
             match socket.request(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, &body) {
                 // It has ended meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -66,34 +70,67 @@ fn forget_now(addresses: &BTreeSet<Ipv4Addr>) -> io::Result<()> {
     Ok(())
 }
 
-/// Asks for the connections that one address answers. Kernels before 5.8 tell of all.
-fn answered_by(address: Ipv4Addr) -> Vec<u8> {
+/// Whether there are any connections in the socket's namespace.
+fn has_connections(socket: &mut Socket) -> io::Result<bool> {
+    let told = socket.request(CT_GET_STATS, NLM_F_REQUEST | NLM_F_ACK, &header(Family::Ipv4))?;
+    let entries = told.iter().filter_map(|message| {
+        Attributes(message.get(4..)?).find(|(kind, _)| *kind == CTA_STATS_GLOBAL_ENTRIES)
+    });
+    Ok(entries.into_iter().any(|(_, count)| count.iter().any(|byte| *byte != 0)))
+}
+
+/// What is to be asked for to find all that these addresses answer.
+fn questions(addresses: &BTreeSet<IpAddr>) -> Vec<(Family, Vec<u8>)> {
+    let of_ipv4 = || addresses.iter().filter(|address| address.is_ipv4());
+    let mut questions: Vec<_> = match of_ipv4().count() {
+        ..=LISTS_MAX => of_ipv4().map(|it| (Family::Ipv4, answered_by(*it))).collect(),
+        _ => vec![(Family::Ipv4, header(Family::Ipv4))],
+    };
+    // Asked for one address of IPv6, kernels up to this day tell of all others.
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        questions.push((Family::Ipv6, header(Family::Ipv6)));
+    }
+    questions
+}
+
+/// Asks for the connections that one address of IPv4 answers. Kernels before 5.8 tell of all.
+fn answered_by(address: IpAddr) -> Vec<u8> {
     let (mut source, mut ip, mut flags) = (Vec::new(), Vec::new(), Vec::new());
-    attribute(&mut source, CTA_IP_V4_SRC, &address.octets());
+    attribute(&mut source, CTA_IP_V4_SRC, &octets(address));
     attribute(&mut ip, CTA_TUPLE_IP | NESTED, &source);
     attribute(&mut flags, CTA_FILTER_REPLY_FLAGS, &FILTER_BY_SOURCE.to_ne_bytes());
-    let mut question = header();
+    let mut question = header(Family::Ipv4);
     attribute(&mut question, CTA_TUPLE_REPLY | NESTED, &ip);
     attribute(&mut question, CTA_FILTER | NESTED, &flags);
     question
 }
 
+fn source_kind(family: Family) -> u16 {
+    match family {
+        Family::Ipv4 => CTA_IP_V4_SRC,
+        Family::Ipv6 => CTA_IP_V6_SRC,
+    }
+}
+
 /// `nfgenmsg`: family, version, resource.
-fn header() -> Vec<u8> {
-    vec![NFPROTO_IPV4, 0, 0, 0]
+fn header(family: Family) -> Vec<u8> {
+    vec![family.number(), 0, 0, 0]
 }
 
 /// What names the connection that a message tells of, if it leads to one of the addresses.
-fn body_for(message: &[u8], addresses: &BTreeSet<Ipv4Addr>) -> Option<Vec<u8>> {
+fn body_for(message: &[u8], family: Family, addresses: &BTreeSet<IpAddr>) -> Option<Vec<u8>> {
     let attributes: Vec<_> = Attributes(message.get(4..)?).collect();
     let of = |kind| attributes.iter().find(|(it, _)| *it == kind).map(|(_, data)| *data);
     let inner = |data, kind| Attributes(data).find(|(it, _)| *it == kind).map(|(_, data)| data);
-    let answering = inner(inner(of(CTA_TUPLE_REPLY)?, CTA_TUPLE_IP)?, CTA_IP_V4_SRC)?;
-    let answering = Ipv4Addr::from(<[u8; 4]>::try_from(answering).ok()?);
+    let answering = inner(inner(of(CTA_TUPLE_REPLY)?, CTA_TUPLE_IP)?, source_kind(family))?;
+    let answering = match family {
+        Family::Ipv4 => IpAddr::from(<[u8; 4]>::try_from(answering).ok()?),
+        Family::Ipv6 => IpAddr::from(<[u8; 16]>::try_from(answering).ok()?),
+    };
     if !addresses.contains(&answering) {
         return None;
     }
-    let mut body = header();
+    let mut body = header(family);
     for kind in [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE] {
         if let Some(data) = of(kind) {
             let nested = if kind == CTA_TUPLE_ORIG { NESTED } else { 0 };
@@ -132,16 +169,18 @@ mod tests {
 
     #[test]
     fn a_connection_is_named_by_where_it_came_from_and_found_by_who_answers() {
-        let mut message = header();
+        let family = Family::Ipv4;
+        let mut message = header(family);
         attribute(&mut message, CTA_TUPLE_ORIG | NESTED, &tuple([10, 99, 0, 9]));
         attribute(&mut message, CTA_TUPLE_REPLY | NESTED, &tuple([10, 255, 0, 7]));
         attribute(&mut message, CTA_ID, &[1, 2, 3, 4]);
-        let mut named = header();
+        let mut named = header(family);
         attribute(&mut named, CTA_TUPLE_ORIG | NESTED, &tuple([10, 99, 0, 9]));
         attribute(&mut named, CTA_ID, &[1, 2, 3, 4]);
         for (address, expected) in [([10, 255, 0, 7], Some(named)), ([10, 99, 0, 9], None)] {
-            assert_eq!(body_for(&message, &[Ipv4Addr::from(address)].into()), expected);
+            assert_eq!(body_for(&message, family, &[IpAddr::from(address)].into()), expected);
         }
-        assert_eq!(body_for(&message[..30], &[Ipv4Addr::new(10, 255, 0, 7)].into()), None);
+        let gone = [IpAddr::from([10, 255, 0, 7])].into();
+        assert_eq!(body_for(&message[..30], family, &gone), None);
     }
 }

@@ -1,6 +1,8 @@
 //! Parts of rules, as the kernel's virtual machine takes them.
 
-use ipnet::Ipv4Net;
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 use super::message::{Family, attribute, nested, number, text};
 
@@ -26,6 +28,10 @@ const CT_STATE_NEW: u32 = 1 << 3;
 const CT_STATE_KNOWN: u32 = 1 << 1 | 1 << 2;
 /// `IP_CT_DIR_REPLY`.
 const CT_DIRECTION_REPLY: u8 = 1;
+const CT_DIRECTION_ORIGINAL: u8 = 0;
+const CT_DST_IP6: u32 = 22;
+/// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`.
+const CHECKSUM_OF_ADDRESSES: u32 = 1;
 /// `ARPHRD_ETHER`.
 const LINK_IS_ETHERNET: u16 = 1;
 const TCP: u8 = 6;
@@ -40,6 +46,16 @@ const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_F_DADDR: u32 = 2;
 /// `RTN_LOCAL`: the address is one of this host's.
 const ADDRESS_LOCAL: u32 = 2;
+/// `NFT_REJECT_ICMP_UNREACH`.
+const REJECT_BY_ICMP: u32 = 0;
+/// `ICMPV6_NOROUTE`.
+const ICMPV6_NO_ROUTE: u8 = 0;
+/// `ICMP_PORT_UNREACH` and `ICMPV6_PORT_UNREACH`.
+const ICMP_NO_PORT: u8 = 3;
+const ICMPV6_NO_PORT: u8 = 4;
+/// `NFT_REJECT_TCP_RST`.
+const REJECT_BY_RESET: u32 = 1;
+const HASH_SEED: u32 = 0x736b_6570;
 const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
 const VERDICT_DROP: u32 = 0;
@@ -56,12 +72,23 @@ pub(super) enum Expression {
         bytes: u32,
         register: u32,
     },
+    /// Writes over a part of the packet's network header, and puts the checksum behind it right.
+    SetNetworkHeader {
+        offset: u32,
+        bytes: u32,
+        register: u32,
+    },
     Meta {
         key: u32,
         register: u32,
     },
     /// Loads something of the connection.
     Conntrack {
+        key: u32,
+        register: u32,
+    },
+    /// Loads something of the connection's first packet.
+    ConntrackOriginal {
         key: u32,
         register: u32,
     },
@@ -107,6 +134,13 @@ pub(super) enum Expression {
         modulus: u32,
         register: u32,
     },
+    /// A number made of the bytes that begin in a register.
+    Hash {
+        from: u32,
+        bytes: usize,
+        modulus: u32,
+        register: u32,
+    },
     LookUp {
         map: &'static str,
         into: u32,
@@ -123,6 +157,8 @@ pub(super) enum Expression {
     Accept,
     /// The packet is no part of a connection that the kernel follows.
     Untracked,
+    /// Tells the sender that it will get no answer.
+    Reject(Refusal),
     /// Puts the bytes into the register.
     Load {
         register: u32,
@@ -135,13 +171,24 @@ pub(super) enum Expression {
     SetDestinationPort {
         register: u32,
     },
-    /// To the address and port in the first two registers.
-    DestinationNat,
+    /// To the address and port that stand one after the other from the first register on.
+    DestinationNat(Family),
     /// To the address that begins in the first register, the port as it is.
     DestinationNatAddress(Family),
-    /// Under the address in the first register.
-    SourceNatAddress,
+    /// Under the address that begins in the first register.
+    SourceNatAddress(Family),
     Masquerade,
+}
+
+/// How a sender is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refusal {
+    /// ICMP of IPv6: there is no way to the address.
+    NoRoute,
+    /// ICMP: nobody has the port.
+    NoPort(Family),
+    /// TCP's own.
+    Reset,
 }
 
 impl Expression {
@@ -158,8 +205,13 @@ impl Expression {
         Self::Payload { base: NETWORK_HEADER, offset, bytes, register }
     }
 
-    pub(super) fn source_address(register: u32) -> Self {
-        Self::Payload { base: NETWORK_HEADER, offset: 12, bytes: 4, register }
+    /// An address of IPv6 takes four registers.
+    pub(super) fn source_address_of(family: Family, register: u32) -> Self {
+        let (offset, bytes) = match family {
+            Family::Ipv4 => (12, 4),
+            Family::Ipv6 => (8, 16),
+        };
+        Self::Payload { base: NETWORK_HEADER, offset, bytes, register }
     }
 
     pub(super) fn source_port(register: u32) -> Self {
@@ -186,10 +238,6 @@ impl Expression {
     }
 }
 
-pub(super) fn mask_of(subnet: Ipv4Net) -> [u8; 4] {
-    subnet.netmask().octets()
-}
-
 pub(super) fn accept_goto(chain: &'static str) -> Vec<Expression> {
     vec![Expression::Goto { chain }]
 }
@@ -203,21 +251,33 @@ pub(super) fn destination_is_local() -> Vec<Expression> {
     ]
 }
 
-pub(super) fn source_in(network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
-    address_in(12, network, mask)
+pub(super) fn source_in(subnet: impl Into<IpNet>) -> Vec<Expression> {
+    let subnet = subnet.into();
+    let register = FIRST_REGISTER;
+    address_in(Expression::source_address_of(Family::of(subnet.addr()), register), subnet)
 }
 
-pub(super) fn destination_in(network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
-    address_in(16, network, mask)
+pub(super) fn destination_in(subnet: impl Into<IpNet>) -> Vec<Expression> {
+    let subnet = subnet.into();
+    let register = FIRST_REGISTER;
+    address_in(Expression::destination_address_of(Family::of(subnet.addr()), register), subnet)
 }
 
-fn address_in(offset: u32, network: [u8; 4], mask: [u8; 4]) -> Vec<Expression> {
+fn address_in(address: Expression, subnet: IpNet) -> Vec<Expression> {
     let register = FIRST_REGISTER;
     vec![
-        Expression::Payload { base: NETWORK_HEADER, offset, bytes: 4, register },
-        Expression::Mask { register, mask: mask.to_vec() },
-        Expression::Compare { register, equal: true, value: network.to_vec() },
+        address,
+        Expression::Mask { register, mask: octets(subnet.netmask()) },
+        Expression::Compare { register, equal: true, value: octets(subnet.network()) },
     ]
+}
+
+/// An address as registers and sets hold it.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// Loads the hardware address that a packet came from.
@@ -244,6 +304,34 @@ pub(super) fn is_new() -> Vec<Expression> {
 pub(super) fn is_answer() -> Vec<Expression> {
     let register = FIRST_REGISTER;
     vec![Expression::Conntrack { key: CT_DIRECTION, register }, equals(&[CT_DIRECTION_REPLY])]
+}
+
+/// The connection's first packet went to this address.
+pub(super) fn original_destination_is(address: Ipv6Addr) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![Expression::ConntrackOriginal { key: CT_DST_IP6, register }, equals(&address.octets())]
+}
+
+/// Writes the address over the packet's source.
+pub(super) fn set_source(address: Ipv6Addr) -> Vec<Expression> {
+    set_address(Expression::source_address_of, address)
+}
+
+/// Writes the address over the packet's destination.
+pub(super) fn set_destination(address: Ipv6Addr) -> Vec<Expression> {
+    set_address(Expression::destination_address_of, address)
+}
+
+fn set_address(place: fn(Family, u32) -> Expression, address: Ipv6Addr) -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    let Expression::Payload { offset, bytes, .. } = place(Family::Ipv6, register) else {
+        unreachable!("addresses are parts of packets");
+    };
+    let value = address.octets().to_vec();
+    vec![
+        Expression::Load { register, value },
+        Expression::SetNetworkHeader { offset, bytes, register },
+    ]
 }
 
 /// Loads the connection's mark, as far as `mask` goes.
@@ -300,6 +388,22 @@ pub(super) fn untrack_datagrams(set: &'static str) -> Vec<Expression> {
         Expression::Member { set, is_member: true },
         Expression::Untracked,
     ]
+}
+
+/// Loads a number below `modulus` that follows from the client's address. The registers behind it are used too.
+pub(super) fn client_number(family: Family, modulus: u32, register: u32) -> Vec<Expression> {
+    let from = register + 1;
+    vec![
+        Expression::source_address_of(family, from),
+        Expression::Hash { from, bytes: family.bytes(), modulus, register },
+    ]
+}
+
+/// Refuses what comes, in the way its protocol understands: two rules.
+pub(super) fn refuse(family: Family) -> [Vec<Expression>; 2] {
+    let is_tcp = vec![Expression::protocol(FIRST_REGISTER), equals(&[TCP])];
+    let reset = [is_tcp, vec![Expression::Reject(Refusal::Reset)]].concat();
+    [reset, vec![Expression::Reject(Refusal::NoPort(family))]]
 }
 
 fn equals(value: &[u8]) -> Expression {
@@ -397,10 +501,13 @@ pub(super) fn encode(bytes: &mut Vec<u8>, expression: &Expression) {
 fn name(expression: &Expression) -> &'static str {
     match expression {
         Expression::Payload { .. }
+        | Expression::SetNetworkHeader { .. }
         | Expression::SetSourcePort { .. }
         | Expression::SetDestinationPort { .. } => "payload",
         Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
-        Expression::Conntrack { .. } | Expression::SetConntrackMark { .. } => "ct",
+        Expression::Conntrack { .. }
+        | Expression::ConntrackOriginal { .. }
+        | Expression::SetConntrackMark { .. } => "ct",
         Expression::PathSegment { .. } => "rt",
         Expression::ToNetworkOrder { .. } => "byteorder",
         Expression::SetSegment { .. } => "exthdr",
@@ -408,14 +515,16 @@ fn name(expression: &Expression) -> &'static str {
         Expression::Mask { .. } | Expression::Bits { .. } => "bitwise",
         Expression::Compare { .. } => "cmp",
         Expression::Random { .. } => "numgen",
+        Expression::Hash { .. } => "hash",
         Expression::LookUp { .. } | Expression::Member { .. } => "lookup",
         Expression::Goto { .. }
         | Expression::Drop
         | Expression::Accept
         | Expression::Load { .. } => "immediate",
-        Expression::DestinationNat
+        Expression::Reject(_) => "reject",
+        Expression::DestinationNat(_)
         | Expression::DestinationNatAddress(_)
-        | Expression::SourceNatAddress => "nat",
+        | Expression::SourceNatAddress(_) => "nat",
         Expression::Masquerade => "masq",
         Expression::Untracked => "notrack",
     }
@@ -438,25 +547,18 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         Expression::Payload { base, offset, bytes: length, register } => {
             numbers(bytes, &[(1, *register), (2, *base), (3, *offset), (4, *length)]);
         }
-        Expression::SetSourcePort { register } => set_port(bytes, 0, *register),
-        Expression::SetDestinationPort { register } => set_port(bytes, 2, *register),
         Expression::Meta { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
         Expression::Conntrack { key, register } => numbers(bytes, &[(1, *register), (2, *key)]),
-        Expression::SetConntrackMark { register } => {
-            numbers(bytes, &[(2, CT_MARK), (4, *register)]);
+        Expression::ConntrackOriginal { key, register } => {
+            numbers(bytes, &[(1, *register), (2, *key)]);
+            attribute(bytes, 3, &[CT_DIRECTION_ORIGINAL]);
         }
-        Expression::SetMark { register } => numbers(bytes, &[(2, META_MARK), (3, *register)]),
         Expression::PathSegment { register } => {
             numbers(bytes, &[(1, *register), (2, RT_TCPMSS)]);
         }
         Expression::ToNetworkOrder { register } => {
             // Operation 1 is to the network's order; two bytes, in units of two.
             numbers(bytes, &[(1, *register), (2, *register), (3, 1), (4, 2), (5, 2)]);
-        }
-        Expression::SetSegment { register } => {
-            attribute(bytes, 2, &[TCP_OPTION_MAXSEG]);
-            // Two bytes behind kind and length; operation 1 is TCP's options.
-            numbers(bytes, &[(3, 2), (4, 2), (6, 1), (7, *register)]);
         }
         Expression::FibDestinationType { register } => {
             numbers(bytes, &[(1, *register), (2, FIB_RESULT_ADDRTYPE), (3, FIB_F_DADDR)]);
@@ -480,6 +582,13 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
             // Type 1 is random, type 0 counts up and is not fair between ports that share a chain.
             numbers(bytes, &[(1, *register), (2, *modulus), (3, 1), (4, 0)]);
         }
+        Expression::Hash { from, bytes: length, modulus, register } => {
+            let length = u32::try_from(*length).expect("a register's worth");
+            // Type 0 is Jenkins'. The seed is every node's: a client is to have the same number everywhere.
+            let how = [(4, *modulus), (5, HASH_SEED), (7, 0)];
+            numbers(bytes, &[(1, *from), (2, *register), (3, length)]);
+            numbers(bytes, &how);
+        }
         Expression::LookUp { map, into } => {
             text(bytes, 1, map);
             numbers(bytes, &[(2, FIRST_REGISTER), (3, *into)]);
@@ -495,24 +604,61 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::Drop => decide(bytes, VERDICT_DROP),
         Expression::Accept => decide(bytes, VERDICT_ACCEPT),
-        // Address and port stand in neighbouring registers.
-        Expression::DestinationNat => {
-            nat(bytes, NAT_DESTINATION, Family::Ipv4);
-            number(bytes, 5, FIRST_REGISTER + 1);
-        }
-        Expression::DestinationNatAddress(family) => nat(bytes, NAT_DESTINATION, *family),
-        Expression::SourceNatAddress => nat(bytes, NAT_SOURCE, Family::Ipv4),
+        Expression::Reject(refusal) => encode_refusal(bytes, *refusal),
         Expression::Load { register, value: loaded } => {
             number(bytes, 1, *register);
             value(bytes, 2, loaded);
         }
-        Expression::Masquerade | Expression::Untracked => {}
+        changing => encode_change(bytes, changing),
+    }
+}
+
+/// Of those that change the packet, or what is kept of it.
+fn encode_change(bytes: &mut Vec<u8>, expression: &Expression) {
+    match expression {
+        Expression::SetSourcePort { register } => set_port(bytes, 0, *register),
+        Expression::SetDestinationPort { register } => set_port(bytes, 2, *register),
+        Expression::SetNetworkHeader { offset, bytes: length, register } => {
+            // No checksum of its own (0), but those of TCP and UDP have the addresses in them.
+            let place = [(2, NETWORK_HEADER), (3, *offset), (4, *length), (5, *register)];
+            numbers(bytes, &place);
+            numbers(bytes, &[(6, 0), (7, 0), (8, CHECKSUM_OF_ADDRESSES)]);
+        }
+        Expression::SetConntrackMark { register } => {
+            numbers(bytes, &[(2, CT_MARK), (4, *register)]);
+        }
+        Expression::SetMark { register } => numbers(bytes, &[(2, META_MARK), (3, *register)]),
+        Expression::SetSegment { register } => {
+            attribute(bytes, 2, &[TCP_OPTION_MAXSEG]);
+            // Two bytes behind kind and length; operation 1 is TCP's options.
+            numbers(bytes, &[(3, 2), (4, 2), (6, 1), (7, *register)]);
+        }
+        // Address and port stand in neighbouring registers.
+        Expression::DestinationNat(family) => {
+            nat(bytes, NAT_DESTINATION, *family);
+            number(bytes, 5, FIRST_REGISTER + family.registers());
+        }
+        Expression::DestinationNatAddress(family) => nat(bytes, NAT_DESTINATION, *family),
+        Expression::SourceNatAddress(family) => nat(bytes, NAT_SOURCE, *family),
+        // Masquerade, Untracked: the name says it all.
+        _ => {}
     }
 }
 
 /// Two bytes of UDP's header, whose sum stands at 6; type 1 of sums is the internet's.
 fn set_port(bytes: &mut Vec<u8>, offset: u32, register: u32) {
     numbers(bytes, &[(2, TRANSPORT_HEADER), (3, offset), (4, 2), (5, register), (6, 1), (7, 6)]);
+}
+
+fn encode_refusal(bytes: &mut Vec<u8>, refusal: Refusal) {
+    let code = match refusal {
+        Refusal::NoRoute => ICMPV6_NO_ROUTE,
+        Refusal::NoPort(Family::Ipv4) => ICMP_NO_PORT,
+        Refusal::NoPort(Family::Ipv6) => ICMPV6_NO_PORT,
+        Refusal::Reset => return number(bytes, 1, REJECT_BY_RESET),
+    };
+    number(bytes, 1, REJECT_BY_ICMP);
+    attribute(bytes, 2, &[code]);
 }
 
 /// To the address that begins in the first register.

@@ -8,11 +8,14 @@
 //!   set ipv4  { type ifname . ipv4_addr }
 //!   set ipv6  { type ifname . ipv6_addr }
 //!   chain prerouting { iifname @ports goto guarded }
+//!   set alone { type ifname }; set own { type ifname . ifname }
+//!   chain apart      { hook forward; iifname . oifname @own accept; iifname @alone drop; oifname @alone drop }
 //!   chain guarded    { @whole accept; ether saddr, arp senders, ip and ip6 sources must be members; no advertised routers, no VLAN tags }
 //! }
 //! ```
 //! A container's own address may be used from its own port only: nobody speaks for a neighbour or for the gateway. Nearly
-//! all packets are of IPv4 and right in all parts, so one look at `whole` lets them through.
+//! all packets are of IPv4 and right in all parts, so one look at `whole` lets them through. Who is alone reaches the
+//! bridge and nobody behind its other ports; overlays have nobody of that kind, and no such chain.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -56,6 +59,8 @@ const PRIORITY: i32 = -300;
 pub(crate) struct Tenant {
     pub(crate) mac: [u8; 6],
     pub(crate) addresses: Vec<IpAddr>,
+    /// Whether no frame passes between it and another port.
+    pub(crate) is_alone: bool,
 }
 
 /// The guard of the bridges in one network namespace.
@@ -65,18 +70,21 @@ pub(crate) struct Guard {
     socket: Socket,
     tenants: BTreeMap<String, Tenant>,
     is_made: bool,
+    /// Whether some may be alone.
+    parts: bool,
 }
 
 impl Guard {
     /// Of the namespace this thread is in. A table that is there stays as it is until the first change.
     pub(crate) fn open(name: &str) -> Result<Self, Error> {
         let socket = Socket::open().map_err(Error::kernel("open an nftables socket"))?;
-        Ok(Self { name: format!("skep-{name}"), socket, tenants: BTreeMap::new(), is_made: false })
+        let (name, tenants) = (format!("skep-{name}"), BTreeMap::new());
+        Ok(Self { name, socket, tenants, is_made: false, parts: true })
     }
 
-    /// Of the namespace at `path`.
+    /// Of the overlay's namespace at `path`.
     pub(crate) fn within(path: &Path) -> Result<Self, Error> {
-        namespace::within(path, || Self::open("guard"))
+        Ok(Self { parts: false, ..namespace::within(path, || Self::open("guard"))? })
     }
 
     /// Watches these ports and no others.
@@ -146,7 +154,10 @@ impl Guard {
 
     fn compare(&mut self, faults: &mut Vec<String>) -> std::io::Result<()> {
         let found = list::rules_of(&mut self.socket, NFPROTO_BRIDGE, &self.name)?;
-        for (chain, count) in [("prerouting", 1), ("guarded", rules().len())] {
+        let apart = self.parts.then(|| ("apart", apart().len()));
+        for (chain, count) in
+            [("prerouting", 1), ("guarded", rules().len())].into_iter().chain(apart)
+        {
             if found.get(chain) != Some(&count) {
                 faults.push(format!("chain {chain} has not its {count} rules"));
             }
@@ -157,7 +168,7 @@ impl Guard {
                 sets.entry(set).or_default().insert(key, Target::Data(Vec::new()));
             }
         }
-        for set in ["ports", "whole", "macs", "ipv4", "ipv6"] {
+        for set in ["ports", "whole", "macs", "ipv4", "ipv6", "alone", "own"] {
             let found = list::elements_of(&mut self.socket, NFPROTO_BRIDGE, &self.name, set)?;
             list::compare(set, &sets.remove(set).unwrap_or_default(), &found, faults);
         }
@@ -170,6 +181,8 @@ impl Guard {
         batch.add_table(&self.name);
         for (set, key_type, key_bytes) in [
             ("ports", IFNAME, IFNAME_BYTES),
+            ("alone", IFNAME, IFNAME_BYTES),
+            ("own", concatenation(&[IFNAME, IFNAME]), 2 * IFNAME_BYTES),
             ("whole", concatenation(&[IFNAME, ETHER, IPV4]), IFNAME_BYTES + MAC_BYTES + 4),
             ("macs", concatenation(&[IFNAME, ETHER]), IFNAME_BYTES + MAC_BYTES),
             ("ipv4", concatenation(&[IFNAME, IPV4]), IFNAME_BYTES + 4),
@@ -206,7 +219,27 @@ impl Guard {
         for rule in rules() {
             batch.add_rule(table, "guarded", &rule);
         }
+        if self.parts {
+            let hook = Hook { kind: "filter", hook: Hook::FORWARD, priority: PRIORITY };
+            batch.add_chain(table, "apart", Some(hook));
+            for rule in apart() {
+                batch.add_rule(table, "apart", &rule);
+            }
+        }
     }
+}
+
+/// What passes between ports, rule by rule. A frame goes back to where it came from where a container asks for its own
+/// published port.
+fn apart() -> [Vec<Expression>; 3] {
+    let first = expression::FIRST_REGISTER;
+    let (input, output) = (expression::load_input_link, expression::load_output_link);
+    let is = |set| Expression::Member { set, is_member: true };
+    [
+        vec![input(first), output(first + 4), is("own"), Expression::Accept],
+        vec![input(first), is("alone"), Expression::Drop],
+        vec![output(first), is("alone"), Expression::Drop],
+    ]
 }
 
 /// What is dropped, rule by rule.
@@ -314,6 +347,9 @@ fn members(port: &str, tenant: &Tenant) -> Vec<(&'static str, Vec<u8>)> {
         ("ipv4", key(&Ipv4Addr::UNSPECIFIED.octets())),
         ("ipv6", key(&Ipv6Addr::UNSPECIFIED.octets())),
     ];
+    if tenant.is_alone {
+        members.extend([("alone", port.clone()), ("own", key(&port))]);
+    }
     for address in &tenant.addresses {
         match address {
             IpAddr::V4(address) => {

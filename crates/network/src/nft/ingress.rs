@@ -8,6 +8,9 @@
 //!   map came_by  { type ether_addr : verdict }                                     # a node : goto from7
 //!   map go_by    { type mark : verdict }                                           # its mark : goto to7
 //!   set homes    { type ipv4_addr . ipv4_addr }                                    # a node . a task on it
+//!   set unserved { type inet_proto . inet_service }                                # published, and nobody is there
+//!   chain input      { l4proto . dport @unserved goto refused }
+//!   chain s256       { the same, by jhash saddr mod 256 }                          # clients stay with their task
 //!   chain b3         { dnat to l4proto . dport . numgen random mod 3 map @backends }
 //!   chain published  { l4proto . dport vmap @fronts }
 //!   chain incoming   { dnat to daddr . l4proto . dport map @own; goto published }
@@ -21,21 +24,26 @@
 //! }
 //! ```
 //! A node that gets a connection for a task that serves no more passes it on by `published`: whoever has not heard yet
-//! loses nothing.
+//! loses nothing. There is a table of this form for each version of IP that the host speaks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::expression::{self, Expression, mask_of};
+use super::expression::{self, Expression, octets};
 use super::list::{self, Elements, Target};
 use super::message::{Batch, Family, Hook, MapSpec};
 use super::socket::Socket as Netfilter;
-use super::{ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, IPV4, MARK, VERDICT, concatenation};
+use super::{
+    ELEMENTS_PER_BATCH_MAX, INET_PROTO, INET_SERVICE, MARK, VERDICT, concatenation, loopback,
+    port_bytes, socket_bytes, sticky,
+};
 use crate::Error;
-use crate::ingress::{Front, MARK_MASK, Socket, mark};
-use crate::ports::Protocol;
+use crate::ingress::{Front, MARK_MASK, mark};
+
+/// A socket that connections are led to.
+pub(crate) type Socket = (IpAddr, u16);
 
 /// The kernel's number for a hardware address (nft userspace, datatype.h).
 const ETHER: u32 = 9;
@@ -44,56 +52,81 @@ const ETHER: u32 = 9;
 const ELEMENTS_AT_ONCE_MAX: usize = 20_000;
 
 /// What the table is to say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MeshRules {
     pub(crate) base: Base,
     pub(crate) fronts: BTreeMap<Front, BTreeSet<Socket>>,
-    pub(crate) own: BTreeMap<(Ipv4Addr, Front), Socket>,
+    /// Fronts whose clients stay with their task.
+    pub(crate) sticky: BTreeSet<Front>,
+    pub(crate) own: BTreeMap<(IpAddr, Front), Socket>,
     /// Numbers of other nodes, by hardware address on the device.
     pub(crate) nodes: BTreeMap<[u8; 6], u16>,
     /// Addresses of nodes, each with the tasks that are on it.
-    pub(crate) homes: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+    pub(crate) homes: BTreeSet<(IpAddr, IpAddr)>,
+}
+
+/// Each backend of a front in its slots. Nobody in any is a front that nobody serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Slots {
+    is_sticky: bool,
+    sockets: Vec<Socket>,
+}
+
+impl Slots {
+    /// The chain that chooses, where there is anybody to be chosen.
+    fn chain(&self) -> Option<String> {
+        let chain = format!("{}{}", kind_of(self.is_sticky), self.sockets.len());
+        Some(chain).filter(|_| !self.sockets.is_empty())
+    }
+}
+
+/// How the names of chains that choose begin.
+fn kind_of(is_sticky: bool) -> char {
+    if is_sticky { 's' } else { 'b' }
 }
 
 /// What rarely changes; the table is made anew then.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Base {
     pub(crate) link: String,
     pub(crate) bridge: String,
+    /// The bridge's address.
+    pub(crate) gateway: IpAddr,
     /// Addresses of containers and of their gateways, which mean somebody else on other nodes.
-    pub(crate) inside: Vec<Ipv4Net>,
-    pub(crate) subnets: Vec<Ipv4Net>,
+    pub(crate) inside: Vec<IpNet>,
+    pub(crate) subnets: Vec<IpNet>,
     /// Under which address the host and its containers ask tasks of other nodes.
-    pub(crate) local: Option<Ipv4Addr>,
+    pub(crate) local: Option<IpAddr>,
 }
 
 /// The table of one daemon.
 #[derive(Debug)]
 pub(crate) struct MeshTable {
     name: String,
+    family: Family,
     socket: Netfilter,
     /// What it holds; unknown before the first change, as an earlier daemon may have left one.
     known: Option<Known>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     base: Base,
-    /// Each backend in its slot.
-    fronts: BTreeMap<Front, Vec<Socket>>,
-    own: BTreeMap<(Ipv4Addr, Front), Socket>,
+    fronts: BTreeMap<Front, Slots>,
+    own: BTreeMap<(IpAddr, Front), Socket>,
     nodes: BTreeMap<[u8; 6], u16>,
-    homes: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+    homes: BTreeSet<(IpAddr, IpAddr)>,
     /// For which numbers of backends, and of nodes, there are chains.
-    balancing: BTreeSet<usize>,
+    balancing: BTreeSet<(bool, usize)>,
     marking: BTreeSet<u16>,
 }
 
 impl MeshTable {
-    /// A table that is there stays as it is for now.
-    pub(crate) fn open(instance: &str) -> Result<Self, Error> {
+    /// For one version of IP, as which `of` is an address. A table that is there stays as it is for now.
+    pub(crate) fn open(instance: &str, of: IpAddr) -> Result<Self, Error> {
         let socket = Netfilter::open().map_err(Error::kernel("open an nftables socket"))?;
-        Ok(Self { name: format!("skep-{instance}-ingress"), socket, known: None })
+        let (name, family) = (format!("skep-{instance}-ingress"), Family::of(of));
+        Ok(Self { name, family, socket, known: None })
     }
 
     /// Brings the table in line. Connections that are under way keep their task.
@@ -110,7 +143,7 @@ impl MeshTable {
         work.set_nodes(&mut known, rules.nodes)?;
         work.set_homes(&mut known, rules.homes)?;
         work.set_own(&mut known, rules.own)?;
-        work.set_fronts(&mut known, rules.fronts)?;
+        work.set_fronts(&mut known, &rules.fronts, &rules.sticky)?;
         work.commit()?;
         self.known = Some(known);
         Ok(())
@@ -122,7 +155,8 @@ impl MeshTable {
         if let Err(error) = self.compare(&mut faults) {
             faults.push(error.to_string());
         }
-        faults.iter().map(|fault| format!("nftables table {}: {fault}", self.name)).collect()
+        let (family, name) = (self.family.name(), &self.name);
+        faults.iter().map(|fault| format!("nftables table {family} {name}: {fault}")).collect()
     }
 
     /// Begins anew with the next change.
@@ -134,17 +168,22 @@ impl MeshTable {
         let Some(known) = &self.known else { return Ok(()) };
         let mut maps: BTreeMap<&str, Elements> = BTreeMap::new();
         let mut put = |map, key: Vec<u8>, target| maps.entry(map).or_default().insert(key, target);
-        for (front, sockets) in &known.fronts {
+        for (front, slots) in &known.fronts {
             let key = front_bytes(*front);
-            for (slot, socket) in (0u32..).zip(sockets) {
+            let Some(chain) = slots.chain() else {
+                put("unserved", key.to_vec(), Target::Data(Vec::new()));
+                continue;
+            };
+            for (slot, socket) in (0u32..).zip(&slots.sockets) {
                 let slot = [&key[..], &slot.to_ne_bytes()].concat();
-                put("backends", slot, Target::Data(socket_bytes(*socket).to_vec()));
+                put("backends", slot, Target::Data(socket_bytes(socket.0, socket.1)));
             }
-            put("fronts", key.to_vec(), Target::Chain(format!("b{}", sockets.len())));
+            put("fronts", key.to_vec(), Target::Chain(chain));
+            put(loopback::SET, key.to_vec(), Target::Data(Vec::new()));
         }
         for ((address, front), socket) in &known.own {
-            let key = [&address.octets()[..], &front_bytes(*front)].concat();
-            put("own", key, Target::Data(socket_bytes(*socket).to_vec()));
+            let key = [&octets(*address)[..], &front_bytes(*front)].concat();
+            put("own", key, Target::Data(socket_bytes(socket.0, socket.1)));
         }
         for (mac, number) in &known.nodes {
             put("came_by", mac.to_vec(), Target::Chain(format!("from{number}")));
@@ -152,17 +191,21 @@ impl MeshTable {
             put("go_by", mark, Target::Chain(format!("to{number}")));
         }
         for (node, task) in &known.homes {
-            put("homes", [node.octets(), task.octets()].concat(), Target::Data(Vec::new()));
+            put("homes", [octets(*node), octets(*task)].concat(), Target::Data(Vec::new()));
         }
-        let found = list::rules(&mut self.socket, Family::Ipv4, &self.name)?;
-        let balancing = known.balancing.iter().map(|count| format!("b{count}"));
+        let found = list::rules(&mut self.socket, self.family, &self.name)?;
+        let balancing = known.balancing.iter();
+        let balancing =
+            balancing.map(|(is_sticky, count)| format!("{}{count}", kind_of(*is_sticky)));
         for chain in balancing.chain(["published", "prerouting", "output"].map(str::to_owned)) {
             if !found.contains_key(&chain) {
                 faults.push(format!("chain {chain} has no rules"));
             }
         }
-        for map in ["fronts", "backends", "own", "came_by", "go_by", "homes"] {
-            let found = list::elements(&mut self.socket, Family::Ipv4, &self.name, map)?;
+        let looped = (self.family == Family::Ipv6).then_some(loopback::SET);
+        let maps_of_all = ["fronts", "unserved", "backends", "own", "came_by", "go_by", "homes"];
+        for map in maps_of_all.into_iter().chain(looped) {
+            let found = list::elements(&mut self.socket, self.family, &self.name, map)?;
             let wanted = maps.remove(map).unwrap_or_default();
             list::compare(map, &wanted, &found, faults);
         }
@@ -171,7 +214,7 @@ impl MeshTable {
 
     pub(crate) fn remove(&mut self) -> Result<(), Error> {
         self.known = None;
-        let mut batch = self.socket.batch();
+        let mut batch = self.socket.batch_for(self.family);
         batch.remove_table(&self.name);
         let removed = self.socket.commit(batch);
         removed.map_err(Error::kernel(format!("remove nftables table {}", self.name)))
@@ -190,7 +233,8 @@ struct Work<'a> {
 impl Work<'_> {
     fn batch(&mut self, elements: usize) -> &mut Batch {
         self.size += elements;
-        self.batch.get_or_insert_with(|| self.table.socket.batch())
+        let table = &self.table;
+        self.batch.get_or_insert_with(|| table.socket.batch_for(table.family))
     }
 
     fn name(&self) -> String {
@@ -210,15 +254,27 @@ impl Work<'_> {
 
     /// Takes away what there is and makes the frame.
     fn begin(&mut self, base: Base) -> Known {
-        let name = self.name();
+        let (name, family) = (self.name(), self.table.family);
         let batch = self.batch(0);
         batch.remove_table(&name);
         batch.add_table(&name);
-        add_maps(batch, &name);
-        add_leading(batch, &name, &base);
+        add_maps(batch, &name, family);
+        add_leading(batch, &name, family, &base);
+        if let IpAddr::V6(gateway) = base.gateway {
+            loopback::add(batch, &name, gateway);
+        }
+        add_refusing(batch, &name, family);
         add_marking(batch, &name, &base);
-        add_leaving(batch, &name, &base);
-        Known { base, ..Known::default() }
+        add_leaving(batch, &name, family, &base);
+        Known {
+            base,
+            fronts: BTreeMap::new(),
+            own: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            homes: BTreeSet::new(),
+            balancing: BTreeSet::new(),
+            marking: BTreeSet::new(),
+        }
     }
 
     fn set_nodes(&mut self, known: &mut Known, nodes: BTreeMap<[u8; 6], u16>) -> Result<(), Error> {
@@ -253,10 +309,10 @@ impl Work<'_> {
     fn set_homes(
         &mut self,
         known: &mut Known,
-        homes: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+        homes: BTreeSet<(IpAddr, IpAddr)>,
     ) -> Result<(), Error> {
         let name = self.name();
-        let key = |(node, task): &(Ipv4Addr, Ipv4Addr)| [node.octets(), task.octets()].concat();
+        let key = |(node, task): &(IpAddr, IpAddr)| [octets(*node), octets(*task)].concat();
         for home in known.homes.difference(&homes) {
             self.batch(1).delete_element(&name, "homes", &key(home));
             self.commit_when_full()?;
@@ -272,11 +328,11 @@ impl Work<'_> {
     fn set_own(
         &mut self,
         known: &mut Known,
-        own: BTreeMap<(Ipv4Addr, Front), Socket>,
+        own: BTreeMap<(IpAddr, Front), Socket>,
     ) -> Result<(), Error> {
         let name = self.name();
-        let key = |(address, front): &(Ipv4Addr, Front)| {
-            [&address.octets()[..], &front_bytes(*front)].concat()
+        let key = |(address, front): &(IpAddr, Front)| {
+            [&octets(*address)[..], &front_bytes(*front)].concat()
         };
         for (place, socket) in &known.own {
             if own.get(place) != Some(socket) {
@@ -285,7 +341,12 @@ impl Work<'_> {
         }
         for (place, socket) in &own {
             if known.own.get(place) != Some(socket) {
-                self.batch(1).add_element(&name, "own", &key(place), &socket_bytes(*socket));
+                self.batch(1).add_element(
+                    &name,
+                    "own",
+                    &key(place),
+                    &socket_bytes(socket.0, socket.1),
+                );
             }
         }
         known.own = own;
@@ -295,17 +356,24 @@ impl Work<'_> {
     fn set_fronts(
         &mut self,
         known: &mut Known,
-        fronts: BTreeMap<Front, BTreeSet<Socket>>,
+        fronts: &BTreeMap<Front, BTreeSet<Socket>>,
+        sticky: &BTreeSet<Front>,
     ) -> Result<(), Error> {
         let touched: BTreeSet<_> = known.fronts.keys().chain(fronts.keys()).copied().collect();
-        let nobody = BTreeSet::new();
+        let own = known.own.iter().map(|((task, front), socket)| ((*front, *socket), *task));
+        let names: BTreeMap<_, _> = own.filter(|((front, _), _)| sticky.contains(front)).collect();
         for front in touched {
-            let old = known.fronts.remove(&front).unwrap_or_default();
-            let next = slots(&old, fronts.get(&front).unwrap_or(&nobody));
-            self.set_front(front, &old, &next, &mut known.balancing);
-            if !next.is_empty() {
-                known.fronts.insert(front, next);
-            }
+            let old = known.fronts.remove(&front);
+            let next = fronts.get(&front).map(|to| match sticky.contains(&front) {
+                true => Slots { is_sticky: true, sockets: shared(front, to, &names) },
+                false => {
+                    let known = old.as_ref().filter(|old| !old.is_sticky);
+                    let known = known.map(|old| &old.sockets[..]).unwrap_or_default();
+                    Slots { is_sticky: false, sockets: slots(known, to) }
+                }
+            });
+            self.set_front(front, old.as_ref(), next.as_ref(), &mut known.balancing);
+            known.fronts.extend(next.map(|next| (front, next)));
             self.commit_when_full()?;
         }
         Ok(())
@@ -314,42 +382,68 @@ impl Work<'_> {
     fn set_front(
         &mut self,
         front: Front,
-        old: &[Socket],
-        next: &[Socket],
-        balancing: &mut BTreeSet<usize>,
+        old: Option<&Slots>,
+        next: Option<&Slots>,
+        balancing: &mut BTreeSet<(bool, usize)>,
     ) {
         if old == next {
             return;
         }
-        let name = self.name();
+        let (name, family) = (self.name(), self.table.family);
         let key = front_bytes(front);
+        let is_unserved = |slots: Option<&Slots>| slots.is_some_and(|it| it.sockets.is_empty());
+        if is_unserved(old) {
+            self.batch(1).delete_element(&name, "unserved", &key);
+        }
+        if is_unserved(next) {
+            self.batch(1).add_member(&name, "unserved", &key);
+        }
+        let nobody = Slots::default();
+        let (old, next) = (old.unwrap_or(&nobody), next.unwrap_or(&nobody));
+        let (from, to) = (old.chain(), next.chain());
         let slot_key = |slot: usize| {
             let slot = u32::try_from(slot).expect("far fewer backends than 2^32");
             [&key[..], &slot.to_ne_bytes()].concat()
         };
-        let batch = self.batch(old.len().max(next.len()) + 2);
-        let is_same_count = old.len() == next.len();
-        if !old.is_empty() && !is_same_count {
+        let batch = self.batch(old.sockets.len().max(next.sockets.len()) + 2);
+        if from.is_some() && from != to {
             batch.delete_element(&name, "fronts", &key);
         }
-        for (slot, socket) in old.iter().enumerate() {
-            if next.get(slot) != Some(socket) {
+        let is_looped = family == Family::Ipv6 && from.is_some() != to.is_some();
+        match to {
+            None if is_looped => batch.delete_element(&name, loopback::SET, &key),
+            Some(_) if is_looped => batch.add_member(&name, loopback::SET, &key),
+            _ => {}
+        }
+        for (slot, socket) in old.sockets.iter().enumerate() {
+            if next.sockets.get(slot) != Some(socket) {
                 batch.delete_element(&name, "backends", &slot_key(slot));
             }
         }
-        for (slot, socket) in next.iter().enumerate() {
-            if old.get(slot) != Some(socket) {
-                batch.add_element(&name, "backends", &slot_key(slot), &socket_bytes(*socket));
+        for (slot, socket) in next.sockets.iter().enumerate() {
+            if old.sockets.get(slot) != Some(socket) {
+                let to = socket_bytes(socket.0, socket.1);
+                batch.add_element(&name, "backends", &slot_key(slot), &to);
             }
         }
-        if !next.is_empty() && !is_same_count {
-            let chain = format!("b{}", next.len());
-            if balancing.insert(next.len()) {
-                add_balancing(batch, &name, &chain, next.len());
+        if let Some(to) = to.filter(|to| from.as_ref() != Some(to)) {
+            if balancing.insert((next.is_sticky, next.sockets.len())) {
+                add_balancing(batch, &name, family, &to, next);
             }
-            batch.add_goto(&name, "fronts", &key, &chain);
+            batch.add_goto(&name, "fronts", &key, &to);
         }
     }
+}
+
+/// Gives each number of clients a backend. Tasks of this node are known to others by the addresses in `names`.
+fn shared(
+    front: Front,
+    sockets: &BTreeSet<Socket>,
+    names: &BTreeMap<(Front, Socket), IpAddr>,
+) -> Vec<Socket> {
+    let name = |socket: &Socket| names.get(&(front, *socket)).copied().unwrap_or(socket.0);
+    let backends: Vec<_> = sockets.iter().map(|socket| (name(socket), *socket)).collect();
+    sticky::share(&backends)
 }
 
 /// Gives each backend a slot. Those that stay keep theirs where that is possible, so that little has to be written.
@@ -381,15 +475,17 @@ fn slots(old: &[Socket], wanted: &BTreeSet<Socket>) -> Vec<Socket> {
     filled
 }
 
-fn add_maps(batch: &mut Batch, table: &str) {
+fn add_maps(batch: &mut Batch, table: &str, family: Family) {
+    let (address, address_bytes) = (family.address_type(), family.bytes());
     let front = [INET_PROTO, INET_SERVICE];
-    let own = [IPV4, INET_PROTO, INET_SERVICE];
+    let own = [address, INET_PROTO, INET_SERVICE];
     let slot = [INET_PROTO, INET_SERVICE, MARK];
-    let socket = concatenation(&[IPV4, INET_SERVICE]);
+    let socket = concatenation(&[address, INET_SERVICE]);
+    let socket_bytes = address_bytes + 4;
     let maps: [(&str, &[u32], usize, u32, usize); 5] = [
         ("fronts", &front, 8, VERDICT, 0),
-        ("backends", &slot, 12, socket, 8),
-        ("own", &own, 12, socket, 8),
+        ("backends", &slot, 12, socket, socket_bytes),
+        ("own", &own, address_bytes + 8, socket, socket_bytes),
         ("came_by", &[ETHER], 6, VERDICT, 0),
         ("go_by", &[MARK], 4, VERDICT, 0),
     ];
@@ -397,11 +493,12 @@ fn add_maps(batch: &mut Batch, table: &str) {
         let key_type = concatenation(key);
         batch.add_map(table, &MapSpec { name, key_type, key_bytes, data_type, data_bytes });
     }
-    batch.add_set(table, "homes", concatenation(&[IPV4, IPV4]), 8);
+    batch.add_set(table, "unserved", concatenation(&front), 8);
+    batch.add_set(table, "homes", concatenation(&[address, address]), 2 * address_bytes);
 }
 
 /// Chains that lead connections to tasks.
-fn add_leading(batch: &mut Batch, table: &str, base: &Base) {
+fn add_leading(batch: &mut Batch, table: &str, family: Family, base: &Base) {
     let first = expression::FIRST_REGISTER;
     let nat = |hook| Some(Hook { kind: "nat", hook, priority: -100 });
     batch.add_chain(table, "published", None);
@@ -411,9 +508,9 @@ fn add_leading(batch: &mut Batch, table: &str, base: &Base) {
     let look_up = [front_key(first), vec![Expression::look_up_verdict("fronts")]];
     batch.add_rule(table, "published", &look_up.concat());
     let own = [
-        vec![Expression::destination_address(first)],
-        front_key(first + 1),
-        vec![Expression::look_up("own"), Expression::DestinationNat],
+        vec![Expression::destination_address_of(family, first)],
+        front_key(first + family.registers()),
+        vec![Expression::look_up("own"), Expression::DestinationNat(family)],
     ];
     batch.add_rule(table, "incoming", &own.concat());
     batch.add_rule(table, "incoming", &expression::accept_goto("published"));
@@ -422,6 +519,22 @@ fn add_leading(batch: &mut Batch, table: &str, base: &Base) {
     let to_this_host = [expression::destination_is_local(), expression::accept_goto("published")];
     batch.add_rule(table, "prerouting", &to_this_host.concat());
     batch.add_rule(table, "output", &to_this_host.concat());
+}
+
+/// Chains that refuse at once what nobody serves. Whoever is led to a task does not pass here.
+fn add_refusing(batch: &mut Batch, table: &str, family: Family) {
+    let hook = Hook { kind: "filter", hook: Hook::INPUT, priority: 0 };
+    batch.add_chain(table, "refused", None);
+    batch.add_chain(table, "input", Some(hook));
+    for rule in expression::refuse(family) {
+        batch.add_rule(table, "refused", &rule);
+    }
+    let unserved = [
+        front_key(expression::FIRST_REGISTER),
+        vec![Expression::Member { set: "unserved", is_member: true }],
+        expression::accept_goto("refused"),
+    ];
+    batch.add_rule(table, "input", &unserved.concat());
 }
 
 /// Chains that remember by which node a connection came, and send its answers back there.
@@ -448,7 +561,7 @@ fn add_marking(batch: &mut Batch, table: &str, base: &Base) {
 }
 
 /// Chains for what leaves by the device, or must not leave.
-fn add_leaving(batch: &mut Batch, table: &str, base: &Base) {
+fn add_leaving(batch: &mut Batch, table: &str, family: Family, base: &Base) {
     let hook = Hook { kind: "filter", hook: Hook::POSTROUTING, priority: -150 };
     batch.add_chain(table, "clamp", Some(hook));
     let by_link = expression::output_link(&base.link, true);
@@ -459,24 +572,22 @@ fn add_leaving(batch: &mut Batch, table: &str, base: &Base) {
     batch.add_chain(table, "leaving", Some(hook));
     let as_this_node = match base.local {
         Some(local) => vec![
-            Expression::Load {
-                register: expression::FIRST_REGISTER,
-                value: local.octets().to_vec(),
-            },
-            Expression::SourceNatAddress,
+            Expression::Load { register: expression::FIRST_REGISTER, value: octets(local) },
+            Expression::SourceNatAddress(family),
         ],
         None => vec![Expression::Masquerade],
     };
-    let loopback = Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8);
-    for subnet in base.inside.iter().chain([&loopback]) {
-        let inside = expression::source_in(subnet.network().octets(), mask_of(*subnet));
+    // IPv6 leaves loopback by another way.
+    let loopback = Some(family.loopback()).filter(|_| family == Family::Ipv4);
+    for subnet in base.inside.iter().chain(&loopback) {
+        let inside = expression::source_in(*subnet);
         batch.add_rule(table, "leaving", &[by_link.clone(), inside, as_this_node.clone()].concat());
     }
     // A node that asks another one for what itself serves: it would not take its own address from outside.
     let first = expression::FIRST_REGISTER;
     let at_home = vec![
-        Expression::source_address(first),
-        Expression::destination_address(first + 1),
+        Expression::source_address_of(family, first),
+        Expression::destination_address_of(family, first + family.registers()),
         Expression::Member { set: "homes", is_member: true },
     ];
     batch.add_rule(table, "leaving", &[by_link, at_home, as_this_node].concat());
@@ -486,26 +597,23 @@ fn add_leaving(batch: &mut Batch, table: &str, base: &Base) {
         let stray = [
             expression::input_link(&base.link),
             expression::output_link(&base.link, false),
-            expression::destination_in(subnet.network().octets(), mask_of(*subnet)),
+            expression::destination_in(*subnet),
             vec![Expression::Drop],
         ];
         batch.add_rule(table, "stray", &stray.concat());
     }
 }
 
-fn add_balancing(batch: &mut Batch, table: &str, chain: &str, backends: usize) {
+fn add_balancing(batch: &mut Batch, table: &str, family: Family, chain: &str, slots: &Slots) {
     let first = expression::FIRST_REGISTER;
-    let modulus = u32::try_from(backends).expect("far fewer backends than 2^32");
+    let modulus = u32::try_from(slots.sockets.len()).expect("far fewer backends than 2^32");
+    let choice = match slots.is_sticky {
+        true => expression::client_number(family, modulus, first + 2),
+        false => vec![Expression::Random { modulus, register: first + 2 }],
+    };
+    let lead = vec![Expression::look_up("backends"), Expression::DestinationNat(family)];
     batch.add_chain(table, chain, None);
-    let choose = [
-        front_key(first),
-        vec![
-            Expression::Random { modulus, register: first + 2 },
-            Expression::look_up("backends"),
-            Expression::DestinationNat,
-        ],
-    ];
-    batch.add_rule(table, chain, &choose.concat());
+    batch.add_rule(table, chain, &[front_key(first), choice, lead].concat());
 }
 
 /// Loads protocol and port, in the order of [`front_bytes`].
@@ -514,18 +622,7 @@ fn front_key(register: u32) -> Vec<Expression> {
 }
 
 fn front_bytes((protocol, port): Front) -> [u8; 8] {
-    let protocol = match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    };
-    let [high, low] = port.to_be_bytes();
-    [protocol, 0, 0, 0, high, low, 0, 0]
-}
-
-fn socket_bytes((address, port): Socket) -> [u8; 8] {
-    let ([a, b, c, d], [high, low]) = (address.octets(), port.to_be_bytes());
-    [a, b, c, d, high, low, 0, 0]
+    port_bytes(protocol, port)
 }
 
 #[cfg(test)]
@@ -533,7 +630,7 @@ mod tests {
     use super::*;
 
     fn sockets(numbers: &[u8]) -> Vec<Socket> {
-        numbers.iter().map(|number| (Ipv4Addr::new(10, 255, 0, *number), 80)).collect()
+        numbers.iter().map(|number| (IpAddr::from([10, 255, 0, *number]), 80)).collect()
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! nf_tables messages: one batch is one transaction (linux/netfilter/nf_tables.h).
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
 use super::expression::{self, Expression};
+use super::{IPV4, IPV6};
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
@@ -45,6 +50,50 @@ impl Family {
         match self {
             Self::Ipv4 => 2,
             Self::Ipv6 => 10,
+        }
+    }
+
+    pub(super) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+
+    /// As `nft` names it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+        }
+    }
+
+    /// The addresses by which a host speaks to itself.
+    pub(super) fn loopback(self) -> IpNet {
+        match self {
+            Self::Ipv4 => IpNet::new_assert(Ipv4Addr::LOCALHOST.into(), 8),
+            Self::Ipv6 => IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
+        }
+    }
+
+    /// The type of its addresses.
+    pub(super) fn address_type(self) -> u32 {
+        match self {
+            Self::Ipv4 => IPV4,
+            Self::Ipv6 => IPV6,
+        }
+    }
+
+    /// Registers of 32 bits that an address takes.
+    pub(super) fn registers(self) -> u32 {
+        match self {
+            Self::Ipv4 => 1,
+            Self::Ipv6 => 4,
+        }
+    }
+
+    /// Bytes of an address.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::Ipv4 => 4,
+            Self::Ipv6 => 16,
         }
     }
 }

@@ -4,8 +4,10 @@
     reason = "rustix has no netfilter netlink options; two setsockopt calls are made by hand"
 )]
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Mutex;
 
 use super::message::{Batch, Family};
 use crate::Error;
@@ -17,10 +19,26 @@ const NETLINK_CAP_ACK: i32 = 10;
 /// Room for a whole transaction in the socket: 500 elements of a few hundred bytes, many times over.
 const BUFFER_BYTES: i32 = 8 << 20;
 
+/// The addresses of all sockets of this process: what is told of changes names who made them.
+static OWN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
 #[derive(Debug)]
 pub(super) struct Socket {
     fd: OwnedFd,
     sequence: u32,
+    /// The kernel's number for the socket.
+    port: u32,
+}
+
+/// Whether the socket with that number is one of this process.
+pub(super) fn is_own(port: u32) -> bool {
+    OWN.lock().expect("nothing panics while it is held").contains(&port)
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        OWN.lock().expect("nothing panics while it is held").remove(&self.port);
+    }
 }
 
 impl Socket {
@@ -34,7 +52,9 @@ impl Socket {
         }
         // SAFETY: the descriptor was just made and belongs to nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let socket = Self { fd, sequence: 1 };
+        let port = bind_anywhere(&fd)?;
+        OWN.lock().expect("nothing panics while it is held").insert(port);
+        let socket = Self { fd, sequence: 1, port };
         // Errors then do not carry the whole batch back.
         socket.set_option(SOL_NETLINK, NETLINK_CAP_ACK, 1)?;
         socket.set_option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER_BYTES)?;
@@ -119,6 +139,23 @@ impl Socket {
             }
         }
     }
+}
+
+/// Has the kernel give the socket a number; answers with it.
+fn bind_anywhere(fd: &OwnedFd) -> io::Result<u32> {
+    // SAFETY: an address of zeros is valid.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = u16::try_from(libc::AF_NETLINK).expect("a small number");
+    let mut length = u32::try_from(size_of::<libc::sockaddr_nl>()).expect("a small structure");
+    let place = (&raw mut address).cast();
+    // SAFETY: `place` and `length` describe `address`, which lives through both calls.
+    let bound = unsafe {
+        match libc::bind(fd.as_raw_fd(), place, length) {
+            0 => libc::getsockname(fd.as_raw_fd(), place, &raw mut length),
+            failed => failed,
+        }
+    };
+    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(address.nl_pid) }
 }
 
 /// Takes the messages of one datagram; true when the answer is complete.

@@ -1,4 +1,4 @@
-//! Hears when somebody takes tables, chains or rules of ours away, as `nft flush ruleset` does.
+//! Hears when somebody else takes tables, chains or rules of ours away, as `nft flush ruleset` does.
 #![allow(unsafe_code, reason = "rustix joins no netlink groups; one bind call is made by hand")]
 
 use std::io;
@@ -10,6 +10,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvFlags, recv};
 
 use super::list::parts;
+use super::socket::is_own;
 
 const NETLINK_NETFILTER: i32 = 12;
 /// `1 << (NFNLGRP_NFTABLES - 1)`.
@@ -90,7 +91,8 @@ impl Watch {
                 kind == 1 && table.starts_with(self.prefix.as_bytes())
             });
             let takes_away = kind >> 8 == NFNL_SUBSYS_NFTABLES && REMOVALS.contains(&(kind & 0xff));
-            if is_ours && takes_away {
+            let by = u32::from_ne_bytes([header[12], header[13], header[14], header[15]]);
+            if is_ours && takes_away && !is_own(by) {
                 return true;
             }
             bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();

@@ -28,7 +28,7 @@ const VXLAN_INDEX: u32 = 3;
 /// What IPv4, UDP, VXLAN and the inner Ethernet header take.
 const OVERHEAD: u32 = 50;
 /// The same over IPv6, as within tunnels.
-const OVERHEAD_V6: u32 = 70;
+pub(crate) const OVERHEAD_V6: u32 = 70;
 
 /// A container of the network.
 #[derive(Clone, Copy, Debug)]
@@ -417,7 +417,7 @@ pub(super) fn link_name(container: &str) -> String {
 }
 
 /// A socket that belongs to the namespace at `path`, wherever it is used.
-pub(super) fn inside(path: &Path) -> Result<Netlink, Error> {
+pub(crate) fn inside(path: &Path) -> Result<Netlink, Error> {
     namespace::within(path, || Netlink::open().map_err(Error::kernel("open a netlink socket")))
 }
 

@@ -71,7 +71,21 @@ pub struct Peer {
 }
 
 /// Virtual addresses and the tasks behind them.
-pub type Services = BTreeMap<IpAddr, BTreeSet<IpAddr>>;
+pub type Services = BTreeMap<IpAddr, Backends>;
+
+/// The tasks behind a virtual address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    pub tasks: BTreeSet<IpAddr>,
+    /// Whether connections from one address go to one task, as long as it is there.
+    pub is_sticky: bool,
+}
+
+impl FromIterator<IpAddr> for Backends {
+    fn from_iter<T: IntoIterator<Item = IpAddr>>(tasks: T) -> Self {
+        Self { tasks: tasks.into_iter().collect(), is_sticky: false }
+    }
+}
 
 /// What is known of addresses from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +128,21 @@ pub trait Namer: std::fmt::Debug + Send + Sync {
 
     /// A network of this host is gone.
     fn forget_network(&self, network: &str);
+
+    /// What is wrong with the answers that these containers get, all that there are. `ask` puts questions to 127.0.0.11 from
+    /// within a container. Called on a thread that may block.
+    fn faults(&self, askers: &[Asker<'_>], ask: AskWithin<'_>) -> Vec<NameFault>;
+}
+
+/// Puts questions from within a container, and answers with what came back to each, in order.
+pub type AskWithin<'a> = &'a dyn Fn(&str, &[Vec<u8>]) -> Result<Vec<Vec<u8>>, Error>;
+
+/// What is wrong with the answers to questions for names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameFault {
+    /// Whose server it is, where making it anew may help.
+    pub container: Option<String>,
+    pub problem: String,
 }
 
 /// A container that asks for names.
@@ -124,6 +153,15 @@ pub struct Asker<'a> {
     pub networks: &'a [String],
     /// The servers to be asked for the world's names; none leaves it to those of this host.
     pub servers: &'a [IpAddr],
+}
+
+/// [`Asker`], and where it is.
+#[derive(Debug)]
+pub(crate) struct Questioner {
+    pub(crate) container: String,
+    pub(crate) netns: PathBuf,
+    pub(crate) networks: Vec<String>,
+    pub(crate) servers: Vec<IpAddr>,
 }
 
 /// Sockets in a container's namespace.
@@ -248,7 +286,7 @@ impl Overlays {
     pub(crate) fn set_services(
         &mut self,
         id: &str,
-        services: Update<BTreeSet<IpAddr>>,
+        services: Update<Backends>,
     ) -> Result<(), Error> {
         let Some(made) = self.made.get_mut(id) else { return Ok(()) };
         let changes = services.changes(&made.services);
@@ -265,6 +303,12 @@ impl Overlays {
             }
         }
         Ok(())
+    }
+
+    /// The namespaces of the containers in a network.
+    pub(crate) fn within(&self, id: &str) -> Vec<PathBuf> {
+        let members = self.members.values().filter(|member| member.is_in(id));
+        members.map(|member| member.netns.clone()).collect()
     }
 
     /// Links the container's namespace to the network. Idempotent.
@@ -435,6 +479,27 @@ impl Overlays {
         Ok(faults.iter().map(|fault| format!("container {container}: {fault}")).collect())
     }
 
+    /// The containers that ask for names here.
+    pub(crate) fn askers(&self) -> Vec<Questioner> {
+        let served = self.members.iter().filter(|(_, member)| member.is_served);
+        let questioner = |(container, member): (&String, &Member)| Questioner {
+            container: container.clone(),
+            netns: member.netns.clone(),
+            networks: member.networks(),
+            servers: member.servers.clone(),
+        };
+        served.map(questioner).collect()
+    }
+
+    /// Has a container's names answered by a server of its own again.
+    pub(crate) fn serve_again(&mut self, container: &str) -> Result<(), Error> {
+        let (Some(namer), Some(member)) = (&self.namer, self.members.get_mut(container)) else {
+            return Ok(());
+        };
+        member.is_served = false;
+        member.answer_names(container, &**namer)
+    }
+
     /// Has names answered from now on, also those of containers that are here already.
     pub(crate) fn set_namer(&mut self, namer: Arc<dyn Namer>) -> Result<(), Error> {
         for (container, member) in &mut self.members {
@@ -541,7 +606,7 @@ fn places<'a>(members: &'a BTreeMap<String, Member>, overlay: &str) -> Vec<Place
 fn tenant(join: &Join) -> Option<Tenant> {
     let addresses: Vec<_> = join.addresses.iter().map(IpNet::addr).collect();
     let mac = link::hardware_address(addresses.iter().copied())?;
-    Some(Tenant { mac, addresses })
+    Some(Tenant { mac, addresses, is_alone: false })
 }
 
 /// The services of all networks a container is in.

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use network::{
-    Asker, LocalNames, LocalNetwork, NameSockets, Namer, Network, Plug, PlugRequest, Protocol,
-    PublishedPort,
+    AskWithin, Asker, LocalNames, LocalNetwork, NameFault, NameSockets, Namer, Network, Plug,
+    PlugRequest, Protocol, PublishedPort,
 };
 
 use crate::hosts::{Neighbour, ask, inside, ip, on_a_fresh_host, run, serve};
@@ -111,7 +111,7 @@ fn the_world_is_reached_under_the_hosts_address_and_reaches_only_what_is_publish
             host_ip: None,
             published: 8080,
             target: 80,
-            backends: vec![address],
+            backends: vec![address.into()],
         };
         network.publish("web", vec![port]).await.expect("publishes");
         let this_host = Ipv4Addr::new(192, 0, 2, 1);
@@ -311,6 +311,10 @@ impl Namer for Notes {
 
     fn forget_network(&self, network: &str) {
         self.note(format!("forget network {network}"));
+    }
+
+    fn faults(&self, _: &[Asker<'_>], _: AskWithin<'_>) -> Vec<NameFault> {
+        Vec::new()
     }
 }
 

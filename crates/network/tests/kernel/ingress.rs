@@ -1,17 +1,18 @@
 //! Sentences about the routing mesh, on hosts joined by a switch.
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use network::{DATA_PORT, Ingress, LocalNetwork, PlugRequest, Protocol, Underlay};
+use network::{DATA_PORT, Ingress, LocalNetwork, PlugRequest, Protocol, PublishedPort, Underlay};
 
 use crate::hosts::{Machine, Node, PORT, block_on, inside, ip, run};
+use crate::sctp;
 
 /// The port that every node answers on.
 const PUBLISHED: u16 = 8080;
-const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 /// Hosts 1 and 2 are nodes; a client has 9.
 struct Wire {
@@ -39,6 +40,7 @@ impl Wire {
         });
         machine.run(move || {
             ip(&format!("addr add 10.99.0.{number}/24 dev eth0"));
+            ip(&format!("addr add fd99::{number}/64 dev eth0 nodad"));
             ip("link set eth0 up");
         });
         machine
@@ -51,6 +53,15 @@ impl Wire {
 
 fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 0, number)
+}
+
+/// A node, and where it takes what goes from node to node.
+fn way(number: u8) -> (IpAddr, IpAddr) {
+    (address(number).into(), address(number).into())
+}
+
+fn address_of_ipv6(number: u8) -> IpAddr {
+    Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, number.into()).into()
 }
 
 /// A task: its address in the ingress network, its node, and its socket on the node's bridge.
@@ -77,7 +88,8 @@ impl Node {
         self.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
     }
 
-    fn ask(&self, to: Ipv4Addr) -> Option<String> {
+    fn ask(&self, to: impl Into<IpAddr>) -> Option<String> {
+        let to = to.into();
         self.machine.run(move || ask(to))
     }
 }
@@ -90,8 +102,9 @@ fn ingress_of(own: u8, serving: &[Task], there: &[Task]) -> Ingress {
             local: address(own).into(),
             port: DATA_PORT,
             mtu: None,
+            is_encrypted: false,
         }),
-        nodes: [1, 2].into_iter().filter(|it| *it != own).map(|it| address(it).into()).collect(),
+        nodes: [1, 2].into_iter().filter(|it| *it != own).map(way).collect(),
         ..Ingress::default()
     };
     for task in serving.iter().chain(there) {
@@ -119,7 +132,7 @@ fn ingress_of(own: u8, serving: &[Task], there: &[Task]) -> Ingress {
 /// Answers each line and each datagram with `word` and the caller's address, for as long as the test runs.
 fn serve(netns: &Path, word: &'static str) {
     let (listener, socket) = inside(netns, || {
-        let any = ("0.0.0.0", PORT);
+        let any = ("::", PORT);
         (TcpListener::bind(any).expect("binds"), UdpSocket::bind(any).expect("binds"))
     });
     std::thread::spawn(move || {
@@ -128,7 +141,8 @@ fn serve(netns: &Path, word: &'static str) {
                 let mut bytes = [0; 64 << 10];
                 while stream.read(&mut bytes).is_ok_and(|length| length > 0) {
                     if bytes.contains(&b'\n') {
-                        let _ = stream.write_all(format!("{word} {caller}").as_bytes());
+                        let _ =
+                            stream.write_all(format!("{word} {}", canonical(caller)).as_bytes());
                         bytes.fill(0);
                     }
                 }
@@ -138,14 +152,18 @@ fn serve(netns: &Path, word: &'static str) {
     std::thread::spawn(move || {
         let mut bytes = [0; 2048];
         while let Ok((_, caller)) = socket.recv_from(&mut bytes) {
-            let _ = socket.send_to(format!("{word} {caller}").as_bytes(), caller);
+            let _ = socket.send_to(format!("{word} {}", canonical(caller)).as_bytes(), caller);
         }
     });
 }
 
-fn connect(to: Ipv4Addr) -> Option<TcpStream> {
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn connect(to: impl Into<IpAddr>) -> Option<TcpStream> {
     let stream =
-        TcpStream::connect_timeout(&(to, PUBLISHED).into(), Duration::from_secs(3)).ok()?;
+        TcpStream::connect_timeout(&(to.into(), PUBLISHED).into(), Duration::from_secs(3)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("sets");
     Some(stream)
 }
@@ -158,15 +176,15 @@ fn say(stream: &mut TcpStream, what: &[u8]) -> Option<String> {
 }
 
 /// The word of the task that answers, and whether it saw the caller as the caller sees itself.
-fn ask(to: Ipv4Addr) -> Option<String> {
+fn ask(to: impl Into<IpAddr>) -> Option<String> {
     let mut stream = connect(to)?;
     let answer = say(&mut stream, b"\n")?;
     let own = stream.local_addr().ok()?;
     Some(judged(&answer, own))
 }
 
-fn ask_by_datagram(socket: &UdpSocket, to: Ipv4Addr) -> Option<String> {
-    socket.connect((to, PUBLISHED)).ok()?;
+fn ask_by_datagram(socket: &UdpSocket, to: impl Into<IpAddr>) -> Option<String> {
+    socket.connect((to.into(), PUBLISHED)).ok()?;
     socket.set_read_timeout(Some(Duration::from_secs(3))).ok()?;
     socket.send(b"\n").ok()?;
     let mut answer = [0; 256];
@@ -225,6 +243,37 @@ fn every_node_answers_and_the_task_sees_who_asks() {
 }
 
 #[test]
+fn every_node_answers_over_ipv6_and_the_task_sees_who_asks() {
+    let (_wire, one, two, client, ..) = one_task();
+    for node in [1, 2].map(address_of_ipv6) {
+        assert_eq!(client.run(move || ask(node)).as_deref(), Some("b saw me"), "{node}");
+        let by_datagram = client.run(move || {
+            let socket = UdpSocket::bind("[::]:0").expect("binds");
+            ask_by_datagram(&socket, node)
+        });
+        assert_eq!(by_datagram.as_deref(), Some("b saw me"), "{node}");
+    }
+    let localhost = Ipv6Addr::LOCALHOST;
+    assert_eq!(one.ask(localhost).as_deref(), Some("b saw [fd73:6b65:7000:2::a63:1]"));
+    assert_eq!(one.ask(address_of_ipv6(1)).as_deref(), Some("b saw me"));
+    assert_eq!(one.ask(address_of_ipv6(2)).as_deref(), Some("b saw me"));
+    assert!(two.ask(localhost).is_some_and(|answer| answer.starts_with("b saw [fd73:")));
+    assert_eq!(two.ask(address_of_ipv6(2)).as_deref(), Some("b saw me"));
+}
+
+#[test]
+fn much_passes_both_ways_over_ipv6_too() {
+    let (_wire, _one, _two, client, ..) = one_task();
+    let answer = client.run(|| {
+        let mut stream = connect(address_of_ipv6(1))?;
+        let mut much = vec![b'x'; 4 << 20];
+        much.push(b'\n');
+        say(&mut stream, &much)
+    });
+    assert!(answer.is_some_and(|answer| answer.starts_with("b [fd99::9]:")));
+}
+
+#[test]
 fn containers_reach_every_nodes_ports() {
     let (_wire, one, _two, _client, _task, netns) = one_task();
     let (other, _) = one.container("aaaaaaaaaaaa", 6);
@@ -278,6 +327,18 @@ fn containers_of_other_networks_of_the_host_reach_them_too() {
 }
 
 #[test]
+fn associations_of_sctp_are_led_to_the_task_which_sees_who_asks() {
+    let (_wire, one, _two, client, _task, netns) = one_task();
+    sctp::serve(&netns);
+    for (node, port) in [(1, 40_001), (2, 40_002)] {
+        let front = (address(node), PUBLISHED);
+        let answer = client.run(move || sctp::ask(front, port));
+        assert_eq!(answer, Some((front, address(9))), "{node}");
+    }
+    drop(one);
+}
+
+#[test]
 fn much_passes_both_ways_though_the_way_is_narrower_inside() {
     let (_wire, _one, _two, client, ..) = one_task();
     let answer = client.run(|| {
@@ -303,6 +364,49 @@ fn connections_are_spread_over_the_tasks_of_all_nodes() {
 }
 
 #[test]
+fn a_client_has_the_same_task_by_every_node_where_that_is_asked_for() {
+    let (_wire, one, two, client, task, _) = one_task();
+    let (netns, other) = one.container("aaaaaaaaaaaa", 6);
+    serve(&netns, "a");
+    let set = |node: &Node, serving: &[Task]| {
+        let mut ingress = ingress_of(node.number, serving, &[]);
+        ingress.sticky = ingress.fronts.keys().copied().collect();
+        let network = node.network();
+        node.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+    };
+    client.run(|| {
+        for last in 20..40 {
+            ip(&format!("addr add 10.99.0.{last}/24 dev eth0"));
+        }
+    });
+    let ask_as = |last: u8, node: u8| {
+        client.run(move || {
+            let socket = UdpSocket::bind((address(last), 0)).expect("binds");
+            ask_by_datagram(&socket, address(node)).expect("answered")
+        })
+    };
+    set(&one, &[task, other]);
+    set(&two, &[task, other]);
+    let before: Vec<_> = (20..40).map(|last| ask_as(last, 1)).collect();
+    assert_eq!(before.iter().cloned().collect::<BTreeSet<_>>(), set_of_both(), "both serve");
+    for (last, before) in (20..40).zip(&before) {
+        assert_eq!(&ask_as(last, 2), before, "{last} by the other node");
+        assert_eq!(&ask_as(last, 1), before, "{last} once more");
+    }
+    assert!(client.run(|| seen(10, || ask(address_of_ipv6(1)))).len() == 1);
+    assert_eq!(
+        client.run(|| seen(10, || ask(address_of_ipv6(2)))),
+        client.run(|| seen(1, || ask(address_of_ipv6(1))))
+    );
+    one.set(&[task, other], &[]);
+    assert_eq!(client.run(|| seen(40, || ask(address(1)))).len(), 2, "nobody asked for it");
+}
+
+fn set_of_both() -> BTreeSet<String> {
+    set(&["a saw me", "b saw me"])
+}
+
+#[test]
 fn a_node_that_has_not_heard_of_a_tasks_end_loses_nothing() {
     let (_wire, one, two, client, task, _) = one_task();
     let (netns, other) = one.container("aaaaaaaaaaaa", 6);
@@ -324,10 +428,15 @@ fn a_node_that_has_not_heard_of_a_tasks_end_loses_nothing() {
 
 #[test]
 fn datagrams_do_not_stick_to_a_task_that_is_gone() {
+    do_not_stick("0.0.0.0:0", |node| address(node).into());
+    do_not_stick("[::]:0", address_of_ipv6);
+}
+
+fn do_not_stick(from: &'static str, address: impl Fn(u8) -> IpAddr) {
     let (_wire, one, two, client, task, _) = one_task();
     let (netns, other) = one.container("aaaaaaaaaaaa", 6);
     serve(&netns, "a");
-    let socket = client.run(|| UdpSocket::bind("0.0.0.0:0").expect("binds"));
+    let socket = client.run(move || UdpSocket::bind(from).expect("binds"));
     for via in [1, 2] {
         assert_eq!(ask_by_datagram(&socket, address(via)).as_deref(), Some("b saw me"), "{via}");
         one.set(&[other], &[task]);
@@ -340,6 +449,52 @@ fn datagrams_do_not_stick_to_a_task_that_is_gone() {
         two.set(&[task], &[other]);
         one.set(&[task], &[]);
         two.set(&[task], &[]);
+    }
+}
+
+#[test]
+fn a_port_without_tasks_refuses_at_once() {
+    let (_wire, one, _two, client, task, _) = one_task();
+    let refused = |to: IpAddr| {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let stream = TcpStream::connect_timeout(&(to, PUBLISHED).into(), Duration::from_secs(3));
+        let socket = UdpSocket::bind(any).expect("binds");
+        socket.connect((to, PUBLISHED)).expect("connects");
+        socket.set_read_timeout(Some(Duration::from_secs(3))).expect("sets");
+        socket.send(b"?").expect("sends");
+        let datagram = socket.recv(&mut [0; 8]);
+        [stream.err(), datagram.err()].map(|error| error.map(|error| error.kind()))
+    };
+    let network = one.network();
+    // As a published port of a swarm is.
+    one.machine.run(move || {
+        let kept = PROTOCOLS.map(|protocol| PublishedPort {
+            protocol,
+            host_ip: None,
+            published: PUBLISHED,
+            target: PUBLISHED,
+            backends: Vec::new(),
+        });
+        block_on(network.keep_ports("ingress", kept.to_vec())).expect("keeps")
+    });
+    let mut nobody = ingress_of(1, &[], &[]);
+    nobody.fronts = PROTOCOLS.map(|protocol| ((protocol, PUBLISHED), BTreeSet::new())).into();
+    let set = |ingress| {
+        let network = one.network();
+        one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
+    };
+    for _ in 0..2 {
+        set(nobody.clone());
+        for node in [address(1).into(), address_of_ipv6(1)] {
+            let expected = [Some(std::io::ErrorKind::ConnectionRefused); 2];
+            assert_eq!(client.run(move || refused(node)), expected, "{node}");
+        }
+        let localhost = Ipv6Addr::LOCALHOST.into();
+        assert!(one.machine.run(move || refused(localhost)).iter().all(Option::is_some));
+        set(ingress_of(1, &[task], &[]));
+        for node in [address(1).into(), address_of_ipv6(1)] {
+            assert_eq!(client.run(move || ask(node)).as_deref(), Some("b saw me"), "{node}");
+        }
     }
 }
 
@@ -385,7 +540,7 @@ fn a_node_that_left_the_swarm_is_forgotten_and_its_number_is_used_again() {
     let (_wire, one, _two, client, task, _) = one_task();
     let with = |others: &[u8]| {
         let mut ingress = ingress_of(1, &[task], &[]);
-        ingress.nodes.extend(others.iter().map(|other| IpAddr::from(address(*other))));
+        ingress.nodes.extend(others.iter().map(|other| way(*other)));
         let network = one.network();
         one.machine.run(move || block_on(network.set_ingress(ingress)).expect("sets"));
         one.machine.run(|| {

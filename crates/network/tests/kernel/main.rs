@@ -5,3 +5,4 @@ mod hosts;
 mod ingress;
 mod overlay;
 mod ports;
+mod sctp;

@@ -1,16 +1,18 @@
 //! Sentences about networks of the swarm, each on hosts of its own joined by a wire.
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use network::{
-    Asker, DATA_PORT, Join, LocalNames, NameSockets, Namer, Network, Overlay, Peer, Services,
-    Update,
+    AskWithin, Asker, Backends, DATA_PORT, Join, LocalNames, NameFault, NameSockets, Namer,
+    Network, Overlay, Peer, Services, Update,
 };
 
 use crate::hosts::{Machine, Node, PORT, ask, block_on, inside, ip, serve};
+use crate::sctp;
 
 /// The last part of the service's addresses.
 const VIP: u8 = 100;
@@ -104,6 +106,10 @@ impl Namer for Silent {
     fn tell(&self, _: LocalNames) {}
 
     fn forget_network(&self, _: &str) {}
+
+    fn faults(&self, _: &[Asker<'_>], _: AskWithin<'_>) -> Vec<NameFault> {
+        Vec::new()
+    }
 }
 
 /// Tells who asks in datagrams what they said.
@@ -127,6 +133,10 @@ impl Namer for Echo {
     fn tell(&self, _: LocalNames) {}
 
     fn forget_network(&self, _: &str) {}
+
+    fn faults(&self, _: &[Asker<'_>], _: AskWithin<'_>) -> Vec<NameFault> {
+        Vec::new()
+    }
 }
 
 /// Two hosts with a wire between them.
@@ -198,7 +208,7 @@ fn a_change_of_one_service_leaves_the_others_as_they_are() {
     one.services(&[12]);
     let other = ipv4(VIP + 1);
     let change = |address: IpAddr, backend: Option<u8>| {
-        let part = [(address, backend.map(|last| BTreeSet::from([ipv4(last)])))];
+        let part = [(address, backend.map(|last| Backends::from_iter([ipv4(last)])))];
         let update = Update::Part(part.into());
         one.run(async move |network| network.set_services("blue", update).await.expect("sets"));
     };
@@ -211,6 +221,136 @@ fn a_change_of_one_service_leaves_the_others_as_they_are() {
     assert_eq!((answers(ipv4(VIP)), answers(other)), (Some("c".into()), None));
     let faults = one.run(async move |network| network.audit(false).await);
     assert_eq!(faults, Vec::<String>::new(), "the tables are as they should be");
+}
+
+#[test]
+fn a_client_stays_with_its_task_where_that_is_asked_for() {
+    let (one, _two) = two_hosts();
+    let names = ["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc", "dddddddddddddddd"];
+    let clients = [11, 12, 13, 14].map(|last| one.container(names[usize::from(last - 11)], last));
+    for (client, name) in clients.iter().zip(names) {
+        serve(client, name);
+    }
+    let serving = |backends: &[u8], is_sticky| {
+        let all = |address: fn(u8) -> IpAddr| {
+            let tasks = backends.iter().map(|last| address(*last)).collect();
+            Backends { tasks, is_sticky }
+        };
+        let services = [(ipv4(VIP), all(ipv4)), (ipv6(VIP), all(ipv6))].into();
+        let update = Update::Whole(services);
+        one.run(async move |network| network.set_services("blue", update).await.expect("sets"));
+    };
+    let answer =
+        |client: &Path, address| ask_from(client, address).expect("answered")[..1].to_owned();
+    for address in [ipv4(VIP), ipv6(VIP)] {
+        serving(&[11, 12, 13, 14], true);
+        let before: Vec<_> = clients.iter().map(|client| answer(client, address)).collect();
+        for (client, before) in clients.iter().zip(&before) {
+            let again: BTreeSet<_> = (0..10).map(|_| answer(client, address)).collect();
+            assert_eq!(again, [before.clone()].into(), "{address}");
+        }
+        serving(&[11, 12, 13], true);
+        for (client, before) in clients.iter().zip(&before).filter(|(_, before)| **before != "d") {
+            assert_eq!(&answer(client, address), before, "{address}: its task is there still");
+        }
+        serving(&[11, 12, 13], false);
+        let any: BTreeSet<_> = (0..40).map(|_| answer(&clients[0], address)).collect();
+        assert_eq!(any.len(), 3, "{address}: nobody asked for it");
+    }
+    let faults = one.run(async move |network| network.audit(false).await);
+    assert_eq!(faults, Vec::<String>::new(), "the tables are as they should be");
+}
+
+#[test]
+fn a_virtual_address_without_tasks_refuses_at_once() {
+    let (one, two) = two_hosts();
+    let (a, b) = (one.container("aaaaaaaaaaaaaaaa", 11), two.container("bbbbbbbbbbbbbbbb", 12));
+    one.peers(&[(12, &two)]);
+    two.peers(&[(11, &one)]);
+    serve(&b, "b");
+    for backends in [&[][..], &[12], &[]] {
+        one.services(backends);
+        for address in [ipv4(VIP), ipv6(VIP)] {
+            let answer = inside(&a, || ask(address, PORT));
+            match backends.is_empty() {
+                true => assert_eq!(answer.expect_err("nobody").kind(), REFUSED),
+                false => assert!(answer.is_ok(), "{address}"),
+            }
+            let datagram = inside(&a, || datagrams(address).and_then(|socket| asked(&socket)));
+            if backends.is_empty() {
+                // What the kernel calls it where the sender itself is told.
+                let told = [REFUSED, io::ErrorKind::PermissionDenied];
+                assert!(told.contains(&datagram.expect_err("nobody").kind()), "{address}");
+            }
+        }
+    }
+}
+
+#[test]
+fn associations_of_sctp_are_led_by_virtual_addresses_too() {
+    let (one, two) = two_hosts();
+    let (a, b) = (one.container("aaaaaaaaaaaaaaaa", 11), two.container("bbbbbbbbbbbbbbbb", 12));
+    one.peers(&[(12, &two)]);
+    two.peers(&[(11, &one)]);
+    one.services(&[12]);
+    sctp::serve(&b);
+    let (IpAddr::V4(virtual_ip), IpAddr::V4(own)) = (ipv4(VIP), ipv4(11)) else {
+        panic!("of IPv4");
+    };
+    let answer = inside(&a, || sctp::ask((virtual_ip, PORT), 40_001));
+    assert_eq!(answer, Some(((virtual_ip, PORT), own)));
+}
+
+#[test]
+fn datagrams_to_a_virtual_address_do_not_stick_to_a_task_that_is_gone() {
+    let (one, two) = two_hosts();
+    let (a, b) = (one.container("aaaaaaaaaaaaaaaa", 11), two.container("bbbbbbbbbbbbbbbb", 12));
+    let c = one.container("cccccccccccccccc", 13);
+    one.peers(&[(12, &two)]);
+    two.peers(&[(11, &one), (13, &one)]);
+    answer_datagrams(&b, "b");
+    answer_datagrams(&c, "c");
+    let forget = |last| {
+        let gone = [ipv4(last), ipv6(last)].into();
+        one.run(async move |network| network.forget("blue", gone).await.expect("forgets"));
+    };
+    for address in [ipv4(VIP), ipv6(VIP)] {
+        one.services(&[12]);
+        let socket = inside(&a, || datagrams(address)).expect("connects");
+        let asked = || asked(&socket).expect("answered");
+        assert_eq!(asked(), "b");
+        one.services(&[13]);
+        assert_eq!(asked(), "b", "drains");
+        forget(12);
+        assert_eq!(asked(), "c", "{address} goes on with another");
+    }
+}
+
+const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
+fn datagrams(to: IpAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.connect((to, PORT))?;
+    Ok(socket)
+}
+
+fn asked(socket: &UdpSocket) -> io::Result<String> {
+    socket.send(b"?")?;
+    let mut answer = [0; 64];
+    let length = socket.recv(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+/// Answers each datagram with `word`, for as long as the test runs.
+fn answer_datagrams(netns: &Path, word: &'static str) {
+    let socket = inside(netns, || UdpSocket::bind(("::", PORT)).expect("binds"));
+    std::thread::spawn(move || {
+        while let Ok((_, caller)) = socket.recv_from(&mut [0; 64]) {
+            let _ = socket.send_to(word.as_bytes(), caller);
+        }
+    });
 }
 
 #[test]

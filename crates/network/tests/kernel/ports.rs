@@ -1,7 +1,7 @@
 //! Sentences about containers in the default network and the ports they publish.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use network::{Endpoint, Protocol, PublishedPort};
@@ -14,7 +14,7 @@ fn tcp(published: u16, backends: &[&Endpoint]) -> PublishedPort {
         host_ip: None,
         published,
         target: 80,
-        backends: backends.iter().map(|endpoint| endpoint.address).collect(),
+        backends: backends.iter().map(|endpoint| endpoint.address.into()).collect(),
     }
 }
 
@@ -78,6 +78,63 @@ fn a_published_port_answers_on_loopback_and_to_containers_themselves() {
         assert!(own.starts_with("one "), "a container reaches itself by its published port");
         network.publish("web", vec![]).await.unwrap();
         assert!(ask(Ipv4Addr::LOCALHOST, 8080).is_err(), "withdrawn");
+        network.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_published_port_answers_over_ipv6_and_the_container_sees_the_client() {
+    on_a_fresh_host(async |host| {
+        let network = host.network().await;
+        let one = network.connect("aaaa1").await.unwrap();
+        serve(&one.netns, "one");
+        network.publish("web", vec![tcp(8080, &[&one])]).await.unwrap();
+        let client = Neighbour::new();
+        ip("addr add fd99::1/64 dev wire nodad");
+        inside(&client.netns, || ip("addr add fd99::2/64 dev far nodad"));
+        let this_host: Ipv6Addr = "fd99::1".parse().unwrap();
+        assert_eq!(inside(&client.netns, || ask(this_host, 8080)).unwrap(), "one fd99::2");
+        assert!(ask(Ipv6Addr::LOCALHOST, 8080).unwrap().starts_with("one fd73:"));
+        assert_eq!(ask(this_host, 8080).unwrap(), "one fd99::1");
+        let own = inside(&one.netns, || ask(this_host, 8080)).unwrap();
+        assert!(own.starts_with("one fd73:"), "a container reaches itself by its published port");
+        // Past the port, and out to the world, there is no way.
+        let address = inside(&one.netns, || ip("-6 -o addr show scope global"));
+        let address = address.split_whitespace().find_map(|it| it.strip_suffix("/112")).unwrap();
+        let address: Ipv6Addr = address.parse().unwrap();
+        inside(&client.netns, || ip("-6 route add fd73::/16 via fd99::1"));
+        assert!(inside(&client.netns, || ask(address, 80)).is_err());
+        let out = inside(&one.netns, || ask("fd99::2".parse::<Ipv6Addr>().unwrap(), 80));
+        assert_eq!(out.expect_err("refused").kind(), std::io::ErrorKind::NetworkUnreachable);
+        network.publish("web", vec![]).await.unwrap();
+        assert!(ask(Ipv6Addr::LOCALHOST, 8080).is_err(), "withdrawn");
+        network.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_port_on_the_addresses_of_one_version_of_ip_is_not_on_the_others() {
+    on_a_fresh_host(async |host| {
+        let network = host.network().await;
+        let one = network.connect("aaaa1").await.unwrap();
+        serve(&one.netns, "one");
+        let (of_ipv4, of_ipv6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+        for (host_ip, expected) in [
+            (None, [true, true]),
+            (Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), [true, false]),
+            (Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)), [false, true]),
+            (Some(of_ipv6.into()), [false, true]),
+        ] {
+            let port = PublishedPort { host_ip, ..tcp(8080, &[&one]) };
+            network.publish("web", vec![]).await.unwrap();
+            network.publish("web", vec![port]).await.unwrap();
+            let answered = [ask(of_ipv4, 8080).is_ok(), ask(of_ipv6, 8080).is_ok()];
+            assert_eq!(answered, expected, "{host_ip:?}");
+        }
+        let process = TcpListener::bind((of_ipv6, 9090)).unwrap();
+        let error = network.publish("other", vec![tcp(9090, &[&one])]).await.expect_err("held");
+        assert_eq!(error.to_string(), "listen tcp6 [::]:9090: bind: address already in use");
+        drop(process);
         network.close().await.unwrap();
     });
 }

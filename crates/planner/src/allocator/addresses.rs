@@ -34,6 +34,20 @@ impl AddressesInUse {
         is_freed
     }
 
+    /// All that are given in `snapshot`.
+    pub(crate) fn all(snapshot: &Snapshot) -> Self {
+        let mut used = Self::default();
+        for (network, address) in everything(snapshot).flat_map(|object| held(&object)) {
+            used.0.entry(network).or_default().insert(address);
+        }
+        used
+    }
+
+    /// Whether nobody can be given a place in the network any more.
+    pub(crate) fn is_used_up(&self, network: &Network) -> bool {
+        self.choose(network, 0).is_none()
+    }
+
     pub(crate) fn take(&mut self, network: NetworkId, addresses: &[IpNet]) {
         self.0.entry(network).or_default().extend(addresses.iter().map(IpNet::addr));
     }
@@ -64,6 +78,13 @@ impl AddressesInUse {
         }
         Some(addresses)
     }
+}
+
+/// Whatever may hold addresses.
+fn everything(snapshot: &Snapshot) -> impl Iterator<Item = Object> {
+    let tasks = snapshot.tasks().cloned().map(Object::Task);
+    let services = snapshot.services().cloned().map(Object::Service);
+    tasks.chain(services).chain(snapshot.attachments().cloned().map(Object::Attachment))
 }
 
 /// What an object holds. A task lets go when it has ended.
@@ -111,10 +132,7 @@ pub fn choose_for_container(
     wanted: Option<IpAddr>,
 ) -> Result<Vec<IpNet>, NoPlace> {
     let mut used = AddressesInUse::default();
-    let tasks = snapshot.tasks().cloned().map(Object::Task);
-    let services = snapshot.services().cloned().map(Object::Service);
-    let attachments = snapshot.attachments().cloned().map(Object::Attachment);
-    for object in tasks.chain(services).chain(attachments) {
+    for object in everything(snapshot) {
         let here = held(&object).into_iter().filter(|(held_in, _)| *held_in == network.id);
         used.0.entry(network.id).or_default().extend(here.map(|(_, address)| address));
     }
@@ -168,7 +186,7 @@ fn address(number: u128, is_ipv4: bool) -> IpAddr {
 }
 
 /// The networks of the cluster among `attachments`; names that every node has for itself are left out.
-fn joined<'a>(
+pub(crate) fn joined<'a>(
     snapshot: &'a Snapshot,
     attachments: &'a [Attachment],
 ) -> impl Iterator<Item = (&'a Attachment, Option<&'a Arc<Network>>)> {
@@ -183,7 +201,7 @@ fn ingress<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<Option<&'a A
     publishes(service).then(|| snapshot.networks().find(|network| network.spec.is_ingress))
 }
 
-fn publishes(service: &Service) -> bool {
+pub(crate) fn publishes(service: &Service) -> bool {
     let mut ports = service.spec.endpoint.iter().flat_map(|endpoint| &endpoint.ports);
     ports.any(|port| port.mode == PublishMode::Ingress)
 }
@@ -194,14 +212,15 @@ pub(crate) fn needs_other_networks(event: &Event) -> bool {
     publishes(&event.before) != publishes(&event.after)
 }
 
-/// Gives tasks that have a node, and whose service publishes ports only since then, addresses for them.
+/// Gives tasks that have a node, and whose service publishes ports only since then, addresses for them; false where none is
+/// left for some.
 pub(crate) fn allocate_ingress(
     draft: &mut Draft,
     used: &mut AddressesInUse,
     service: &Arc<Service>,
-) {
+) -> bool {
     let Some(Some(network)) = ingress(draft, service).map(|network| network.cloned()) else {
-        return;
+        return true;
     };
     let lacks = |task: &&Arc<Task>| {
         task.node.is_some()
@@ -210,10 +229,11 @@ pub(crate) fn allocate_ingress(
     };
     let tasks: Vec<_> = draft.tasks_of(service.id).filter(lacks).cloned().collect();
     for task in tasks {
-        let Some(addresses) = used.choose(&network, task.id.bits()) else { return };
+        let Some(addresses) = used.choose(&network, task.id.bits()) else { return false };
         used.take(network.id, &addresses);
         draft.update_task(&task, |task| task.networks.push(place(&network, addresses)));
     }
+    true
 }
 
 fn place(network: &Network, addresses: Vec<IpNet>) -> TaskNetwork {
@@ -254,30 +274,43 @@ fn used_up(network: &Network) -> String {
     format!("no address is left in network {} ({})", network.name(), subnets.join(", "))
 }
 
-/// Brings the service's virtual addresses in line with its networks. An address once given stays.
+/// Where the service is to have a virtual address.
+pub(crate) fn networks_with_virtual_ip<'a>(
+    snapshot: &'a Snapshot,
+    service: &'a Service,
+) -> impl Iterator<Item = &'a Arc<Network>> {
+    let mode = service.spec.endpoint.as_ref().map(|endpoint| endpoint.mode).unwrap_or_default();
+    let joined = joined(snapshot, &service.spec.task.networks).filter_map(|(_, network)| network);
+    let all = ingress(snapshot, service).flatten().into_iter().chain(joined);
+    all.filter(move |_| mode == ResolutionMode::Vip)
+}
+
+/// Brings the service's virtual addresses in line with its networks. An address once given stays. False where none is left
+/// in some network.
 pub(crate) fn allocate_virtual_ips(
     draft: &mut Draft,
     used: &mut AddressesInUse,
     service: &Arc<Service>,
-) {
-    let mode = service.spec.endpoint.as_ref().map(|endpoint| endpoint.mode).unwrap_or_default();
+) -> bool {
     let mut given = Vec::new();
-    if mode == ResolutionMode::Vip {
-        let joined = joined(draft, &service.spec.task.networks).filter_map(|(_, network)| network);
-        for network in ingress(draft, service).flatten().into_iter().chain(joined) {
-            let is_here = |it: &&VirtualIp| it.network == network.id;
-            let kept: Vec<_> = service.endpoint.virtual_ips.iter().filter(is_here).collect();
-            if !kept.is_empty() {
-                given.extend(kept.into_iter().cloned());
-                continue;
-            }
-            let addresses = used.choose(network, service.id.bits()).unwrap_or_default();
-            used.take(network.id, &addresses);
-            let network = network.id;
-            given.extend(addresses.into_iter().map(|address| VirtualIp { network, address }));
+    let mut has_all = true;
+    for network in networks_with_virtual_ip(draft, service) {
+        let is_here = |it: &&VirtualIp| it.network == network.id;
+        let kept: Vec<_> = service.endpoint.virtual_ips.iter().filter(is_here).collect();
+        if !kept.is_empty() {
+            given.extend(kept.into_iter().cloned());
+            continue;
         }
+        let Some(addresses) = used.choose(network, service.id.bits()) else {
+            has_all = false;
+            continue;
+        };
+        used.take(network.id, &addresses);
+        let network = network.id;
+        given.extend(addresses.into_iter().map(|address| VirtualIp { network, address }));
     }
     if given != service.endpoint.virtual_ips {
         draft.update_service(service, |service| service.endpoint.virtual_ips = given);
     }
+    has_all
 }

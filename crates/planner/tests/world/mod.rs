@@ -10,15 +10,19 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use planner::Planner;
 use planner::check::check;
 use planner::services;
 use store::{ChangeSet, Draft, Key, Snapshot, apply};
-use types::network::{Network, NetworkSpec, Subnet};
+use types::network::{ContainerAttachment, Network, NetworkSpec, Subnet};
 use types::node::{Availability, Description, NodeSpec, NodeState, NodeStatus};
 use types::resources::{Requirements, Resources};
 use types::service::Mode;
-use types::{Meta, NetworkId, Node, NodeId, ServiceId, ServiceSpec, Task, TaskState, Timestamp};
+use types::{
+    Meta, NetworkId, Node, NodeId, ServiceId, ServiceSpec, Task, TaskId, TaskState, Timestamp,
+};
 
 pub struct World {
     pub snapshot: Snapshot,
@@ -53,6 +57,9 @@ impl World {
     pub fn with_nodes(count: u128) -> Self {
         let mut world = Self::default();
         world.write(|draft| draft.put(ingress()));
+        for number in 1..=3 {
+            world.add_network(number);
+        }
         for number in 1..=count {
             world.add_node(number);
         }
@@ -80,6 +87,16 @@ impl World {
         self.write(|draft| draft.put(node));
     }
 
+    /// Removes a node with what its containers have, as control does.
+    pub fn remove_node(&mut self, number: u128) {
+        let id = node_id(number);
+        let held: Vec<_> = self.snapshot.attachments_on(id).map(|held| held.id).collect();
+        self.write(|draft| {
+            held.into_iter().for_each(|id| draft.delete(Key::Attachment(id)));
+            draft.delete(Key::Node(id));
+        });
+    }
+
     pub fn node(&mut self, number: u128, change: impl FnOnce(&mut Node)) {
         if let Some(node) = self.snapshot.node(node_id(number)).cloned() {
             self.write(|draft| draft.update_node(&node, change));
@@ -101,6 +118,90 @@ impl World {
 
     pub fn replicas(&mut self, number: u128, replicas: u64) {
         self.service(number, |spec| spec.mode = Mode::Replicated { replicas });
+    }
+
+    /// Makes a network, as control does: the first has room for five, the second has IPv6 too, the third gives few of many.
+    pub fn add_network(&mut self, number: u128) {
+        let (v4, v6, range): (_, Option<&str>, Option<&str>) = match number {
+            1 => ("10.1.0.0/29", None, None),
+            2 => ("10.2.0.0/24", Some("fd00:2::/64"), None),
+            _ => ("10.3.0.0/16", None, Some("10.3.4.0/29")),
+        };
+        let subnet = |text: &str, range: Option<&str>| {
+            let subnet: IpNet = text.parse().expect("a subnet");
+            let gateway = subnet.hosts().next().expect("a host");
+            Subnet { subnet, gateway, range: range.map(|range| range.parse().expect("a range")) }
+        };
+        let network = Network {
+            id: network_id(number),
+            meta: Meta::default(),
+            spec: NetworkSpec { is_attachable: true, ..NetworkSpec::default() },
+            vni: 4_096 + u32::try_from(number).expect("few"),
+            subnets: std::iter::once(subnet(v4, range))
+                .chain(v6.map(|v6| subnet(v6, None)))
+                .collect(),
+        };
+        if self.snapshot.network(network.id).is_none() {
+            self.write(|draft| draft.put(network));
+        }
+    }
+
+    /// Removes a network that nobody uses, as control does.
+    pub fn remove_network(&mut self, number: u128) {
+        let id = network_id(number);
+        let named = |spec: &ServiceSpec| {
+            spec.task.networks.iter().any(|network| network.target == id.to_string())
+        };
+        let is_used = self.snapshot.services().any(|service| {
+            named(&service.spec)
+                || service.previous.as_ref().is_some_and(|previous| named(&previous.spec))
+        });
+        let has_tasks =
+            self.snapshot.tasks().any(|task| task.networks.iter().any(|place| place.network == id));
+        let is_held = self.snapshot.attachments().any(|attachment| attachment.network == id);
+        if !is_used && !has_tasks && !is_held && self.snapshot.network(id).is_some() {
+            self.write(|draft| draft.delete(Key::Network(id)));
+        }
+    }
+
+    /// Puts a service into the networks whose bits are set, of those that are there.
+    pub fn join_networks(&mut self, number: u128, bits: u8) {
+        let chosen = (1..=3).filter(|network| bits & (1 << (network - 1)) != 0).map(network_id);
+        let known: Vec<_> = chosen.filter(|id| self.snapshot.network(*id).is_some()).collect();
+        self.service(number, |spec| {
+            let attachment = |id: &NetworkId| types::network::Attachment {
+                target: id.to_string(),
+                ..types::network::Attachment::default()
+            };
+            spec.task.networks = known.iter().map(attachment).collect();
+        });
+    }
+
+    /// Gives a plain container a place, as control does.
+    pub fn attach(&mut self, container: u128, network: u128) {
+        let (id, node) = (TaskId::from_random(container), node_id(1 + container % 2));
+        let Some(network) = self.snapshot.network(network_id(network)).cloned() else { return };
+        if self.snapshot.attachment(id).is_some() || self.snapshot.node(node).is_none() {
+            return;
+        }
+        self.ids += 1;
+        let Ok(addresses) = planner::choose_for_container(&self.snapshot, &network, self.ids, None)
+        else {
+            return;
+        };
+        let (meta, container) = (Meta::default(), format!("c{container}"));
+        let (name, aliases, network) = (container.clone(), Vec::new(), network.id);
+        let attachment =
+            ContainerAttachment { id, meta, node, network, container, name, aliases, addresses };
+        self.write(|draft| draft.put(attachment));
+    }
+
+    /// The container has ended.
+    pub fn detach(&mut self, container: u128) {
+        let id = TaskId::from_random(container);
+        if self.snapshot.attachment(id).is_some() {
+            self.write(|draft| draft.delete(Key::Attachment(id)));
+        }
     }
 
     pub fn remove_service(&mut self, number: u128) {
@@ -253,4 +354,8 @@ pub fn node_id(number: u128) -> NodeId {
 pub fn reserve_memory(bytes: i64) -> Option<Requirements> {
     let reservations = Resources { memory_bytes: bytes, ..Resources::default() };
     Some(Requirements { reservations: Some(reservations), ..Requirements::default() })
+}
+
+pub fn network_id(number: u128) -> NetworkId {
+    NetworkId::from_random(number)
 }

@@ -7,6 +7,7 @@ mod forward_states;
 mod one_leader;
 mod one_node_per_task;
 mod order_of_state;
+mod told_networks;
 
 use std::fmt;
 
@@ -17,6 +18,7 @@ pub(crate) use forward_states::check as check_forward;
 pub(crate) use one_leader::OneLeader;
 pub(crate) use one_node_per_task::OneNodePerTask;
 pub(crate) use order_of_state::check as check_order;
+pub(crate) use told_networks::check as check_told;
 
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]

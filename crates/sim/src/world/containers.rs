@@ -23,9 +23,22 @@ impl World {
                     self.report(host, reports.clone());
                     continue;
                 }
-                Deed::Serve { .. } | Deed::Connect(_) | Deed::Leave(_) => continue,
+                Deed::Connect(_) | Deed::Leave(_) | Deed::Serve { .. } => {
+                    self.hear(host, deed);
+                    continue;
+                }
             };
             self.after(pause, Happening::Deed { host, run, deed });
+        }
+    }
+
+    /// Takes note of networks.
+    fn hear(&mut self, host: HostId, deed: Deed) {
+        let Some(daemon) = &mut self.hosts[host].daemon else { return };
+        match deed {
+            Deed::Connect(change) => daemon.told.change(*change),
+            Deed::Leave(network) => daemon.told.leave(network),
+            _ => {}
         }
     }
 

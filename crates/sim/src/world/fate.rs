@@ -14,15 +14,17 @@ use crate::host::Container;
 use crate::invariants::Written;
 use crate::network::HostId;
 use crate::operator::{self, Wanted};
-use crate::plan::{HOSTS, Moment, What};
+use crate::plan::{HOSTS, Moment, Shape, What};
 
 impl World {
     pub(super) fn act(&mut self, what: &What) {
         match *what {
-            What::Service { number, replicas, image, is_start_first } => {
-                self.write_service(number, Mode::Replicated { replicas }, image, is_start_first);
+            What::Service { number, replicas, shape } => {
+                self.write_service(number, Mode::Replicated { replicas }, shape);
             }
-            What::Global { number } => self.write_service(number, Mode::Global, 0, false),
+            What::Global { number } => {
+                self.write_service(number, Mode::Global, Shape::default());
+            }
             What::RemoveService { number } => self.remove_service(number),
             What::Availability { host, word } => {
                 let word = match word {
@@ -100,23 +102,11 @@ impl World {
         self.leader_for(asked)
     }
 
-    pub(super) fn write_service(
-        &mut self,
-        number: u64,
-        mode: Mode,
-        image: u64,
-        is_start_first: bool,
-    ) {
+    pub(super) fn write_service(&mut self, number: u64, mode: Mode, shape: Shape) {
         let Some(leader) = self.asked_leader() else { return };
         self.next_write += 1;
         let write = self.next_write;
-        let wanted = Wanted {
-            name: format!("s{number}"),
-            mode,
-            image: format!("image:{image}"),
-            is_start_first,
-            write,
-        };
+        let wanted = Wanted { name: format!("s{number}"), mode, shape, write };
         let new_id = self.random.id();
         let head = self.member(leader).map(|member| member.state().clone());
         let known = head.and_then(|state| Some(state.service_by_name(&wanted.name)?.id));

@@ -14,6 +14,7 @@ use crate::invariants::{check_forward, check_order};
 use crate::leading::Leading;
 use crate::network::{HostId, Wire};
 use crate::plan::Moment;
+use crate::told::Told;
 
 impl World {
     pub(super) fn member_config(&self, host: HostId, raft_id: u64) -> MemberConfig {
@@ -31,8 +32,8 @@ impl World {
         }
         self.hosts[host].run += 1;
         let run = self.hosts[host].run;
-        let daemon =
-            Daemon { member: None, leading: None, agent: agent::Agent::default(), link: None };
+        let (agent, told) = (agent::Agent::default(), Told::default());
+        let daemon = Daemon { member: None, leading: None, agent, link: None, told };
         self.hosts[host].daemon = Some(daemon);
         if let Some(raft_id) = self.hosts[host].seat {
             self.open_member(host, raft_id);

@@ -19,7 +19,7 @@ use crate::clock::{Clock, Millis};
 use crate::host::{Container, Host};
 use crate::invariants::{
     AcknowledgedWrites, EqualReplicas, OneLeader, OneNodePerTask, Violation, Written,
-    check_converged,
+    check_converged, check_told,
 };
 use crate::network::{HostId, LinkId, Network, Parcel};
 use crate::operator;
@@ -286,6 +286,10 @@ impl World {
             self.hosts.iter().map(|host| (host.node, &host.containers)).collect();
         let outcome = check_converged(&state, &containers);
         self.fail("converged", outcome);
+        let daemons = self.hosts.iter().filter_map(|host| Some((host.node, host.daemon.as_ref()?)));
+        let told: Vec<_> = daemons.map(|(node, daemon)| (node, &daemon.told)).collect();
+        let outcome = check_told(&state, &told);
+        self.fail("told_networks", outcome);
     }
 }
 
