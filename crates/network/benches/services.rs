@@ -11,7 +11,7 @@ use network::{Backends, Config, DATA_PORT, Join, Network, Overlay, Update};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 const SERVICES: u32 = 5_000;
-const BACKENDS: u32 = 10;
+const TASKS: u32 = 10;
 /// Containers of the node that balance over them.
 const CONTAINERS: [u8; 2] = [1, 20];
 /// First address of the network's 10.0.0.0/8.
@@ -24,7 +24,7 @@ fn address(number: u32) -> IpAddr {
 /// Behind the service, beginning with the backend of that number.
 fn backends(service: u32, first: u32) -> Backends {
     let place = |number| address(0x1_0000 + 16 * service + first + number);
-    (0..BACKENDS).map(place).collect()
+    (0..TASKS).map(place).collect()
 }
 
 async fn open(directory: &std::path::Path) -> Network {
