@@ -403,7 +403,10 @@ impl AgentDriver {
             Action::Stop { task, container, grace } => {
                 let drain = self.connector.drain_of(task);
                 tokio::spawn(async move {
-                    tokio::time::sleep(drain).await;
+                    if !drain.is_zero() {
+                        let pid = engine.containers.status(&container).map_or(0, |it| it.pid);
+                        readiness::left_alone(i32::try_from(pid).unwrap_or(0), drain).await;
+                    }
                     let exit = stop(&engine, &container, grace).await;
                     send(&events, Event::Stopped { task, exit }).await;
                 });

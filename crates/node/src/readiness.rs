@@ -1,4 +1,4 @@
-//! When a container that has no health check counts as ready: once it listens.
+//! When a container that has no health check counts as ready: once it listens. And when one that is to stop is left alone.
 //!
 //! A process runs some time before it listens, and whoever is led to it meanwhile is refused. A task is told of as running
 //! only after that, so that an update does not go on, and connections do not come, too early.
@@ -13,6 +13,11 @@ const LISTENS_WITHIN_MAX: Duration = Duration::from_secs(5);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(10);
 
+/// How long nobody has to come to a container that is to stop.
+const ALONE_FOR: Duration = Duration::from_millis(250);
+/// How long somebody may go on coming, before it is told to stop all the same.
+const ALONE_WITHIN_MAX: Duration = Duration::from_secs(4);
+
 /// `TCP_LISTEN` of net/tcp_states.h, as procfs writes it.
 const LISTENS: &str = "0A";
 
@@ -23,6 +28,32 @@ pub(crate) async fn listens(pid: i32, ports: &[u16]) {
     while !listens_now(&process, ports) && Instant::now() < end && process.exists() {
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Waits until nobody opens connections to the process's network any more, and `least` in any case. Other nodes hear of a
+/// task's end in their own time: as long as one of them leads clients there, they come.
+pub(crate) async fn left_alone(pid: i32, least: Duration) {
+    let counters = Path::new("/proc").join(pid.to_string()).join("net/snmp");
+    let opened = || std::fs::read_to_string(&counters).ok().as_deref().and_then(passive_opens);
+    let begin = Instant::now();
+    let (mut seen, mut since) = (opened(), begin);
+    while begin.elapsed() < least
+        || (since.elapsed() < ALONE_FOR && begin.elapsed() < ALONE_WITHIN_MAX)
+    {
+        tokio::time::sleep(POLL).await;
+        let now = opened();
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        }
+    }
+}
+
+/// Connections of TCP that others have opened, by `/proc/PID/net/snmp`: a line of names, and one of numbers.
+fn passive_opens(counters: &str) -> Option<u64> {
+    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let mut pairs = names.split_whitespace().zip(numbers.split_whitespace());
+    pairs.find(|(name, _)| *name == "PassiveOpens")?.1.parse().ok()
 }
 
 fn listens_now(process: &Path, ports: &[u16]) -> bool {
@@ -43,6 +74,16 @@ fn listening_port(line: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_that_others_opened_are_counted() {
+        let counters = "Ip: Forwarding DefaultTTL\nIp: 1 64\n\
+                        Tcp: RtoAlgorithm MaxConn ActiveOpens PassiveOpens\nTcp: 1 -1 3 14\n";
+        assert_eq!(passive_opens(counters), Some(14));
+        assert_eq!(passive_opens("Ip: Forwarding\nIp: 1\n"), None);
+        let own = std::fs::read_to_string("/proc/self/net/snmp").unwrap();
+        assert!(passive_opens(&own).is_some(), "{own}");
+    }
 
     #[test]
     fn only_listening_sockets_count() {
