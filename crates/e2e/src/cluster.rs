@@ -9,6 +9,9 @@ use crate::host::next_name;
 use crate::middle::{Middle, Narrow};
 use crate::{Client, Host, Printed, Wire, images, printed};
 
+/// Audits until what is on its way has to be there. Each takes the daemon a second look where it finds something.
+const AUDITS_MAX: usize = 10;
+
 /// Hosts with a cable to one switch or router. Dropping them removes all.
 #[derive(Debug)]
 pub struct Cluster {
@@ -158,10 +161,17 @@ impl Cluster {
         Wire::look(&Path::new("/run/netns").join(self.middle().namespace()), words, ports)
     }
 
-    /// Asks every host whether its kernel has what its daemon was told, and nothing else. Ours only.
+    /// Asks every host whether its kernel comes to have what its daemon was told, and nothing else. Ours only. The kernel takes
+    /// down links of namespaces that have ended in its own time.
     pub fn audit(&self) {
         for host in self.hosts.iter().filter(|_| crate::is_skep()) {
-            let differences = host.differences();
+            let mut differences = host.differences();
+            for _ in 0..AUDITS_MAX {
+                if differences.is_empty() {
+                    break;
+                }
+                differences = host.differences();
+            }
             assert!(differences.is_empty(), "{}: {differences:#?}", host.hostname());
         }
     }

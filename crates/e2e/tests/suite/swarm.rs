@@ -57,13 +57,9 @@ fn settings_are_updated_and_bad_ones_refused() {
 #[test]
 fn the_node_is_listed_inspected_and_labelled() {
     let host = Host::in_swarm();
-    let row = host.ok(&[
-        "node",
-        "ls",
-        "--format",
-        "{{.Status}} {{.Availability}} {{.ManagerStatus}} {{.Self}}",
-    ]);
-    assert_eq!(row, "Ready Active Leader true");
+    let format = "{{.Status}} {{.Availability}} {{.ManagerStatus}} {{.Self}}";
+    let row = || host.ok(&["node", "ls", "--format", format]);
+    host.until("it is listed as ready", || row() == "Ready Active Leader true");
     host.ok(&["node", "update", "--label-add", "zone=east", &host.node()]);
     assert_eq!(host.ok(&["node", "inspect", "self", "--format", "{{.Spec.Labels.zone}}"]), "east");
     let pretty = host.ok(&["node", "inspect", "--pretty", "self"]);
