@@ -609,6 +609,8 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
 /// Those that load nothing: they change something, or decide.
 fn encode_deed(bytes: &mut Vec<u8>, expression: &Expression) {
     match expression {
+        Expression::SetSourcePort { register } => set_port(bytes, 0, *register),
+        Expression::SetDestinationPort { register } => set_port(bytes, 2, *register),
         Expression::SetNetworkHeader { offset, bytes: length, register } => {
             // No checksum of its own (0), but those of TCP and UDP have the addresses in them.
             let place = [(2, NETWORK_HEADER), (3, *offset), (4, *length), (5, *register)];
@@ -631,34 +633,6 @@ fn encode_deed(bytes: &mut Vec<u8>, expression: &Expression) {
         Expression::Drop => decide(bytes, VERDICT_DROP),
         Expression::Accept => decide(bytes, VERDICT_ACCEPT),
         Expression::Reject(refusal) => encode_refusal(bytes, *refusal),
-        Expression::Load { register, value: loaded } => {
-            number(bytes, 1, *register);
-            value(bytes, 2, loaded);
-        }
-        changing => encode_change(bytes, changing),
-    }
-}
-
-/// Of those that change the packet, or what is kept of it.
-fn encode_change(bytes: &mut Vec<u8>, expression: &Expression) {
-    match expression {
-        Expression::SetSourcePort { register } => set_port(bytes, 0, *register),
-        Expression::SetDestinationPort { register } => set_port(bytes, 2, *register),
-        Expression::SetNetworkHeader { offset, bytes: length, register } => {
-            // No checksum of its own (0), but those of TCP and UDP have the addresses in them.
-            let place = [(2, NETWORK_HEADER), (3, *offset), (4, *length), (5, *register)];
-            numbers(bytes, &place);
-            numbers(bytes, &[(6, 0), (7, 0), (8, CHECKSUM_OF_ADDRESSES)]);
-        }
-        Expression::SetConntrackMark { register } => {
-            numbers(bytes, &[(2, CT_MARK), (4, *register)]);
-        }
-        Expression::SetMark { register } => numbers(bytes, &[(2, META_MARK), (3, *register)]),
-        Expression::SetSegment { register } => {
-            attribute(bytes, 2, &[TCP_OPTION_MAXSEG]);
-            // Two bytes behind kind and length; operation 1 is TCP's options.
-            numbers(bytes, &[(3, 2), (4, 2), (6, 1), (7, *register)]);
-        }
         // Address and port stand in neighbouring registers.
         Expression::DestinationNat(family) => {
             nat(bytes, NAT_DESTINATION, *family);

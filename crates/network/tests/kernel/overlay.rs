@@ -92,32 +92,17 @@ impl Host {
     }
 }
 
-/// Takes questions and answers none.
+/// Tells who asks in datagrams what they said, or takes questions and answers none.
 #[derive(Debug)]
-struct Silent;
-
-impl Namer for Silent {
-    fn serve(&self, _: Asker<'_>, _: NameSockets) {}
-
-    fn change(&self, _: Asker<'_>) {}
-
-    fn forget(&self, _: &str) {}
-
-    fn tell(&self, _: LocalNames) {}
-
-    fn forget_network(&self, _: &str) {}
-
-    fn faults(&self, _: &[Asker<'_>], _: AskWithin<'_>) -> Vec<NameFault> {
-        Vec::new()
-    }
+struct Echo {
+    is_silent: bool,
 }
-
-/// Tells who asks in datagrams what they said.
-#[derive(Debug)]
-struct Echo;
 
 impl Namer for Echo {
     fn serve(&self, _: Asker<'_>, sockets: NameSockets) {
+        if self.is_silent {
+            return;
+        }
         std::thread::spawn(move || {
             let mut buffer = [0; 64];
             while let Ok((length, from)) = sockets.udp.recv_from(&mut buffer) {
@@ -367,7 +352,7 @@ fn another_daemon_takes_over_what_is_there() {
         next.make_overlay(overlay).await.expect("takes over");
         // Nothing changes, so nothing is written: what an earlier daemon wrote is known.
         next.set_peers("blue", Update::Whole(other.into())).await.expect("sets");
-        next.set_namer(Arc::new(Silent)).await.expect("binds in every container");
+        next.set_namer(Arc::new(Echo { is_silent: true })).await.expect("binds in every container");
         next.joined()
     });
     assert_eq!(again.len(), 1);
@@ -381,7 +366,9 @@ fn another_daemon_takes_over_what_is_there() {
 #[test]
 fn questions_for_names_are_led_to_the_daemon_and_a_server_of_users_on_that_port_stays_theirs() {
     let one = Host::new(1);
-    one.run(async |network| network.set_namer(Arc::new(Echo)).await.expect("none is there yet"));
+    one.run(async |network| {
+        network.set_namer(Arc::new(Echo { is_silent: false })).await.expect("none is there yet")
+    });
     let netns = one.container("aaaaaaaaaaaaaaaa", 11);
     let theirs = inside(&netns, || UdpSocket::bind("0.0.0.0:53").expect("the port is free"));
     std::thread::spawn(move || {
