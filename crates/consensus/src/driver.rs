@@ -5,19 +5,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use store::{Event, Key, Snapshot};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use tracing::{error, info, warn};
 use types::Peers;
 
 use crate::Error;
 use crate::handle::{Applied, Leadership};
 use crate::member::{Member, MembershipChange, Output, Ticket};
-use crate::message::{Message, Outgoing, StateTransfer};
+use crate::message::{Message, StateTransfer};
+use crate::wire::{Alarm, Arrival, Wire};
 
 /// One raft tick.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
@@ -36,9 +37,7 @@ pub(crate) enum Command {
     Read { reply: Reply },
     ChangeMembership { change: MembershipChange, reply: Reply },
     TransferLeadership,
-    Step(Message),
     StepSnapshot(Box<(Message, StateTransfer)>),
-    Unreachable(u64),
     SnapshotSent { to: u64, is_delivered: bool },
     SnapshotInterval { entries: u64, kept_old: usize },
     SnapshotDone { index: u64, result: Result<(), Error> },
@@ -54,7 +53,6 @@ pub(crate) struct Outputs {
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) peers: watch::Sender<Peers>,
     pub(crate) is_disk_full: watch::Sender<bool>,
-    pub(crate) outgoing: mpsc::Sender<Outgoing>,
     /// Lets the thread that writes a snapshot report back.
     pub(crate) snapshot_done: SyncSender<Command>,
 }
@@ -64,11 +62,13 @@ pub(crate) struct Driver {
     waiting: HashMap<Ticket, Reply>,
     next_ticket: Ticket,
     outputs: Outputs,
+    wire: Box<dyn Wire>,
+    alarm: Alarm,
 }
 
 impl Driver {
-    pub(crate) fn new(member: Member, outputs: Outputs) -> Self {
-        Self { member, waiting: HashMap::new(), next_ticket: 0, outputs }
+    pub(crate) fn new(member: Member, outputs: Outputs, wire: Box<dyn Wire>, alarm: Alarm) -> Self {
+        Self { member, waiting: HashMap::new(), next_ticket: 0, outputs, wire, alarm }
     }
 
     /// Applies everything known to be agreed, and elects a member that is alone.
@@ -86,20 +86,17 @@ impl Driver {
         let mut last_tick = Instant::now();
         loop {
             let is_alone = self.member.is_alone();
-            let first = if is_alone {
-                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                inbox.recv_timeout(TICK.saturating_sub(last_tick.elapsed()))
-            };
-            match first {
+            let patience = (!is_alone).then(|| TICK.saturating_sub(last_tick.elapsed()));
+            match self.alarm.sleep(&mut *self.wire, inbox, patience) {
                 Ok(command) => {
                     if !self.take(command, inbox) {
                         return;
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {}
             }
+            self.hear();
             // One tick however long it took: a thread that was held up has not been left by its leader.
             if !is_alone && last_tick.elapsed() >= TICK {
                 self.member.tick();
@@ -129,9 +126,7 @@ impl Driver {
                     self.request(reply, |member, ticket| member.change_membership(ticket, change));
                 }
                 Command::TransferLeadership => drop(self.member.transfer_leadership()),
-                Command::Step(message) => self.member.step(message),
                 Command::StepSnapshot(arrived) => self.member.step_snapshot(arrived.0, arrived.1),
-                Command::Unreachable(id) => self.member.report_unreachable(id),
                 Command::SnapshotSent { to, is_delivered } => {
                     self.member.report_snapshot(to, is_delivered);
                 }
@@ -149,6 +144,15 @@ impl Driver {
         true
     }
 
+    /// Takes what other members have sent.
+    fn hear(&mut self) {
+        let Self { member, wire, .. } = self;
+        wire.receive(&mut |arrival| match arrival {
+            Arrival::Message(message) => member.step(message),
+            Arrival::Unreachable(id) => member.report_unreachable(id),
+        });
+    }
+
     fn request(
         &mut self,
         reply: Reply,
@@ -163,10 +167,8 @@ impl Driver {
 
     fn settle(&mut self) -> Result<(), Error> {
         while self.member.has_work() {
-            let outgoing = &self.outputs.outgoing;
-            // What does not fit is lost, as on a network: raft sends it again.
-            let mut send = |message| drop(outgoing.try_send(message));
-            let output = self.member.advance(&mut send)?;
+            let wire = &mut self.wire;
+            let output = self.member.advance(&mut |messages| wire.send(messages))?;
             self.publish(output);
         }
         Ok(())
@@ -206,17 +208,23 @@ impl Driver {
     fn refuse_while_full(&mut self, inbox: &Receiver<Command>) -> bool {
         let until = Instant::now() + FULL_DISK_RETRY;
         loop {
-            match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let found = self.alarm.sleep(&mut *self.wire, inbox, Some(left));
+            // What comes meanwhile is lost: to the others this member is away.
+            self.hear();
+            match found {
                 Ok(Command::Propose { reply, .. } | Command::ChangeMembership { reply, .. }) => {
                     let _ = reply.send(Err(Error::DiskFull));
                 }
                 Ok(Command::Read { reply }) => drop(reply.send(Ok(()))),
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Ok(Command::SnapshotDone { index, .. }) => {
                     let _ = self.member.snapshot_done(index, Err(Error::DiskFull));
                 }
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => return true,
+                Ok(_) | Err(TryRecvError::Empty) => {}
             }
         }
     }
@@ -232,10 +240,6 @@ impl Driver {
         if output.applied.iter().any(concerns_frame) {
             self.outputs.frame.send_modify(|count| *count += 1);
         }
-        for applied in output.applied {
-            // Nobody listening is no failure.
-            let _ = self.outputs.feed.send(applied);
-        }
         if let Some(leadership) = output.leadership {
             let Leadership { is_leader, leader, term } = leadership;
             info!(leader, term, is_leader, "leadership changed");
@@ -246,6 +250,10 @@ impl Driver {
             if let Some(reply) = self.waiting.remove(&ticket) {
                 let _ = reply.send(answer);
             }
+        }
+        for applied in output.applied {
+            // Nobody listening is no failure.
+            let _ = self.outputs.feed.send(applied);
         }
     }
 
@@ -261,10 +269,11 @@ impl Driver {
     /// Writes a snapshot on a thread of its own when the log has grown enough.
     fn snapshot_when_due(&mut self) {
         let Some(job) = self.member.due_snapshot() else { return };
-        let done = self.outputs.snapshot_done.clone();
+        let (done, alarm) = (self.outputs.snapshot_done.clone(), self.alarm.clone());
         let write = move || {
             let (index, result) = job.run();
             let _ = done.send(Command::SnapshotDone { index, result });
+            alarm.wake();
         };
         let thread = std::thread::Builder::new().name("snapshot".into()).spawn(write);
         if thread.is_err() {

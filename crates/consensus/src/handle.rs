@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 use store::{ChangeSet, Event, Snapshot};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use types::Peers;
 use types::limits::{ENTRY_BYTES_MAX, FEED_EVENTS_MAX, PROPOSALS_MAX};
 
@@ -19,7 +19,8 @@ use crate::cipher::DataKey;
 use crate::disk::Folder;
 use crate::driver::{Command, Driver, Outputs, Reply};
 use crate::member::{Member, MemberConfig, MembershipChange};
-use crate::message::{Message, Outgoing, StateTransfer};
+use crate::message::{Message, StateTransfer};
+use crate::wire::{Alarm, Wire};
 
 /// Where the consensus keeps its state, and who it is.
 #[derive(Clone, Debug)]
@@ -55,6 +56,7 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct Consensus {
     commands: SyncSender<Command>,
+    alarm: Alarm,
     state: Arc<ArcSwap<Snapshot>>,
     feed: broadcast::Sender<Applied>,
     frame: watch::Receiver<u64>,
@@ -110,11 +112,11 @@ impl Consensus {
     }
 
     /// Reads log and snapshot and starts the member. Everything known to be agreed is applied when this returns.
-    /// What it has to say to other members goes to `outgoing`; what does not fit there is lost.
+    /// It hears other members and speaks to them by `wire`.
     ///
     /// # Errors
     /// [`Error::Damaged`] and [`Error::DamagedSnapshot`] where the files are not as they were written.
-    pub fn open(config: &Config, outgoing: mpsc::Sender<Outgoing>) -> Result<Self, Error> {
+    pub fn open(config: &Config, wire: Box<dyn Wire>) -> Result<Self, Error> {
         let member = Member::open(&member_config(config)?)?;
         let state = Arc::new(ArcSwap::from_pointee(member.state().clone()));
         let (feed, _) = broadcast::channel(FEED_EVENTS_MAX);
@@ -130,10 +132,10 @@ impl Consensus {
             leadership: leadership_tx,
             peers: peers_tx,
             is_disk_full: full_tx,
-            outgoing,
             snapshot_done: commands.clone(),
         };
-        let mut driver = Driver::new(member, outputs);
+        let alarm = Alarm::new(wire.bell());
+        let mut driver = Driver::new(member, outputs, wire, alarm.clone());
         driver.start()?;
         let thread = std::thread::Builder::new()
             .name("consensus".into())
@@ -145,6 +147,7 @@ impl Consensus {
             })?;
         Ok(Self {
             commands,
+            alarm,
             state,
             feed,
             frame,
@@ -200,6 +203,7 @@ impl Consensus {
     /// Ends the member after what was begun is done; blocks until it has ended.
     pub fn stop(&self) {
         let _ = self.commands.send(Command::Stop);
+        self.alarm.wake();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
@@ -228,7 +232,7 @@ impl Consensus {
 
     fn request(&self, command: impl FnOnce(Reply) -> Command) -> Proposal {
         let (reply, answer) = oneshot::channel();
-        if let Err(refused) = self.commands.try_send(command(reply)) {
+        if let Err(refused) = self.queue(command(reply)) {
             let (command, error) = match refused {
                 TrySendError::Full(command) => (command, Error::Busy(PROPOSALS_MAX)),
                 TrySendError::Disconnected(command) => (command, Error::Stopped),
@@ -243,34 +247,30 @@ impl Consensus {
         Proposal(answer)
     }
 
-    /// Hands leadership to another member, if this one leads and there is one that can.
-    pub fn transfer_leadership(&self) {
-        let _ = self.commands.try_send(Command::TransferLeadership);
+    fn queue(&self, command: Command) -> Result<(), TrySendError<Command>> {
+        self.commands.try_send(command)?;
+        self.alarm.wake();
+        Ok(())
     }
 
-    /// Takes another member's message. What does not fit is lost: raft sends it again.
-    pub fn step(&self, message: Message) {
-        let _ = self.commands.try_send(Command::Step(message));
+    /// Hands leadership to another member, if this one leads and there is one that can.
+    pub fn transfer_leadership(&self) {
+        let _ = self.queue(Command::TransferLeadership);
     }
 
     /// Takes the leader's whole state.
     pub fn step_snapshot(&self, message: Message, state: StateTransfer) {
-        let _ = self.commands.try_send(Command::StepSnapshot(Box::new((message, state))));
-    }
-
-    /// A message to `raft_id` could not be delivered.
-    pub fn report_unreachable(&self, raft_id: u64) {
-        let _ = self.commands.try_send(Command::Unreachable(raft_id));
+        let _ = self.queue(Command::StepSnapshot(Box::new((message, state))));
     }
 
     /// A state was delivered to `to`, or not.
     pub fn report_snapshot(&self, to: u64, is_delivered: bool) {
-        let _ = self.commands.try_send(Command::SnapshotSent { to, is_delivered });
+        let _ = self.queue(Command::SnapshotSent { to, is_delivered });
     }
 
     /// How many log entries may follow the newest snapshot before the next is taken, and how many older ones are kept.
     pub fn set_snapshot_interval(&self, entries: u64, kept_old: usize) {
-        let _ = self.commands.try_send(Command::SnapshotInterval { entries, kept_old });
+        let _ = self.queue(Command::SnapshotInterval { entries, kept_old });
     }
 }
 

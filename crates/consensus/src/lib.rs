@@ -20,6 +20,7 @@ mod reads;
 mod sealed;
 mod snapshot_file;
 mod wal;
+mod wire;
 
 use std::io;
 use std::path::PathBuf;
@@ -29,10 +30,11 @@ pub use cipher::DataKey;
 pub use disk::{Disk, DiskFile, Folder};
 pub use handle::{Applied, Config, Consensus, Leadership, Proposal};
 pub use member::{
-    ELECTION_TICKS, Member, MemberConfig, MembershipChange, Output, SnapshotJob, Ticket,
+    ELECTION_TICKS, Member, MemberConfig, MembershipChange, Output, Send, SnapshotJob, Ticket,
 };
 pub use message::{Message, NotAMessage, Outgoing, StateTransfer};
 pub use wal::Corruption;
+pub use wire::{Arrival, Bell, Wire};
 
 /// Why the log could not be opened or a proposal was not agreed to.
 #[derive(Debug, thiserror::Error)]

@@ -51,6 +51,9 @@ const MESSAGES_IN_FLIGHT_MAX: usize = 256;
 /// Names a request in [`Output::answers`].
 pub type Ticket = u64;
 
+/// What takes messages that belong together: they leave before the member goes on.
+pub type Send<'a> = dyn FnMut(Vec<Outgoing>) + 'a;
+
 /// A step of the membership. One is made at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembershipChange {
@@ -515,7 +518,7 @@ impl Member {
     /// # Errors
     /// When the log cannot be written. After [`Error::is_disk_full`] it may be called again; after any other error
     /// the member must not be used any more: nothing it would say could be trusted.
-    pub fn advance(&mut self, send: &mut dyn FnMut(Outgoing)) -> Result<Output, Error> {
+    pub fn advance(&mut self, send: &mut Send<'_>) -> Result<Output, Error> {
         let mut output = Output::default();
         if !self.is_stuck() {
             self.ask_reads();
@@ -572,7 +575,7 @@ impl Member {
         snapshot_file::save(&*self.disk, &self.key, stored, self.kept_old)
     }
 
-    fn finish(&mut self, mut ready: Ready, send: &mut dyn FnMut(Outgoing), output: &mut Output) {
+    fn finish(&mut self, mut ready: Ready, send: &mut Send<'_>, output: &mut Output) {
         if *ready.snapshot() != raft::eraftpb::Snapshot::default() {
             self.install(output);
         }
@@ -619,18 +622,19 @@ impl Member {
         });
     }
 
-    fn send(&self, messages: Vec<raft::eraftpb::Message>, send: &mut dyn FnMut(Outgoing)) {
-        for message in messages {
+    fn send(&self, messages: Vec<raft::eraftpb::Message>, send: &mut Send<'_>) {
+        let with_state = |message| {
             let message = Message(message);
-            let mut state = None;
-            if message.is_snapshot() {
-                let index = message.0.get_snapshot().get_metadata().index;
-                state = self.node.store().offered(index).map(StateTransfer);
-                if state.is_none() {
-                    continue;
-                }
+            if !message.is_snapshot() {
+                return Some(Outgoing { message, state: None });
             }
-            send(Outgoing { message, state });
+            let index = message.0.get_snapshot().get_metadata().index;
+            let state = self.node.store().offered(index).map(StateTransfer)?;
+            Some(Outgoing { message, state: Some(state) })
+        };
+        let messages: Vec<_> = messages.into_iter().filter_map(with_state).collect();
+        if !messages.is_empty() {
+            send(messages);
         }
     }
 

@@ -1,9 +1,10 @@
 //! Nothing acknowledged is lost, and nothing needs more than the files to come back.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
-use consensus::{Config, Consensus, DataKey, Error};
+use consensus::{Arrival, Bell, Config, Consensus, DataKey, Error, Outgoing, Wire};
 use store::{ChangeSet, Draft, Snapshot, apply};
 use types::{Meta, Service, ServiceId, ServiceSpec, Timestamp};
 
@@ -12,9 +13,41 @@ fn config(directory: &Path) -> Config {
 }
 
 fn open(config: &Config) -> Result<Consensus, Error> {
-    // Nobody to talk to: what is said may be lost.
-    let (outgoing, _) = tokio::sync::mpsc::channel(1);
-    Consensus::open(config, outgoing)
+    Consensus::open(config, Box::new(Nobody::default()))
+}
+
+/// Nobody to talk to: what is said may be lost.
+#[derive(Debug, Default)]
+struct Nobody(Arc<Doorbell>);
+
+#[derive(Debug, Default)]
+struct Doorbell {
+    has_rung: Mutex<bool>,
+    rang: Condvar,
+}
+
+impl Bell for Doorbell {
+    fn ring(&self) {
+        *self.has_rung.lock().expect("a flag") = true;
+        self.rang.notify_one();
+    }
+}
+
+impl Wire for Nobody {
+    fn bell(&self) -> Arc<dyn Bell> {
+        self.0.clone()
+    }
+
+    fn wait(&mut self, patience: Option<Duration>) {
+        let silent = self.0.has_rung.lock().expect("a flag");
+        let patience = patience.unwrap_or(Duration::MAX);
+        let waited = self.0.rang.wait_timeout_while(silent, patience, |has_rung| !*has_rung);
+        *waited.expect("a flag").0 = false;
+    }
+
+    fn receive(&mut self, _: &mut dyn FnMut(Arrival)) {}
+
+    fn send(&mut self, _: Vec<Outgoing>) {}
 }
 
 fn create(snapshot: &Snapshot, number: u128) -> ChangeSet {

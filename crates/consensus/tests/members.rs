@@ -95,7 +95,7 @@ impl Cluster {
             for (id, member) in &mut self.members {
                 while member.has_work() {
                     is_quiet = false;
-                    let output = member.advance(&mut |message| self.network.push_back(message));
+                    let output = member.advance(&mut |messages| self.network.extend(messages));
                     let answers = output.expect("writes").answers.into_iter();
                     self.answers.extend(answers.map(|(ticket, answer)| ((*id, ticket), answer)));
                 }

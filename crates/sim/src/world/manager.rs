@@ -100,7 +100,7 @@ impl World {
             if !member.has_work() {
                 break;
             }
-            let output = member.advance(&mut |outgoing| sent.push(outgoing));
+            let output = member.advance(&mut |messages| sent.extend(messages));
             let has_voted = sent.iter().any(|outgoing| outgoing.message.gives_vote());
             for outgoing in sent {
                 self.send_raft(host, outgoing);
