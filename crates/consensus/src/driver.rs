@@ -4,19 +4,17 @@
 //! committed, answer those who wait. Group commit follows from the order.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use store::{Event, Key, Snapshot};
+use store::{Event, Key};
 use tokio::sync::{broadcast, oneshot, watch};
 use tracing::{error, info, warn};
 use types::Peers;
 
 use crate::Error;
 use crate::handle::{Applied, Leadership};
-use crate::member::{Member, MembershipChange, Output, Ticket};
+use crate::member::{Member, MembershipChange, Offer, Output, Ticket};
 use crate::message::{Message, StateTransfer};
 use crate::wire::{Alarm, Arrival, Wire};
 
@@ -33,7 +31,7 @@ pub(crate) type Reply = oneshot::Sender<Result<(), Error>>;
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    Propose { data: Vec<u8>, reply: Reply },
+    Propose { offer: Box<Offer>, reply: Reply },
     Read { reply: Reply },
     ChangeMembership { change: MembershipChange, reply: Reply },
     TransferLeadership,
@@ -47,7 +45,6 @@ pub(crate) enum Command {
 /// Where the driver's results go.
 #[derive(Debug)]
 pub(crate) struct Outputs {
-    pub(crate) state: Arc<ArcSwap<Snapshot>>,
     pub(crate) feed: broadcast::Sender<Applied>,
     pub(crate) frame: watch::Sender<u64>,
     pub(crate) leadership: watch::Sender<Leadership>,
@@ -76,7 +73,6 @@ impl Driver {
         self.settle()?;
         self.member.campaign_alone()?;
         self.settle()?;
-        self.outputs.state.store(Arc::new(self.member.state().clone()));
         self.outputs.peers.send_replace(self.member.peers());
         Ok(())
     }
@@ -115,8 +111,8 @@ impl Driver {
         let waiting = std::iter::from_fn(|| inbox.try_recv().ok()).take(COMMANDS_PER_TURN);
         for command in std::iter::once(first).chain(waiting) {
             match command {
-                Command::Propose { data, reply } => {
-                    self.request(reply, |member, ticket| member.propose(ticket, data));
+                Command::Propose { offer, reply } => {
+                    self.request(reply, |member, ticket| member.propose(ticket, *offer));
                 }
                 Command::Read { reply } => self.request(reply, |member, ticket| {
                     member.read_index(ticket);
@@ -230,10 +226,6 @@ impl Driver {
     }
 
     fn publish(&mut self, output: Output) {
-        if !output.applied.is_empty() {
-            // Published before anybody hears of it or is answered: who is told of a change must find it in the state.
-            self.outputs.state.store(Arc::new(self.member.state().clone()));
-        }
         if output.is_membership_changed {
             self.note_peers();
         }

@@ -8,17 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwap;
 use store::{ChangeSet, Event, Snapshot};
 use tokio::sync::{broadcast, oneshot, watch};
 use types::Peers;
-use types::limits::{ENTRY_BYTES_MAX, FEED_EVENTS_MAX, PROPOSALS_MAX};
+use types::limits::{FEED_EVENTS_MAX, PROPOSALS_MAX};
 
 use crate::Error;
 use crate::cipher::DataKey;
 use crate::disk::Folder;
 use crate::driver::{Command, Driver, Outputs, Reply};
-use crate::member::{Member, MemberConfig, MembershipChange};
+use crate::live::Live;
+use crate::member::{Member, MemberConfig, MembershipChange, Offer};
 use crate::message::{Message, StateTransfer};
 use crate::wire::{Alarm, Wire};
 
@@ -45,8 +45,8 @@ pub struct Leadership {
 /// One change set that became part of the state.
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// The state with it.
-    pub snapshot: Snapshot,
+    /// The state with it, where that is wanted: see [`MemberConfig::tells_states`].
+    pub state: Option<Snapshot>,
     pub events: Arc<[Event]>,
     /// The state was replaced as a whole: what changed is not told.
     pub is_reset: bool,
@@ -57,7 +57,7 @@ pub struct Applied {
 pub struct Consensus {
     commands: SyncSender<Command>,
     alarm: Alarm,
-    state: Arc<ArcSwap<Snapshot>>,
+    state: Live,
     feed: broadcast::Sender<Applied>,
     frame: watch::Receiver<u64>,
     leadership: watch::Receiver<Leadership>,
@@ -92,6 +92,7 @@ fn member_config(config: &Config) -> Result<MemberConfig, Error> {
         raft_id: config.raft_id,
         key: config.key.clone(),
         seed: u64::from_le_bytes(seed),
+        tells_states: false,
     })
 }
 
@@ -118,7 +119,7 @@ impl Consensus {
     /// [`Error::Damaged`] and [`Error::DamagedSnapshot`] where the files are not as they were written.
     pub fn open(config: &Config, wire: Box<dyn Wire>) -> Result<Self, Error> {
         let member = Member::open(&member_config(config)?)?;
-        let state = Arc::new(ArcSwap::from_pointee(member.state().clone()));
+        let state = member.live();
         let (feed, _) = broadcast::channel(FEED_EVENTS_MAX);
         let (frame_tx, frame) = watch::channel(0);
         let (leadership_tx, leadership) = watch::channel(Leadership::default());
@@ -126,7 +127,6 @@ impl Consensus {
         let (full_tx, is_disk_full) = watch::channel(false);
         let (commands, inbox) = sync_channel(PROPOSALS_MAX);
         let outputs = Outputs {
-            state: state.clone(),
             feed: feed.clone(),
             frame: frame_tx,
             leadership: leadership_tx,
@@ -160,7 +160,12 @@ impl Consensus {
 
     /// The newest applied state.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.state.load_full()
+        self.state.copy()
+    }
+
+    /// The sequence of the newest applied state.
+    pub fn sequence(&self) -> u64 {
+        self.state.sequence()
     }
 
     /// Waits until [`Consensus::snapshot`] holds every write that was answered anywhere before this call.
@@ -211,15 +216,15 @@ impl Consensus {
     }
 
     /// Offers `set` for agreement. Proposals of one caller are agreed to in the order of the calls.
-    pub fn propose(&self, set: &ChangeSet) -> Proposal {
-        let data = rmp_serde::to_vec_named(set).expect("a change set is plain data");
-        if data.len() > ENTRY_BYTES_MAX {
-            let (reply, answer) = oneshot::channel();
-            let _ =
-                reply.send(Err(Error::EntryTooLarge { bytes: data.len(), limit: ENTRY_BYTES_MAX }));
-            return Proposal(answer);
+    pub fn propose(&self, set: ChangeSet) -> Proposal {
+        match Offer::new(set) {
+            Ok(offer) => self.request(|reply| Command::Propose { offer: Box::new(offer), reply }),
+            Err(error) => {
+                let (reply, answer) = oneshot::channel();
+                let _ = reply.send(Err(error));
+                Proposal(answer)
+            }
         }
-        self.request(|reply| Command::Propose { data, reply })
     }
 
     /// Adds, promotes or removes a member.

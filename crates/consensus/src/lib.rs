@@ -12,6 +12,7 @@ mod driver;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handle;
+mod live;
 mod log;
 mod member;
 mod message;
@@ -30,7 +31,8 @@ pub use cipher::DataKey;
 pub use disk::{Disk, DiskFile, Folder};
 pub use handle::{Applied, Config, Consensus, Leadership, Proposal};
 pub use member::{
-    ELECTION_TICKS, Member, MemberConfig, MembershipChange, Output, Send, SnapshotJob, Ticket,
+    ELECTION_TICKS, Member, MemberConfig, MembershipChange, Offer, Output, Send, SnapshotJob,
+    Ticket,
 };
 pub use message::{Message, NotAMessage, Outgoing, StateTransfer};
 pub use wal::Corruption;

@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState, MessageType};
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};
-use store::{ChangeSet, Snapshot, apply};
+use store::{ChangeSet, Event, Snapshot, apply_to};
 use tracing::{debug, info};
 use types::Peers;
+use types::limits::ENTRY_BYTES_MAX;
 
 use crate::cipher::DataKey;
 use crate::disk::Disk;
 use crate::handle::{Applied, Leadership};
+use crate::live::Live;
 use crate::log::{Log, to_batch};
 use crate::message::{Message, Outgoing, StateTransfer};
 use crate::random::Random;
@@ -73,6 +75,35 @@ pub struct MemberConfig {
     pub key: DataKey,
     /// Decides how long it waits before elections.
     pub seed: u64,
+    /// Whether [`Output::applied`] has the state after each change set, for who compares them. It costs copies.
+    pub tells_states: bool,
+}
+
+/// A change set in the form in which it is agreed to.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    data: Vec<u8>,
+    set: ChangeSet,
+}
+
+impl Offer {
+    /// # Errors
+    /// [`Error::EntryTooLarge`].
+    pub fn new(set: ChangeSet) -> Result<Self, Error> {
+        let data = rmp_serde::to_vec_named(&set).expect("a change set is plain data");
+        match data.len() <= ENTRY_BYTES_MAX {
+            true => Ok(Self { data, set }),
+            false => Err(Error::EntryTooLarge { bytes: data.len(), limit: ENTRY_BYTES_MAX }),
+        }
+    }
+}
+
+/// A proposal of this member that is not agreed to yet.
+struct Waiting {
+    term: u64,
+    ticket: Ticket,
+    /// What the entry says, so that it need not be read again. None for changes of the membership.
+    set: Option<ChangeSet>,
 }
 
 /// What one [`Member::advance`] brought about.
@@ -107,14 +138,15 @@ pub struct Member {
     key: DataKey,
     node: RawNode<Log>,
     wal: Wal,
-    state: Snapshot,
+    state: Live,
+    tells_states: bool,
     applied: u64,
     snapshot_index: u64,
     snapshot_interval: u64,
     kept_old: usize,
     snapshot_running: bool,
-    /// Proposals of ours: the entry's index, its term, who waits for it.
-    waiting: BTreeMap<u64, (u64, Ticket)>,
+    /// Proposals of ours by the entry's index.
+    waiting: BTreeMap<u64, Waiting>,
     reads: Reads,
     /// A state received with the message that raft is thinking about.
     incoming: Option<StoredSnapshot>,
@@ -181,7 +213,7 @@ impl Member {
         for entry in entries {
             member.applied = entry.index;
             if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
-                let _ = member.apply_one(&entry, &mut output.applied);
+                let _ = member.apply_one(read(&entry), &mut output.applied);
             }
         }
         // One past the log: the file of the state that is there keeps its place until this one is whole.
@@ -189,7 +221,7 @@ impl Member {
         let term = member.node.store().hard_state.term;
         let voters = vec![config.raft_id];
         let alone =
-            StoredSnapshot { index, term, voters, learners: Vec::new(), state: member.state };
+            StoredSnapshot { index, term, voters, learners: Vec::new(), state: member.state() };
         let replaced =
             crate::wal::Batch { hard_state: None, entries: Vec::new(), replaced_by: Some(index) };
         member.wal.append(&replaced)?;
@@ -211,9 +243,9 @@ impl Member {
             .ok_or_else(|| Error::NotBootstrapped { path: disk.path("") })?;
         let (wal, batches) = Wal::open(disk.clone(), &config.key)?;
         let conf_state = (stored.voters.clone(), stored.learners.clone()).into();
-        let mut log = Log::new(stored.index, stored.term, conf_state);
+        let state = Live::new(stored.state);
+        let mut log = Log::new((stored.index, stored.term), conf_state, state.clone());
         log.replay(batches);
-        log.set_applied(stored.clone());
         let raft_config = raft::Config {
             id: config.raft_id,
             election_tick: ELECTION_TICKS,
@@ -238,7 +270,8 @@ impl Member {
             wal,
             applied: stored.index,
             snapshot_index: stored.index,
-            state: stored.state,
+            state,
+            tells_states: config.tells_states,
             snapshot_interval: SNAPSHOT_INTERVAL,
             kept_old: 0,
             snapshot_running: false,
@@ -261,8 +294,12 @@ impl Member {
     }
 
     /// The newest applied state.
-    pub fn state(&self) -> &Snapshot {
-        &self.state
+    pub fn state(&self) -> Snapshot {
+        Snapshot::clone(&self.state.copy())
+    }
+
+    pub(crate) fn live(&self) -> Live {
+        self.state.clone()
     }
 
     /// Raft's index of the newest applied entry.
@@ -324,14 +361,27 @@ impl Member {
     ///
     /// # Errors
     /// [`Error::NotLeader`], [`Error::NoLeader`], [`Error::DiskFull`].
-    pub fn propose(&mut self, ticket: Ticket, data: Vec<u8>) -> Result<(), Error> {
+    pub fn propose(&mut self, ticket: Ticket, offer: Offer) -> Result<(), Error> {
         self.must_lead()?;
-        match self.node.propose(Vec::new(), data) {
-            Ok(()) => drop(self.waiting.insert(self.last_index(), (self.term(), ticket))),
-            Err(raft::Error::ProposalDropped) => return Err(Error::NoLeader),
-            Err(error) => return Err(error.into()),
+        let proposed = self.node.propose(Vec::new(), offer.data);
+        self.proposed(proposed, ticket, Some(offer.set))
+    }
+
+    fn proposed(
+        &mut self,
+        proposed: raft::Result<()>,
+        ticket: Ticket,
+        set: Option<ChangeSet>,
+    ) -> Result<(), Error> {
+        match proposed {
+            Ok(()) => {
+                let waiting = Waiting { term: self.term(), ticket, set };
+                self.waiting.insert(self.last_index(), waiting);
+                Ok(())
+            }
+            Err(raft::Error::ProposalDropped) => Err(Error::NoLeader),
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
     /// Asks for the point in the log that every write answered so far is before; the answer comes when it is applied.
@@ -375,12 +425,8 @@ impl Member {
         };
         let mut conf_change = ConfChange { node_id: id, ..ConfChange::default() };
         conf_change.set_change_type(kind);
-        match self.node.propose_conf_change(Vec::new(), conf_change) {
-            Ok(()) => drop(self.waiting.insert(self.last_index(), (self.term(), ticket))),
-            Err(raft::Error::ProposalDropped) => return Err(Error::NoLeader),
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
+        let proposed = self.node.propose_conf_change(Vec::new(), conf_change);
+        self.proposed(proposed, ticket, None)
     }
 
     /// Asks the reachable voter that is furthest to lead in this one's place; false when there is none, or this one
@@ -611,15 +657,11 @@ impl Member {
         let conf_state = (stored.voters.clone(), stored.learners.clone()).into();
         let log = self.node.mut_store();
         log.reset(stored.index, stored.term, conf_state);
-        log.set_applied(stored.clone());
+        log.set_applied((stored.index, stored.term));
         (self.applied, self.snapshot_index) = (stored.index, stored.index);
-        self.state = stored.state;
+        self.state.change(|state| *state = stored.state);
         output.is_membership_changed = true;
-        output.applied.push(Applied {
-            snapshot: self.state.clone(),
-            events: Arc::from([]),
-            is_reset: true,
-        });
+        output.applied.push(self.news(Arc::from([]), true));
     }
 
     fn send(&self, messages: Vec<raft::eraftpb::Message>, send: &mut Send<'_>) {
@@ -653,7 +695,7 @@ impl Member {
             let lost = std::mem::take(&mut self.waiting);
             output
                 .answers
-                .extend(lost.into_values().map(|(_, ticket)| (ticket, Err(Error::LostLeadership))));
+                .extend(lost.into_values().map(|lost| (lost.ticket, Err(Error::LostLeadership))));
         }
         if now.is_leader {
             // Followers do not hear each other: everyone is given the time to speak.
@@ -675,37 +717,39 @@ impl Member {
         let Some(last) = entries.last().map(|entry| (entry.index, entry.term)) else { return };
         for entry in entries {
             self.applied = entry.index;
+            let waiting = self.waiting.remove(&entry.index);
+            let (own, others) = match waiting {
+                Some(waiting) if waiting.term == entry.term => (Some(waiting), None),
+                waiting => (None, waiting),
+            };
+            // Its place was taken by another leader's entry.
+            let lost = others.map(|waiting| (waiting.ticket, Err(Error::LostLeadership)));
+            output.answers.extend(lost);
+            let (ticket, set) = own.map_or((None, None), |own| (Some(own.ticket), own.set));
             let outcome = match entry.get_entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
-                EntryType::EntryNormal => self.apply_one(&entry, &mut output.applied),
+                EntryType::EntryNormal => {
+                    let set = set.unwrap_or_else(|| read(&entry));
+                    self.apply_one(set, &mut output.applied)
+                }
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                     output.is_membership_changed = true;
                     self.apply_membership(&entry)
                 }
             };
-            let Some((term, ticket)) = self.waiting.remove(&entry.index) else { continue };
-            let outcome = if term == entry.term { outcome } else { Err(Error::LostLeadership) };
-            output.answers.push((ticket, outcome));
+            output.answers.extend(ticket.map(|ticket| (ticket, outcome)));
         }
-        let conf = self.node.raft.prs().conf().to_conf_state();
-        let (index, term) = last;
-        self.node.mut_store().set_applied(StoredSnapshot {
-            index,
-            term,
-            voters: conf.voters,
-            learners: conf.learners,
-            state: self.state.clone(),
-        });
+        self.node.mut_store().set_applied(last);
     }
 
-    fn apply_one(&mut self, entry: &Entry, news: &mut Vec<Applied>) -> Result<(), Error> {
-        let set: ChangeSet = rmp_serde::from_slice(&entry.data)
-            .expect("entries are written by `propose` and sealed against change");
-        let (next, events) = apply(&self.state, &set)?;
-        self.state = next;
-        let snapshot = self.state.clone();
-        news.push(Applied { snapshot, events: events.into(), is_reset: false });
+    fn apply_one(&mut self, set: ChangeSet, news: &mut Vec<Applied>) -> Result<(), Error> {
+        let events = self.state.change(|state| apply_to(state, set))?;
+        news.push(self.news(events.into(), false));
         Ok(())
+    }
+
+    fn news(&self, events: Arc<[Event]>, is_reset: bool) -> Applied {
+        Applied { state: self.tells_states.then(|| self.state()), events, is_reset }
     }
 
     fn apply_membership(&mut self, entry: &Entry) -> Result<(), Error> {
@@ -740,7 +784,7 @@ impl Member {
             term,
             voters: conf.voters,
             learners: conf.learners,
-            state: self.state.clone(),
+            state: self.state(),
         };
         let (disk, key) = (self.disk.clone(), self.key.clone());
         Some(SnapshotJob { disk, key, snapshot, kept_old: self.kept_old })
@@ -761,4 +805,9 @@ impl Member {
         self.wal.append(&to_batch(Some(&hard_state), &[]))?;
         self.wal.compact(index)
     }
+}
+
+fn read(entry: &Entry) -> ChangeSet {
+    rmp_serde::from_slice(&entry.data)
+        .expect("entries are made by `Offer` and sealed against change")
 }

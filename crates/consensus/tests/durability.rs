@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use consensus::{Arrival, Bell, Config, Consensus, DataKey, Error, Outgoing, Wire};
+use consensus::{Applied, Arrival, Bell, Config, Consensus, DataKey, Error, Outgoing, Wire};
 use store::{ChangeSet, Draft, Snapshot, apply};
 use types::{Meta, Service, ServiceId, ServiceSpec, Timestamp};
 
@@ -67,6 +67,11 @@ fn create(snapshot: &Snapshot, number: u128) -> ChangeSet {
     draft.finish()
 }
 
+/// Each set of these tests writes one object, with its own sequence as the version.
+fn sequence_of(applied: &Applied) -> u64 {
+    applied.events[0].after.as_ref().expect("was written").version()
+}
+
 fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).expect("lists") {
         let entry = entry.expect("lists");
@@ -81,7 +86,7 @@ async fn what_was_acknowledged_is_there_after_a_crash() {
     let consensus = open(&config(live.path())).expect("opens");
     for number in 1..=20 {
         let set = create(&consensus.snapshot(), number);
-        consensus.propose(&set).await.expect("agreed");
+        consensus.propose(set).await.expect("agreed");
     }
     // The files as they are while the member still runs: what a loss of power would leave.
     copy(live.path(), crashed.path());
@@ -101,7 +106,7 @@ async fn proposals_made_ahead_are_applied_in_their_order() {
     for number in 1..=500 {
         let set = create(&head, number);
         head = apply(&head, &set).expect("made from the head").0;
-        proposals.push(consensus.propose(&set));
+        proposals.push(consensus.propose(set));
     }
     for (number, proposal) in proposals.into_iter().enumerate() {
         proposal.await.expect("agreed");
@@ -109,7 +114,7 @@ async fn proposals_made_ahead_are_applied_in_their_order() {
     }
     assert_eq!(*consensus.snapshot(), head);
     for sequence in 1..=500 {
-        assert_eq!(feed.recv().await.expect("kept").snapshot.sequence(), sequence);
+        assert_eq!(sequence_of(&feed.recv().await.expect("kept")), sequence);
     }
 }
 
@@ -121,13 +126,13 @@ async fn who_is_told_of_a_change_finds_it_in_the_state() {
     let (mut feed, reader) = (consensus.subscribe(), consensus.clone());
     let follower = tokio::spawn(async move {
         for _ in 0..300 {
-            let told = feed.recv().await.expect("kept").snapshot.sequence();
+            let told = sequence_of(&feed.recv().await.expect("kept"));
             assert!(reader.snapshot().sequence() >= told);
         }
     });
     for number in 1..=300 {
         let set = create(&consensus.snapshot(), number);
-        consensus.propose(&set).await.expect("agreed");
+        consensus.propose(set).await.expect("agreed");
     }
     follower.await.expect("always found");
 }
@@ -138,8 +143,8 @@ async fn a_stale_proposal_is_rejected_and_changes_nothing() {
     Consensus::bootstrap(&config(directory.path()), Snapshot::default()).expect("bootstraps");
     let consensus = open(&config(directory.path())).expect("opens");
     let set = create(&consensus.snapshot(), 1);
-    consensus.propose(&set).await.expect("agreed");
-    let error = consensus.propose(&set).await.expect_err("the object exists");
+    consensus.propose(set.clone()).await.expect("agreed");
+    let error = consensus.propose(set).await.expect_err("the object exists");
     assert!(matches!(error, Error::Rejected(_)), "{error}");
     assert_eq!(consensus.snapshot().sequence(), 1);
 }
@@ -153,7 +158,7 @@ async fn a_snapshot_takes_the_place_of_the_log_before_it() {
     // Several segments of log, and many snapshots.
     for number in 1..=3_000 {
         let set = create(&consensus.snapshot(), number);
-        consensus.propose(&set).await.expect("agreed");
+        consensus.propose(set).await.expect("agreed");
     }
     let before = (*consensus.snapshot()).clone();
     drop(consensus);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use consensus::{DataKey, Error, Folder, Member, MemberConfig, MembershipChange, Outgoing, Ticket};
+use consensus::{
+    DataKey, Error, Folder, Member, MemberConfig, MembershipChange, Offer, Outgoing, Ticket,
+};
 use store::{ChangeSet, Draft, Snapshot};
 use types::{Meta, Service, ServiceId, ServiceSpec, Timestamp};
 
@@ -23,7 +25,8 @@ struct Cluster {
 
 fn config(directory: &Path, id: u64) -> MemberConfig {
     let folder = Folder::new(&directory.join(id.to_string())).expect("folder");
-    MemberConfig { disk: Arc::new(folder), raft_id: id, key: DataKey::new([3; 32]), seed: id }
+    let (disk, key) = (Arc::new(folder), DataKey::new([3; 32]));
+    MemberConfig { disk, raft_id: id, key, seed: id, tells_states: false }
 }
 
 fn create(snapshot: &Snapshot, number: u64) -> ChangeSet {
@@ -171,9 +174,8 @@ impl Cluster {
 
     fn write(&mut self, number: u64) -> Option<Result<(), Error>> {
         let leader = self.leader().expect("a leader");
-        let set = create(self.members[&leader].state(), number);
-        let data = rmp_serde::to_vec_named(&set).expect("plain data");
-        self.ask(leader, |member, ticket| member.propose(ticket, data))
+        let offer = Offer::new(create(&self.members[&leader].state(), number)).expect("is small");
+        self.ask(leader, |member, ticket| member.propose(ticket, offer))
     }
 
     fn services(&self, id: u64) -> usize {
@@ -213,9 +215,8 @@ fn another_member_leads_when_the_leader_is_gone_and_nothing_is_lost() {
 fn a_leader_that_is_cut_off_answers_no_write_as_made_and_no_read() {
     let mut cluster = Cluster::new(3);
     cluster.cut_off.insert(1);
-    let set = create(cluster.members[&1].state(), 1);
-    let data = rmp_serde::to_vec_named(&set).expect("plain data");
-    assert!(cluster.ask(1, |member, ticket| member.propose(ticket, data)).is_none());
+    let offer = Offer::new(create(&cluster.members[&1].state(), 1)).expect("is small");
+    assert!(cluster.ask(1, |member, ticket| member.propose(ticket, offer)).is_none());
     let read = cluster.ask(1, |member, ticket| {
         member.read_index(ticket);
         Ok(())

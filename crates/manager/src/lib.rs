@@ -358,10 +358,10 @@ pub struct Changes(broadcast::Receiver<consensus::Applied>);
 
 impl Changes {
     /// The next change set's events; `None` once the manager has stopped. Those a slow reader missed are skipped.
-    pub async fn next(&mut self) -> Option<(Snapshot, Arc<[Event]>)> {
+    pub async fn next(&mut self) -> Option<Arc<[Event]>> {
         loop {
             match self.0.recv().await {
-                Ok(applied) => return Some((applied.snapshot, applied.events)),
+                Ok(applied) => return Some(applied.events),
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return None,
             }

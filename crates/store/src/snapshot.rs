@@ -253,7 +253,10 @@ impl Snapshot {
             Key::Cluster => self.cluster = None,
             Key::Node(id) => drop(self.nodes.remove_mut(&id)),
             Key::Service(id) => {
-                if let Some(service) = self.services.get(&id) {
+                // The name may be another's by now.
+                if let Some(service) = self.services.get(&id)
+                    && self.service_names.get(service.name()) == Some(&id)
+                {
                     self.service_names.remove_mut(service.name());
                 }
                 self.services.remove_mut(&id);

@@ -23,6 +23,7 @@ impl World {
             raft_id,
             key: DataKey::new([7; 32]),
             seed: self.seed ^ raft_id ^ self.hosts[host].run,
+            tells_states: true,
         }
     }
 
@@ -136,10 +137,11 @@ impl World {
 
     pub(super) fn take_output(&mut self, host: HostId, output: consensus::Output) {
         for applied in &output.applied {
-            let outcome = self.replicas.note(&applied.snapshot);
+            let state = applied.state.as_ref().expect("members of simulations tell their states");
+            let outcome = self.replicas.note(state);
             self.fail("equal_replicas", outcome);
             self.fail("forward_states", check_forward(&applied.events));
-            self.fail("order_of_state", check_order(&applied.snapshot));
+            self.fail("order_of_state", check_order(state));
             self.dispatch(host, &applied.events);
         }
         if let Some(leadership) = output.leadership {
@@ -163,7 +165,7 @@ impl World {
         }
         let raft_id = member.raft_id();
         if daemon.leading.as_ref().is_none_or(|leading| leading.term != leadership.term) {
-            daemon.leading = Some(Leading::new(leadership.term, member.state(), now));
+            daemon.leading = Some(Leading::new(leadership.term, &member.state(), now));
             let outcome = self.leaders.note(leadership.term, raft_id);
             self.fail("one_leader", outcome);
             self.after(0, Happening::Wake(host, run));
@@ -294,7 +296,7 @@ impl World {
         for node in &expired {
             leading.streams.remove(node);
         }
-        let step = next_step(member.state(), &member.peers(), member.raft_id());
+        let step = next_step(&member.state(), &member.peers(), member.raft_id());
         if !expired.is_empty() {
             self.write(host, Purpose::Down { nodes: expired.clone() }, |draft| {
                 for node in expired {
