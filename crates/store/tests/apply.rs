@@ -109,7 +109,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// A task may get a node once and never another: that is what the index relies on.
     #[test]
     fn indexes_hold_exactly_what_the_tasks_say(steps in steps()) {
         let mut snapshot = Snapshot::default();
