@@ -14,12 +14,17 @@ use types::Peers;
 
 use crate::Error;
 use crate::handle::{Applied, Leadership};
-use crate::member::{Member, MembershipChange, Offer, Output, Ticket};
+use crate::member::{Member, MembershipChange, Output, Ticket};
 use crate::message::{Message, StateTransfer};
+use crate::offer::Offer;
 use crate::wire::{Alarm, Arrival, Wire};
 
 /// One raft tick.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+/// How long the others may wait to hear how far the log is agreed to, if no entry tells them before. Reads
+/// do not wait for it: the leader's answer to them says it too.
+const TOLD_WITHIN: Duration = Duration::from_millis(1);
 
 /// Commands taken in one turn. Beyond this the first ones would wait too long for their flush.
 const COMMANDS_PER_TURN: usize = 1_024;
@@ -80,9 +85,16 @@ impl Driver {
     /// Runs until told to stop. A log that cannot be written ends the member: it must not acknowledge anything more.
     pub(crate) fn run(mut self, inbox: &Receiver<Command>) {
         let mut last_tick = Instant::now();
+        let mut untold_since = None;
         loop {
             let is_alone = self.member.is_alone();
-            let patience = (!is_alone).then(|| TICK.saturating_sub(last_tick.elapsed()));
+            let untold = (!is_alone && self.member.has_untold())
+                .then(|| *untold_since.get_or_insert_with(Instant::now));
+            untold_since = untold;
+            let patience = (!is_alone).then(|| {
+                let tick = TICK.saturating_sub(last_tick.elapsed());
+                untold.map_or(tick, |since| tick.min(TOLD_WITHIN.saturating_sub(since.elapsed())))
+            });
             match self.alarm.sleep(&mut *self.wire, inbox, patience) {
                 Ok(command) => {
                     if !self.take(command, inbox) {
@@ -93,6 +105,9 @@ impl Driver {
                 Err(TryRecvError::Empty) => {}
             }
             self.hear();
+            if untold_since.is_some_and(|since| since.elapsed() >= TOLD_WITHIN) {
+                self.member.tell();
+            }
             // One tick however long it took: a thread that was held up has not been left by its leader.
             if !is_alone && last_tick.elapsed() >= TICK {
                 self.member.tick();

@@ -18,8 +18,9 @@ use crate::cipher::DataKey;
 use crate::disk::Folder;
 use crate::driver::{Command, Driver, Outputs, Reply};
 use crate::live::Live;
-use crate::member::{Member, MemberConfig, MembershipChange, Offer};
+use crate::member::{Member, MemberConfig, MembershipChange};
 use crate::message::{Message, StateTransfer};
+use crate::offer::Offer;
 use crate::wire::{Alarm, Wire};
 
 /// Where the consensus keeps its state, and who it is.

@@ -16,6 +16,7 @@ mod live;
 mod log;
 mod member;
 mod message;
+mod offer;
 mod random;
 mod reads;
 mod sealed;
@@ -31,10 +32,10 @@ pub use cipher::DataKey;
 pub use disk::{Disk, DiskFile, Folder};
 pub use handle::{Applied, Config, Consensus, Leadership, Proposal};
 pub use member::{
-    ELECTION_TICKS, Member, MemberConfig, MembershipChange, Offer, Output, Send, SnapshotJob,
-    Ticket,
+    ELECTION_TICKS, Member, MemberConfig, MembershipChange, Output, Send, SnapshotJob, Ticket,
 };
 pub use message::{Message, NotAMessage, Outgoing, StateTransfer};
+pub use offer::Offer;
 pub use wal::Corruption;
 pub use wire::{Arrival, Bell, Wire};
 

@@ -11,7 +11,6 @@ use raft::{RawNode, Ready, SnapshotStatus, StateRole};
 use store::{ChangeSet, Event, Snapshot, apply_to};
 use tracing::{debug, info};
 use types::Peers;
-use types::limits::ENTRY_BYTES_MAX;
 
 use crate::cipher::DataKey;
 use crate::disk::Disk;
@@ -19,6 +18,7 @@ use crate::handle::{Applied, Leadership};
 use crate::live::Live;
 use crate::log::{Log, to_batch};
 use crate::message::{Message, Outgoing, StateTransfer};
+use crate::offer::{Offer, Waiting, read};
 use crate::random::Random;
 use crate::snapshot_file::{self, StoredSnapshot};
 use crate::wal::Wal;
@@ -79,33 +79,6 @@ pub struct MemberConfig {
     pub tells_states: bool,
 }
 
-/// A change set in the form in which it is agreed to.
-#[derive(Clone, Debug)]
-pub struct Offer {
-    data: Vec<u8>,
-    set: ChangeSet,
-}
-
-impl Offer {
-    /// # Errors
-    /// [`Error::EntryTooLarge`].
-    pub fn new(set: ChangeSet) -> Result<Self, Error> {
-        let data = rmp_serde::to_vec_named(&set).expect("a change set is plain data");
-        match data.len() <= ENTRY_BYTES_MAX {
-            true => Ok(Self { data, set }),
-            false => Err(Error::EntryTooLarge { bytes: data.len(), limit: ENTRY_BYTES_MAX }),
-        }
-    }
-}
-
-/// A proposal of this member that is not agreed to yet.
-struct Waiting {
-    term: u64,
-    ticket: Ticket,
-    /// What the entry says, so that it need not be read again. None for changes of the membership.
-    set: Option<ChangeSet>,
-}
-
 /// What one [`Member::advance`] brought about.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -160,6 +133,8 @@ pub struct Member {
     /// The tick at which each other member was last heard.
     heard: BTreeMap<u64, u64>,
     leadership: Leadership,
+    /// How far the others were told that the log is agreed to.
+    told: u64,
 }
 
 impl std::fmt::Debug for Member {
@@ -263,7 +238,7 @@ impl Member {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&raft_config, log, &logger)?;
-        let member = Self {
+        let mut member = Self {
             disk,
             key: config.key.clone(),
             node,
@@ -285,7 +260,10 @@ impl Member {
             ticks: 0,
             heard: BTreeMap::new(),
             leadership: Leadership::default(),
+            told: 0,
         };
+        // See `Member::tell`.
+        member.node.raft.skip_bcast_commit(true);
         Ok((member, stored.index))
     }
 
@@ -502,15 +480,25 @@ impl Member {
         if self.node.raft.prs().get(message.from()).is_some() {
             self.heard.insert(message.from(), self.ticks);
         }
-        // What is agreed is told with the next entries while there are more to come, and by itself otherwise.
-        let is_answer = message.0.get_msg_type() == MessageType::MsgAppendResponse;
-        let more_follows = is_answer && message.0.index < self.last_index();
-        self.node.raft.skip_bcast_commit(more_follows);
         if let Err(error) = self.node.step(message.0) {
             debug!(%error, "message dropped");
         }
-        self.node.raft.skip_bcast_commit(false);
         self.vary_timeout();
+    }
+
+    /// Whether this member leads and the others do not know yet how far the log is agreed to. The next entries tell
+    /// them, so it pays to wait for these a little: it saves a message, a wake-up and an answer of each.
+    pub fn has_untold(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Leader && self.told < raft.raft_log.committed && !self.is_stuck()
+    }
+
+    /// Tells the others how far the log is agreed to. [`Member::advance`] sends it.
+    pub fn tell(&mut self) {
+        if self.has_untold() {
+            self.told = self.node.raft.raft_log.committed;
+            self.node.raft.bcast_append();
+        }
     }
 
     /// A message to this member could not be delivered.
@@ -664,7 +652,15 @@ impl Member {
         output.applied.push(self.news(Arc::from([]), true));
     }
 
-    fn send(&self, messages: Vec<raft::eraftpb::Message>, send: &mut Send<'_>) {
+    fn send(&mut self, messages: Vec<raft::eraftpb::Message>, send: &mut Send<'_>) {
+        let committed = self.node.raft.raft_log.committed;
+        let tells = |message: &&raft::eraftpb::Message| {
+            message.get_msg_type() == MessageType::MsgAppend && message.commit == committed
+        };
+        // Each of the others gets one at most.
+        if messages.iter().filter(tells).count() + 1 >= self.node.raft.prs().iter().count() {
+            self.told = committed;
+        }
         let with_state = |message| {
             let message = Message(message);
             if !message.is_snapshot() {
@@ -805,9 +801,4 @@ impl Member {
         self.wal.append(&to_batch(Some(&hard_state), &[]))?;
         self.wal.compact(index)
     }
-}
-
-fn read(entry: &Entry) -> ChangeSet {
-    rmp_serde::from_slice(&entry.data)
-        .expect("entries are made by `Offer` and sealed against change")
 }

@@ -102,6 +102,8 @@ impl Cluster {
                     let answers = output.expect("writes").answers.into_iter();
                     self.answers.extend(answers.map(|(ticket, answer)| ((*id, ticket), answer)));
                 }
+                member.tell();
+                is_quiet &= !member.has_work();
                 if let Some(job) = member.due_snapshot() {
                     let (index, result) = job.run();
                     member.snapshot_done(index, result).expect("compacts");

@@ -99,6 +99,9 @@ impl World {
             let mut sent = Vec::new();
             let Some(member) = self.member(host) else { return };
             if !member.has_work() {
+                member.tell();
+            }
+            if !member.has_work() {
                 break;
             }
             let output = member.advance(&mut |messages| sent.extend(messages));
