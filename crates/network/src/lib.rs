@@ -230,7 +230,8 @@ impl Network {
     pub async fn forget_flows(&self, mut gone: BTreeSet<IpAddr>) -> Result<(), Error> {
         let inner = self.0.clone();
         blocking(move || {
-            gone.retain(|address| !inner.lock().mesh.holds(*address));
+            let held = inner.lock().mesh.held();
+            gone.retain(|address| !held.contains(address));
             nft::forget_connections(&gone)
         })
         .await

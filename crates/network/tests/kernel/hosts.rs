@@ -1,16 +1,17 @@
 //! Hosts for tests: network namespaces that threads work in, and what there is to ask and to answer in them.
 #![allow(unsafe_code, reason = "threads of our own are moved into new network namespaces")]
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use network::{Config, Network};
+use network::{Config, LocalNetwork, Network};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use tempfile::TempDir;
@@ -220,4 +221,22 @@ impl Drop for Node {
 fn enter_new_namespace() {
     // SAFETY: The calling thread is our own; its namespace ends with it or with what holds it.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("needs root");
+}
+
+/// The network 10.8.NUMBER.0/24.
+pub(crate) fn local(number: u8) -> LocalNetwork {
+    LocalNetwork {
+        id: format!("net{number}"),
+        name: format!("name{number}"),
+        link: format!("br-{number}"),
+        subnet: format!("10.8.{number}.0/24").parse().expect("a subnet"),
+        range: None,
+        gateway: Ipv4Addr::new(10, 8, number, 1),
+        ipv6: None,
+        reserved: BTreeSet::new(),
+        mtu: None,
+        is_internal: false,
+        is_masqueraded: true,
+        is_shared: true,
+    }
 }
