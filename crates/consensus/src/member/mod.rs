@@ -98,6 +98,8 @@ pub struct Member {
     snapshot_interval: u64,
     kept_old: usize,
     snapshot_running: bool,
+    /// What was applied when a snapshot could not be written.
+    snapshot_refused_at: Option<u64>,
     key_change: KeyChange,
     /// Proposals of ours: the entry's index, its term, who waits for it.
     waiting: BTreeMap<u64, (u64, Ticket)>,
@@ -196,6 +198,8 @@ impl Member {
         let (stored, is_current) = snapshot_file::load(&*disk, &config.keys)?
             .ok_or_else(|| Error::NotBootstrapped { path: disk.path("") })?;
         let (wal, batches) = Wal::open(disk.clone(), &config.keys)?;
+        let is_pending = !is_current || wal.outdated().is_some();
+        let key_change = KeyChange { is_pending, is_being_written: false };
         let conf_state = (stored.voters.clone(), stored.learners.clone()).into();
         let mut log = Log::new(stored.index, stored.term, conf_state);
         log.replay(batches);
@@ -228,7 +232,8 @@ impl Member {
             snapshot_interval: SNAPSHOT_INTERVAL,
             kept_old: 0,
             snapshot_running: false,
-            key_change: KeyChange { is_pending: !is_current, is_being_written: false },
+            snapshot_refused_at: None,
+            key_change,
             waiting: BTreeMap::new(),
             reads: Reads::new(config.raft_id),
             incoming: None,

@@ -7,6 +7,7 @@ use crate::cipher::DataKey;
 use crate::disk::Disk;
 use crate::log::to_batch;
 use crate::snapshot_file::{self, StoredSnapshot};
+use crate::wal::file_error;
 
 use super::{ENTRIES_KEPT, LOG_BYTES_MAX, Member};
 
@@ -27,7 +28,7 @@ impl SnapshotJob {
     }
 }
 
-/// How far the snapshots on the disk are sealed with the newest key.
+/// Whether something on the disk is sealed with a key that is out of use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeyChange {
     pub(super) is_pending: bool,
@@ -36,14 +37,16 @@ pub(super) struct KeyChange {
 }
 
 impl Member {
-    /// A snapshot to be written, when the log has grown enough.
+    /// A snapshot to be written, when the log has grown enough or a key has changed. After one that was not written the
+    /// next is due with the next entry.
     pub fn due_snapshot(&mut self) -> Option<SnapshotJob> {
         let entries = self.applied - self.snapshot_index;
         let is_grown = entries >= self.snapshot_interval || self.wal.bytes() >= LOG_BYTES_MAX;
         // What is sealed with the key that is out of use goes when a snapshot holds all of it.
         let renews =
             !self.is_rekeyed() && self.wal.outdated().is_none_or(|last| last <= self.applied);
-        if self.snapshot_running || !(renews || is_grown && entries > 0) {
+        let is_refused = self.snapshot_refused_at == Some(self.applied);
+        if self.snapshot_running || is_refused || !(renews || is_grown && entries > 0) {
             return None;
         }
         (self.snapshot_running, self.key_change.is_being_written) = (true, renews);
@@ -81,7 +84,7 @@ impl Member {
 
     /// Whether nothing on the disk needs a key of before any more.
     pub fn is_rekeyed(&self) -> bool {
-        !self.key_change.is_pending && self.wal.outdated().is_none()
+        !self.key_change.is_pending
     }
 
     /// Lets go of the log that a written snapshot holds.
@@ -90,15 +93,24 @@ impl Member {
     /// When the snapshot was not written or the log cannot be shortened; both are kept then.
     pub fn snapshot_done(&mut self, index: u64, result: Result<(), Error>) -> Result<(), Error> {
         self.snapshot_running = false;
-        let renewed = std::mem::take(&mut self.key_change.is_being_written);
+        let renews = std::mem::take(&mut self.key_change.is_being_written);
+        if result.is_err() {
+            // At once it would fail again.
+            self.snapshot_refused_at = Some(self.applied);
+        }
         result?;
-        self.key_change.is_pending &= !renewed;
         // A newer state may have been taken over from a leader meanwhile.
         self.snapshot_index = self.snapshot_index.max(index);
         self.node.mut_store().compact(index.saturating_sub(ENTRIES_KEPT));
         // Term and vote may stand only in a segment that is about to go.
         let hard_state = self.node.store().hard_state.clone();
         self.wal.append(&to_batch(Some(&hard_state), &[]))?;
-        self.wal.compact(index)
+        self.wal.compact(index)?;
+        if renews {
+            // A file that comes back after a loss of power would need a key that is forgotten.
+            self.disk.sync().map_err(file_error("flush", &*self.disk, ""))?;
+            self.key_change.is_pending = false;
+        }
+        Ok(())
     }
 }
