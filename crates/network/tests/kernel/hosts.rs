@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -53,12 +53,45 @@ pub(crate) fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> 
 /// Answers each connection on [`PORT`], of IPv4 and IPv6, with `word` and the caller's address, for as long as the test
 /// runs.
 pub(crate) fn serve(netns: &Path, word: &'static str) {
-    let listener = inside(netns, || TcpListener::bind(("::", PORT)).expect("binds"));
+    serve_at(netns, (Ipv6Addr::UNSPECIFIED, PORT), word);
+}
+
+/// Does so at another place.
+pub(crate) fn serve_at(netns: &Path, place: (impl Into<IpAddr>, u16), word: &'static str) {
+    let listener = listen(netns, SocketAddr::new(place.0.into(), place.1));
     std::thread::spawn(move || {
         while let Ok((mut stream, caller)) = listener.accept() {
             let _ = write!(stream, "{word} {}", caller.ip().to_canonical());
         }
     });
+}
+
+/// Sends each caller back what he says, to its end.
+pub(crate) fn echo_at(netns: &Path, place: (impl Into<IpAddr>, u16)) {
+    let listener = listen(netns, SocketAddr::new(place.0.into(), place.1));
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let _ = io::copy(&mut &stream, &mut &stream);
+        }
+    });
+}
+
+fn listen(netns: &Path, place: SocketAddr) -> TcpListener {
+    inside(netns, || TcpListener::bind(place).expect("binds"))
+}
+
+/// What comes back for these words.
+pub(crate) fn say(address: impl Into<IpAddr>, port: u16, words: Vec<u8>) -> Vec<u8> {
+    let stream = TcpStream::connect(SocketAddr::new(address.into(), port)).expect("connects");
+    let mut speaking = stream.try_clone().expect("cloned");
+    let speaker = std::thread::spawn(move || {
+        speaking.write_all(&words).expect("heard");
+        speaking.shutdown(Shutdown::Write).expect("done");
+    });
+    let mut answer = Vec::new();
+    (&stream).read_to_end(&mut answer).expect("answered");
+    speaker.join().expect("said");
+    answer
 }
 
 /// What [`serve`] answers there.
