@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use types::Peers;
 
 use crate::Error;
+use crate::cipher::DataKey;
 use crate::handle::{Applied, Leadership};
 use crate::member::{Member, MembershipChange, Output, Ticket};
 use crate::message::{Message, StateTransfer};
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Propose { offer: Box<Offer>, reply: Reply },
     Read { reply: Reply },
     ChangeMembership { change: MembershipChange, reply: Reply },
+    Rekey { key: DataKey, reply: Reply },
     TransferLeadership,
     StepSnapshot(Box<(Message, StateTransfer)>),
     SnapshotSent { to: u64, is_delivered: bool },
@@ -62,6 +64,8 @@ pub(crate) struct Outputs {
 pub(crate) struct Driver {
     member: Member,
     waiting: HashMap<Ticket, Reply>,
+    /// Who waits for everything to be sealed with the newest key.
+    rekeying: Vec<Reply>,
     next_ticket: Ticket,
     outputs: Outputs,
     wire: Box<dyn Wire>,
@@ -70,7 +74,8 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(member: Member, outputs: Outputs, wire: Box<dyn Wire>, alarm: Alarm) -> Self {
-        Self { member, waiting: HashMap::new(), next_ticket: 0, outputs, wire, alarm }
+        let (waiting, rekeying) = (HashMap::new(), Vec::new());
+        Self { member, waiting, rekeying, next_ticket: 0, outputs, wire, alarm }
     }
 
     /// Applies everything known to be agreed, and elects a member that is alone.
@@ -118,6 +123,9 @@ impl Driver {
                 return;
             }
             self.snapshot_when_due();
+            if self.member.is_rekeyed() {
+                self.rekeying.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
+            }
         }
     }
 
@@ -136,6 +144,10 @@ impl Driver {
                 Command::ChangeMembership { change, reply } => {
                     self.request(reply, |member, ticket| member.change_membership(ticket, change));
                 }
+                Command::Rekey { key, reply } => match self.member.rekey(key) {
+                    Ok(()) => self.rekeying.push(reply),
+                    Err(error) => drop(reply.send(Err(error))),
+                },
                 Command::TransferLeadership => drop(self.member.transfer_leadership()),
                 Command::StepSnapshot(arrived) => self.member.step_snapshot(arrived.0, arrived.1),
                 Command::SnapshotSent { to, is_delivered } => {
@@ -227,7 +239,11 @@ impl Driver {
             // What comes meanwhile is lost: to the others this member is away.
             self.hear();
             match found {
-                Ok(Command::Propose { reply, .. } | Command::ChangeMembership { reply, .. }) => {
+                Ok(
+                    Command::Propose { reply, .. }
+                    | Command::ChangeMembership { reply, .. }
+                    | Command::Rekey { reply, .. },
+                ) => {
                     let _ = reply.send(Err(Error::DiskFull));
                 }
                 Ok(Command::Read { reply }) => drop(reply.send(Ok(()))),

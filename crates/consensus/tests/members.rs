@@ -25,8 +25,8 @@ struct Cluster {
 
 fn config(directory: &Path, id: u64) -> MemberConfig {
     let folder = Folder::new(&directory.join(id.to_string())).expect("folder");
-    let (disk, key) = (Arc::new(folder), DataKey::new([3; 32]));
-    MemberConfig { disk, raft_id: id, key, seed: id, tells_states: false }
+    let (disk, keys) = (Arc::new(folder), DataKey::new([3; 32]).into());
+    MemberConfig { disk, raft_id: id, keys, seed: id, tells_states: false }
 }
 
 fn create(snapshot: &Snapshot, number: u64) -> ChangeSet {

@@ -12,25 +12,7 @@ use network::{
     Plug, PlugRequest, Protocol, PublishedPort,
 };
 
-use crate::hosts::{Neighbour, ask, inside, ip, on_a_fresh_host, run, serve};
-
-/// The network 10.8.NUMBER.0/24.
-fn local(number: u8) -> LocalNetwork {
-    LocalNetwork {
-        id: format!("net{number}"),
-        name: format!("name{number}"),
-        link: format!("br-{number}"),
-        subnet: format!("10.8.{number}.0/24").parse().expect("a subnet"),
-        range: None,
-        gateway: Ipv4Addr::new(10, 8, number, 1),
-        ipv6: None,
-        reserved: BTreeSet::new(),
-        mtu: None,
-        is_internal: false,
-        is_masqueraded: true,
-        is_shared: true,
-    }
-}
+use crate::hosts::{Neighbour, ask, inside, ip, local, on_a_fresh_host, run, serve};
 
 /// A container in the network of this number.
 async fn container(network: &Network, name: &str, number: u8) -> Container {

@@ -3,16 +3,19 @@
 //!
 //! [`crate::Consensus`] runs it on a thread with a real disk, the simulator in virtual time with a disk that fails.
 
+mod snapshots;
+mod telling;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState, MessageType};
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState};
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};
 use store::{ChangeSet, Event, Snapshot, apply_to};
 use tracing::{debug, info};
 use types::Peers;
 
-use crate::cipher::DataKey;
+use crate::cipher::{DataKey, DataKeys};
 use crate::disk::Disk;
 use crate::handle::{Applied, Leadership};
 use crate::live::Live;
@@ -23,6 +26,9 @@ use crate::random::Random;
 use crate::snapshot_file::{self, StoredSnapshot};
 use crate::wal::Wal;
 use crate::{Error, reads::Reads};
+
+use snapshots::KeyChange;
+pub use snapshots::SnapshotJob;
 
 /// Ticks without a leader before an election may begin; each member adds up to [`ELECTION_JITTER`] of its own.
 /// With ticks of 100 ms a dead leader is replaced in 0.9 to 1.4 s.
@@ -72,7 +78,7 @@ pub struct MemberConfig {
     pub disk: Arc<dyn Disk>,
     /// This member's number; never reused within a cluster, never 0.
     pub raft_id: u64,
-    pub key: DataKey,
+    pub keys: DataKeys,
     /// Decides how long it waits before elections.
     pub seed: u64,
     /// Whether [`Output::applied`] has the state after each change set, for who compares them. It costs copies.
@@ -89,23 +95,6 @@ pub struct Output {
     pub is_membership_changed: bool,
 }
 
-/// The state to be written as a snapshot. It may be written while the member goes on.
-#[derive(Debug)]
-pub struct SnapshotJob {
-    disk: Arc<dyn Disk>,
-    key: DataKey,
-    snapshot: StoredSnapshot,
-    kept_old: usize,
-}
-
-impl SnapshotJob {
-    /// Writes the snapshot; the result goes to [`Member::snapshot_done`].
-    pub fn run(&self) -> (u64, Result<(), Error>) {
-        let result = snapshot_file::save(&*self.disk, &self.key, &self.snapshot, self.kept_old);
-        (self.snapshot.index, result)
-    }
-}
-
 pub struct Member {
     disk: Arc<dyn Disk>,
     key: DataKey,
@@ -118,6 +107,9 @@ pub struct Member {
     snapshot_interval: u64,
     kept_old: usize,
     snapshot_running: bool,
+    /// What was applied when a snapshot could not be written.
+    snapshot_refused_at: Option<u64>,
+    key_change: KeyChange,
     /// Proposals of ours by the entry's index.
     waiting: BTreeMap<u64, Waiting>,
     reads: Reads,
@@ -172,7 +164,7 @@ impl Member {
         state: Snapshot,
     ) -> Result<(), Error> {
         let first = StoredSnapshot { index, term: index, voters, learners: Vec::new(), state };
-        snapshot_file::save(&*config.disk, &config.key, &first, 0)
+        snapshot_file::save(&*config.disk, &config.keys.current, &first, 0)
     }
 
     /// Makes this member the only one, with everything that is in its log. For clusters that lost their quorum.
@@ -200,7 +192,7 @@ impl Member {
         let replaced =
             crate::wal::Batch { hard_state: None, entries: Vec::new(), replaced_by: Some(index) };
         member.wal.append(&replaced)?;
-        snapshot_file::save(&*config.disk, &config.key, &alone, 0)
+        snapshot_file::save(&*config.disk, &config.keys.current, &alone, 0)
     }
 
     /// Reads log and snapshot. What was known to be agreed is applied by the first [`Member::advance`].
@@ -214,9 +206,11 @@ impl Member {
 
     fn read(config: &MemberConfig) -> Result<(Self, u64), Error> {
         let disk = config.disk.clone();
-        let stored = snapshot_file::load(&*disk, &config.key)?
+        let (stored, is_current) = snapshot_file::load(&*disk, &config.keys)?
             .ok_or_else(|| Error::NotBootstrapped { path: disk.path("") })?;
-        let (wal, batches) = Wal::open(disk.clone(), &config.key)?;
+        let (wal, batches) = Wal::open(disk.clone(), &config.keys)?;
+        let is_pending = !is_current || wal.outdated().is_some();
+        let key_change = KeyChange { is_pending, is_being_written: false };
         let conf_state = (stored.voters.clone(), stored.learners.clone()).into();
         let state = Live::new(stored.state);
         let mut log = Log::new((stored.index, stored.term), conf_state, state.clone());
@@ -240,7 +234,7 @@ impl Member {
         let node = RawNode::new(&raft_config, log, &logger)?;
         let mut member = Self {
             disk,
-            key: config.key.clone(),
+            key: config.keys.current.clone(),
             node,
             wal,
             applied: stored.index,
@@ -250,6 +244,8 @@ impl Member {
             snapshot_interval: SNAPSHOT_INTERVAL,
             kept_old: 0,
             snapshot_running: false,
+            snapshot_refused_at: None,
+            key_change,
             waiting: BTreeMap::new(),
             reads: Reads::new(config.raft_id),
             incoming: None,
@@ -486,21 +482,6 @@ impl Member {
         self.vary_timeout();
     }
 
-    /// Whether this member leads and the others do not know yet how far the log is agreed to. The next entries tell
-    /// them, so it pays to wait for these a little: it saves a message, a wake-up and an answer of each.
-    pub fn has_untold(&self) -> bool {
-        let raft = &self.node.raft;
-        raft.state == StateRole::Leader && self.told < raft.raft_log.committed && !self.is_stuck()
-    }
-
-    /// Tells the others how far the log is agreed to. [`Member::advance`] sends it.
-    pub fn tell(&mut self) {
-        if self.has_untold() {
-            self.told = self.node.raft.raft_log.committed;
-            self.node.raft.bcast_append();
-        }
-    }
-
     /// A message to this member could not be delivered.
     pub fn report_unreachable(&mut self, id: u64) {
         if self.is_stuck() {
@@ -653,14 +634,7 @@ impl Member {
     }
 
     fn send(&mut self, messages: Vec<raft::eraftpb::Message>, send: &mut Send<'_>) {
-        let committed = self.node.raft.raft_log.committed;
-        let tells = |message: &&raft::eraftpb::Message| {
-            message.get_msg_type() == MessageType::MsgAppend && message.commit == committed
-        };
-        // Each of the others gets one at most.
-        if messages.iter().filter(tells).count() + 1 >= self.node.raft.prs().iter().count() {
-            self.told = committed;
-        }
+        self.note_told(&messages);
         let with_state = |message| {
             let message = Message(message);
             if !message.is_snapshot() {
@@ -763,42 +737,5 @@ impl Member {
         }
         self.node.mut_store().conf_state = conf_state;
         Ok(())
-    }
-
-    /// A snapshot to be written, when the log has grown enough.
-    pub fn due_snapshot(&mut self) -> Option<SnapshotJob> {
-        let entries = self.applied - self.snapshot_index;
-        let due = entries >= self.snapshot_interval || self.wal.bytes() >= LOG_BYTES_MAX;
-        if self.snapshot_running || !due || entries == 0 {
-            return None;
-        }
-        self.snapshot_running = true;
-        let conf = self.node.raft.prs().conf().to_conf_state();
-        let term = raft::Storage::term(self.node.store(), self.applied).unwrap_or(0);
-        let snapshot = StoredSnapshot {
-            index: self.applied,
-            term,
-            voters: conf.voters,
-            learners: conf.learners,
-            state: self.state(),
-        };
-        let (disk, key) = (self.disk.clone(), self.key.clone());
-        Some(SnapshotJob { disk, key, snapshot, kept_old: self.kept_old })
-    }
-
-    /// Lets go of the log that a written snapshot holds.
-    ///
-    /// # Errors
-    /// When the snapshot was not written or the log cannot be shortened; both are kept then.
-    pub fn snapshot_done(&mut self, index: u64, result: Result<(), Error>) -> Result<(), Error> {
-        self.snapshot_running = false;
-        result?;
-        // A newer state may have been taken over from a leader meanwhile.
-        self.snapshot_index = self.snapshot_index.max(index);
-        self.node.mut_store().compact(index.saturating_sub(ENTRIES_KEPT));
-        // Term and vote may stand only in a segment that is about to go.
-        let hard_state = self.node.store().hard_state.clone();
-        self.wal.append(&to_batch(Some(&hard_state), &[]))?;
-        self.wal.compact(index)
     }
 }
