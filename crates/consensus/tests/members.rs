@@ -21,6 +21,9 @@ struct Cluster {
     answers: BTreeMap<(u64, Ticket), Result<(), Error>>,
     next: Ticket,
     states_sent: usize,
+    messages_sent: usize,
+    /// Whether leaders wait for the next entries before they tell how far the log is agreed to.
+    is_patient: bool,
 }
 
 fn config(directory: &Path, id: u64) -> MemberConfig {
@@ -58,6 +61,8 @@ impl Cluster {
             answers: BTreeMap::new(),
             next: 0,
             states_sent: 0,
+            messages_sent: 0,
+            is_patient: false,
         };
         cluster.start(1);
         for id in 2..=count {
@@ -102,8 +107,10 @@ impl Cluster {
                     let answers = output.expect("writes").answers.into_iter();
                     self.answers.extend(answers.map(|(ticket, answer)| ((*id, ticket), answer)));
                 }
-                member.tell();
-                is_quiet &= !member.has_work();
+                if !self.is_patient {
+                    member.tell();
+                    is_quiet &= !member.has_work();
+                }
                 if let Some(job) = member.due_snapshot() {
                     let (index, result) = job.run();
                     member.snapshot_done(index, result).expect("compacts");
@@ -120,6 +127,7 @@ impl Cluster {
     }
 
     fn deliver(&mut self, Outgoing { message, state }: Outgoing) {
+        self.messages_sent += 1;
         let (from, to) = (message.from(), message.to());
         let is_lost = [from, to].iter().any(|id| self.cut_off.contains(id));
         match (self.members.get_mut(&to).filter(|_| !is_lost), state) {
@@ -211,6 +219,26 @@ fn another_member_leads_when_the_leader_is_gone_and_nothing_is_lost() {
     cluster.start(1);
     cluster.ticks(LONG);
     assert_eq!(cluster.services(1), 2);
+}
+
+#[test]
+fn what_is_agreed_is_told_with_the_next_entries_and_by_itself_where_none_follow() {
+    let mut cluster = Cluster::new(3);
+    cluster.write(1).expect("answered").expect("agreed");
+    (cluster.is_patient, cluster.messages_sent) = (true, 0);
+    let count = |number| usize::try_from(number).expect("few");
+    for number in 2..=10_u64 {
+        cluster.write(number).expect("answered").expect("agreed");
+        assert_eq!(
+            [1, 2, 3].map(|id| cluster.services(id)),
+            [number, number - 1, number - 1].map(count)
+        );
+    }
+    assert_eq!(cluster.messages_sent, 9 * 4, "the entry to either, and the answer of either");
+    cluster.is_patient = false;
+    cluster.run();
+    assert_eq!([1, 2, 3].map(|id| cluster.services(id)), [10; 3]);
+    assert_eq!(cluster.messages_sent, 10 * 4);
 }
 
 #[test]
