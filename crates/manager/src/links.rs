@@ -110,7 +110,8 @@ impl Links {
             match wish {
                 None => return,
                 Some(Wish::Pipe(to)) => drop(tokio::spawn(self.clone().open(to))),
-                Some(Wish::State(Outgoing { message, state })) => {
+                Some(Wish::State(outgoing)) => {
+                    let Outgoing { message, state } = *outgoing;
                     let Some(state) = state else { continue };
                     tokio::spawn(self.clone().send_state(message.to(), message, state));
                 }

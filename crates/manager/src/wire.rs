@@ -33,7 +33,7 @@ pub(crate) enum Wish {
     /// A pipe to this member.
     Pipe(u64),
     /// A whole state is to be sent.
-    State(Outgoing),
+    State(Box<Outgoing>),
 }
 
 /// What the runtime has for the thread.
@@ -113,7 +113,7 @@ impl Line {
         take: &mut dyn FnMut(Arrival),
     ) -> Result<(), String> {
         let filled = self.pipe.fill(buffer);
-        while let Some(frame) = self.pipe.next().map_err(|error| error.to_string())? {
+        while let Some(frame) = self.pipe.take_frame().map_err(|error| error.to_string())? {
             let message = match Message::decode(&frame) {
                 Ok(message) => self.judge(exchange, message.from()).map(|()| message),
                 Err(error) => Err(error.to_string()),
@@ -309,7 +309,7 @@ impl consensus::Wire for Wire {
         for outgoing in messages {
             if outgoing.state.is_some() {
                 let to = outgoing.message.to();
-                if self.wishes.try_send(Wish::State(outgoing)).is_err() {
+                if self.wishes.try_send(Wish::State(Box::new(outgoing))).is_err() {
                     self.arrived.push(Arrival::Unreachable(to));
                 }
                 continue;

@@ -212,7 +212,7 @@ async fn refusal_of(mut pipe: Pipe) -> String {
         loop {
             poll(&mut [PollFd::new(&pipe, PollFlags::IN)], None).expect("polls");
             let filled = pipe.fill(&mut [0; 4_096]);
-            match (pipe.next(), filled) {
+            match (pipe.take_frame(), filled) {
                 (Err(refusal), _) | (Ok(None), Err(refusal)) => return refusal.to_string(),
                 (Ok(_), _) => {}
             }

@@ -154,7 +154,7 @@ impl Pipe {
         Ok(())
     }
 
-    /// Takes in what has arrived, by way of `buffer`. [`Pipe::next`] has the frames then.
+    /// Takes in what has arrived, by way of `buffer`. [`Pipe::take_frame`] has the frames then.
     ///
     /// # Errors
     /// When the connection has ended or is broken. Frames that came before may still be asked for.
@@ -194,7 +194,7 @@ impl Pipe {
     ///
     /// # Errors
     /// When it is too large, or the other side refused to hear more.
-    pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+    pub fn take_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
         if let Some(header) = self.received.first_chunk::<{ frames::HEADER_BYTES }>() {
             let length = u32::from_be_bytes(*header);
             if length & REFUSAL != 0 {

@@ -15,7 +15,7 @@ use crate::{CLUSTER, SERVER, Server, client, identity, manager, now, worker};
 pub(crate) fn next_frame(pipe: &mut Pipe) -> Result<Bytes, String> {
     let mut buffer = vec![0; 16 << 10];
     loop {
-        if let Some(frame) = pipe.next().map_err(|error| error.to_string())? {
+        if let Some(frame) = pipe.take_frame().map_err(|error| error.to_string())? {
             return Ok(frame);
         }
         pipe.flush().map_err(|error| error.to_string())?;
@@ -25,7 +25,7 @@ pub(crate) fn next_frame(pipe: &mut Pipe) -> Result<Bytes, String> {
         };
         poll(&mut [PollFd::new(&*pipe, flags)], None).expect("polls");
         let filled = pipe.fill(&mut buffer);
-        match pipe.next().map_err(|error| error.to_string())? {
+        match pipe.take_frame().map_err(|error| error.to_string())? {
             Some(frame) => return Ok(frame),
             None => filled.map_err(|error| error.to_string())?,
         }
