@@ -25,7 +25,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 /// How long the others may wait to hear how far the log is agreed to, if no entry tells them before. Reads
 /// do not wait for it: the leader's answer to them says it too.
-const TOLD_WITHIN: Duration = Duration::from_millis(1);
+const TOLD_WITHIN: Duration = Duration::from_millis(4);
 
 /// Commands taken in one turn. Beyond this the first ones would wait too long for their flush.
 const COMMANDS_PER_TURN: usize = 1_024;
