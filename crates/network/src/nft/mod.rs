@@ -37,7 +37,7 @@ use crate::ports::{Front, Protocol, Rule};
 use crate::{Error, ipv6};
 pub(crate) use balance::{Balancer, NAMES_ADDRESS, NamePorts};
 pub(crate) use bridges::{Fence, Fences};
-pub(crate) use conntrack::forget as forget_connections;
+pub(crate) use conntrack::{answering, forget as forget_connections};
 use expression::{Expression, accept_goto, octets};
 pub(crate) use guard::{Guard, Tenant};
 pub(crate) use ingress::{Base as MeshBase, MeshRules, MeshTable};
