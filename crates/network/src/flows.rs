@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use crate::{Error, Network, blocking, ipv6, namespace, nft};
+use crate::{Arrivals, Error, Network, blocking, ipv6, namespace, nft};
 
 impl Network {
     /// Connections to these addresses that came by published ports are forgotten, as far as the addresses are still
@@ -40,6 +40,15 @@ impl Network {
             forgotten.try_for_each(|forgotten| forgotten)
         })
         .await
+    }
+
+    /// Counts who comes to a container from now on.
+    ///
+    /// # Errors
+    /// Where it has no namespace of its own, or the kernel refuses.
+    pub async fn arrivals(&self, container: &str) -> Result<Arrivals, Error> {
+        let netns = self.netns(container);
+        blocking(move || Arrivals::within(&netns)).await
     }
 
     /// The addresses in these subnets that connections of the network's containers lead to.

@@ -42,7 +42,7 @@ pub use endpoint::Endpoint;
 pub use error::Error;
 pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
-pub use nft::BaseChain;
+pub use nft::{Arrivals, BaseChain};
 pub use overlay::link::hardware_address;
 pub use overlay::{
     AskWithin, Asker, Backends, DATA_PORT, Join, NameFault, NameSockets, Namer, Overlay, Peer,
