@@ -48,7 +48,7 @@ pub use overlay::{
     AskWithin, Asker, Backends, DATA_PORT, Join, NameFault, NameSockets, Namer, Overlay, Peer,
     Services, Update,
 };
-pub use path::Path as NodePath;
+pub use path::{Path as NodePath, find as find_path};
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
