@@ -96,9 +96,12 @@ pub enum Update<T> {
     Part(BTreeMap<IpAddr, Option<T>>),
 }
 
-impl<T: PartialEq> Update<T> {
+impl<T> Update<T> {
     /// What is to change where this is `known`.
-    pub(crate) fn changes(self, known: &BTreeMap<IpAddr, T>) -> BTreeMap<IpAddr, Option<T>> {
+    pub(crate) fn changes<K: PartialEq<T>>(
+        self,
+        known: &BTreeMap<IpAddr, K>,
+    ) -> BTreeMap<IpAddr, Option<T>> {
         let all = match self {
             Self::Part(some) => some,
             Self::Whole(all) => {
@@ -107,7 +110,12 @@ impl<T: PartialEq> Update<T> {
                 all.into_iter().map(|(address, value)| (address, Some(value))).chain(gone).collect()
             }
         };
-        all.into_iter().filter(|(address, value)| known.get(address) != value.as_ref()).collect()
+        let is_new = |(address, value): &(IpAddr, Option<T>)| match (known.get(address), value) {
+            (Some(known), Some(value)) => known != value,
+            (None, None) => false,
+            _ => true,
+        };
+        all.into_iter().filter(is_new).collect()
     }
 }
 
