@@ -411,8 +411,7 @@ impl AgentDriver {
                 let drain = self.connector.drain_of(task);
                 tokio::spawn(async move {
                     if !drain.is_zero() {
-                        let pid = engine.containers.status(&container).map_or(0, |it| it.pid);
-                        readiness::left_alone(i32::try_from(pid).unwrap_or(0), drain).await;
+                        readiness::left_alone(&engine.network, &container, drain).await;
                     }
                     let exit = stop(&engine, &container, grace).await;
                     send(&events, Event::Stopped { task, exit }).await;
