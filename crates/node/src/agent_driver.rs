@@ -405,7 +405,8 @@ impl AgentDriver {
                 tokio::spawn(async move {
                     if !drain.is_zero() {
                         let pid = engine.containers.status(&container).map_or(0, |it| it.pid);
-                        readiness::left_alone(i32::try_from(pid).unwrap_or(0), drain).await;
+                        let pid = i32::try_from(pid).unwrap_or(0);
+                        readiness::left_alone(pid, drain, grace).await;
                     }
                     let exit = stop(&engine, &container, grace).await;
                     send(&events, Event::Stopped { task, exit }).await;

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use network::Conversations;
 use tokio::time::Instant;
 
 /// How long a container may take that never listens on the port, before it counts as running all the same.
@@ -15,6 +16,8 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// How long nobody has to come to a container that is to stop.
 const ALONE_FOR: Duration = Duration::from_millis(250);
+/// How long nobody who is connected to it has to ask or be told anything.
+const SILENT_FOR: Duration = Duration::from_secs(1);
 /// How long somebody may go on coming, before it is told to stop all the same.
 const ALONE_WITHIN_MAX: Duration = Duration::from_secs(4);
 
@@ -30,16 +33,22 @@ pub(crate) async fn listens(pid: i32, ports: &[u16]) {
     }
 }
 
-/// Waits until nobody opens connections to the process's network any more, and `least` in any case. Other nodes hear of a
-/// task's end in their own time: as long as one of them leads clients there, they come.
-pub(crate) async fn left_alone(pid: i32, least: Duration) {
-    let counters = Path::new("/proc").join(pid.to_string()).join("net/snmp");
+/// Waits until nobody opens connections to the process's network any more and those that are open fall silent or end, and
+/// `least` in any case. Other nodes hear of a task's end in their own time: as long as one of them leads clients there, they
+/// come. Who keeps a connection for many requests has all of `grace` to part with it.
+pub(crate) async fn left_alone(pid: i32, least: Duration, grace: Duration) {
+    let process = Path::new("/proc").join(pid.to_string());
+    let counters = process.join("net/snmp");
     let opened = || std::fs::read_to_string(&counters).ok().as_deref().and_then(passive_opens);
+    let conversations = Conversations::within(&process.join("ns/net")).ok();
+    let in_use = || conversations.as_ref().is_some_and(|it| it.in_use(SILENT_FOR).unwrap_or(0) > 0);
     let begin = Instant::now();
     let (mut seen, mut since) = (opened(), begin);
-    while begin.elapsed() < least
-        || (since.elapsed() < ALONE_FOR && begin.elapsed() < ALONE_WITHIN_MAX)
-    {
+    let is_visited = |since: Instant| {
+        since.elapsed() < ALONE_FOR && begin.elapsed() < ALONE_WITHIN_MAX
+            || begin.elapsed() < grace && in_use()
+    };
+    while begin.elapsed() < least || is_visited(since) {
         tokio::time::sleep(POLL).await;
         let now = opened();
         if now != seen {
