@@ -26,8 +26,10 @@ use crate::netlink::Netlink;
 
 /// Commands and kinds of linux/bpf.h.
 const BPF_MAP_CREATE: u32 = 0;
+const BPF_MAP_LOOKUP_ELEM: u32 = 1;
 const BPF_MAP_UPDATE_ELEM: u32 = 2;
 const BPF_MAP_DELETE_ELEM: u32 = 3;
+const BPF_MAP_GET_NEXT_KEY: u32 = 4;
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_MAP_TYPE_HASH: u32 = 1;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
@@ -52,6 +54,8 @@ const PROGRAM: &str = "skep-lane";
 const IP: u32 = 1 << 16 | 0x0800_u16.to_be() as u32;
 
 type Mac = [u8; 6];
+type Identity = (Mac, Ipv4Addr);
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Maps and program of one overlay.
 #[derive(Debug)]
@@ -59,8 +63,8 @@ pub(super) struct Lane {
     ports: OwnedFd,
     ways: OwnedFd,
     program: OwnedFd,
-    /// Ports and hardware addresses of containers.
-    admitted: BTreeMap<String, (u32, Mac)>,
+    /// Ports of containers, and who is behind them.
+    admitted: BTreeMap<String, (u32, Identity)>,
 }
 
 impl Lane {
@@ -105,23 +109,88 @@ impl Lane {
         netlink: &Netlink,
         container: &str,
         port: u32,
-        (mac, address): (Mac, Ipv4Addr),
+        identity: Identity,
     ) -> io::Result<()> {
-        let tenant = [&key(mac)[..], &address.octets()].concat();
-        self.admitted.insert(container.to_owned(), (port, mac));
-        change(BPF_MAP_UPDATE_ELEM, &self.ports, &port.to_ne_bytes(), &tenant)?;
+        if self.admitted.get(container).is_some_and(|known| *known != (port, identity)) {
+            self.dismiss(container);
+        }
+        self.admitted.insert(container.to_owned(), (port, identity));
+        let (mac, _) = identity;
+        change(BPF_MAP_UPDATE_ELEM, &self.ports, &port.to_ne_bytes(), &tenant(identity))?;
         change(BPF_MAP_UPDATE_ELEM, &self.ways, &key(mac), &port.to_ne_bytes())?;
         self.attach(netlink, port)
     }
 
     /// The container's port is gone, or about to go. Another may have its address by now.
     pub(super) fn dismiss(&mut self, container: &str) {
-        let Some((port, mac)) = self.admitted.remove(container) else { return };
+        let Some((port, (mac, _))) = self.admitted.remove(container) else { return };
         // What is not there needs no removal.
         let _ = change(BPF_MAP_DELETE_ELEM, &self.ports, &port.to_ne_bytes(), &[]);
-        if self.admitted.values().all(|(_, other)| *other != mac) {
+        if self.admitted.values().all(|(_, (other, _))| *other != mac) {
             let _ = change(BPF_MAP_DELETE_ELEM, &self.ways, &key(mac), &[]);
         }
+    }
+
+    /// How the maps differ from what was last said. With `mends` they are put right.
+    pub(super) fn faults(&self, mends: bool) -> io::Result<Vec<String>> {
+        let (mut ports, mut ways) = (Entries::new(), Entries::new());
+        for (port, identity) in self.admitted.values() {
+            ports.insert(port.to_ne_bytes().to_vec(), tenant(*identity));
+            ways.insert(key(identity.0).to_vec(), port.to_ne_bytes().to_vec());
+        }
+        let mut faults = Vec::new();
+        for (what, map, key_bytes, value_bytes, wanted) in [
+            ("containers", &self.ports, INDEX_BYTES, TENANT_BYTES, ports),
+            ("ways", &self.ways, MAC_BYTES, INDEX_BYTES, ways),
+        ] {
+            let found = entries(map, key_bytes, value_bytes)?;
+            if found == wanted {
+                continue;
+            }
+            faults.push(format!(
+                "the way past the bridge knows other {what} than there are ({} of {})",
+                found.len(),
+                wanted.len()
+            ));
+            if mends {
+                for strange in found.keys().filter(|key| !wanted.contains_key(*key)) {
+                    change(BPF_MAP_DELETE_ELEM, map, strange, &[])?;
+                }
+                for (key, value) in &wanted {
+                    change(BPF_MAP_UPDATE_ELEM, map, key, value)?;
+                }
+            }
+        }
+        Ok(faults)
+    }
+}
+
+/// What a port's entry says of who is behind it.
+fn tenant((mac, address): Identity) -> Vec<u8> {
+    [&key(mac)[..], &address.octets()].concat()
+}
+
+/// All that is in a map.
+fn entries(map: &OwnedFd, key_bytes: u32, value_bytes: u32) -> io::Result<Entries> {
+    let room = |bytes: u32| vec![0; usize::try_from(bytes).expect("a few bytes")];
+    let (mut all, mut next) = (Entries::new(), room(key_bytes));
+    // Nothing goes before the first one.
+    let mut last: Vec<u8> = Vec::new();
+    while !is_end(write_into(BPF_MAP_GET_NEXT_KEY, map, &last, &mut next))? {
+        let mut value = room(value_bytes);
+        // What has gone meanwhile is not there.
+        if !is_end(write_into(BPF_MAP_LOOKUP_ELEM, map, &next, &mut value))? {
+            all.insert(next.clone(), value);
+        }
+        last.clone_from(&next);
+    }
+    Ok(all)
+}
+
+fn is_end(answer: io::Result<()>) -> io::Result<bool> {
+    match answer {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        answer => answer.map(|()| false),
     }
 }
 
@@ -137,9 +206,21 @@ fn make_map(key_bytes: u32, value_bytes: u32) -> io::Result<OwnedFd> {
 
 /// Writes, or deletes, one entry.
 fn change(command: u32, map: &OwnedFd, key: &[u8], value: &[u8]) -> io::Result<()> {
+    on_map(command, map, key, place_of(value))
+}
+
+/// Asks for what the kernel writes into `answer`.
+fn write_into(command: u32, map: &OwnedFd, key: &[u8], answer: &mut [u8]) -> io::Result<()> {
+    let place = u64::try_from(answer.as_mut_ptr().addr()).expect("addresses have 64 bits");
+    on_map(command, map, key, place)
+}
+
+fn on_map(command: u32, map: &OwnedFd, key: &[u8], other: u64) -> io::Result<()> {
     let map = u64::try_from(map.as_raw_fd()).expect("descriptors are positive");
-    let parts = [map, place_of(key), place_of(value), 0];
-    call(command, &parts.map(u64::to_ne_bytes).concat()).map(drop)
+    let key = if key.is_empty() { 0 } else { place_of(key) };
+    // A descriptor of 32 bits and as much padding, which are one word where the small half comes first.
+    let map = if cfg!(target_endian = "little") { map } else { map << 32 };
+    call(command, &[map, key, other, 0].map(u64::to_ne_bytes).concat()).map(drop)
 }
 
 fn load(program: &[u64]) -> io::Result<OwnedFd> {
@@ -336,4 +417,29 @@ fn program(ports: RawFd, ways: RawFd, wire: u32) -> Vec<u64> {
     code.add(SET, R0, 0, 0, -1);
     code.add(EXIT, 0, 0, 0, 0);
     code.finished()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_maps_should_not_know_is_found_and_put_right() {
+        // Only who may load programs into the kernel can look.
+        let Ok(mut lane) = Lane::open(3) else { return };
+        let identity = ([2, 66, 10, 1, 0, 11], Ipv4Addr::new(10, 1, 0, 11));
+        lane.admitted.insert("a".into(), (7, identity));
+        let stranger = |lane: &Lane| {
+            let port = 9_u32.to_ne_bytes();
+            change(BPF_MAP_UPDATE_ELEM, &lane.ways, &key([2, 66, 10, 1, 0, 12]), &port).unwrap();
+        };
+        let nothing = |_: &Lane| {};
+        for (act, expected) in [(&nothing as &dyn Fn(&Lane), 2), (&stranger, 1)] {
+            act(&lane);
+            assert_eq!(lane.faults(true).unwrap().len(), expected);
+            assert_eq!(lane.faults(false).unwrap(), Vec::<String>::new());
+        }
+        lane.dismiss("a");
+        assert_eq!(lane.faults(false).unwrap(), Vec::<String>::new());
+    }
 }

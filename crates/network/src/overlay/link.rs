@@ -171,6 +171,12 @@ impl Fabric {
         }
     }
 
+    /// How the program's maps differ from what it was told; with `mends`, they are put right.
+    pub(super) fn lane_faults(&self, mends: bool) -> Result<Vec<String>, Error> {
+        let faults = self.lane.as_ref().map_or(Ok(Vec::new()), |lane| lane.faults(mends));
+        faults.map_err(Error::kernel("read the way past the bridge"))
+    }
+
     fn lead_one(&mut self, place: Place<'_>) {
         let Place { container, addresses, .. } = place;
         let (Some(lane), Some(identity)) = (&mut self.lane, identity(addresses)) else { return };
@@ -232,6 +238,7 @@ impl Fabric {
             faults.push(format!("link {VXLAN} takes {has} bytes, and {wanted} fit the way out"));
         }
         faults.extend(self.way_faults(&found, places, overlay)?);
+        faults.extend(self.lane_faults(false)?);
         let nodes: BTreeMap<_, _> = peers.values().map(|peer| (peer.mac, peer.node)).collect();
         let addresses: BTreeMap<_, _> =
             peers.iter().map(|(address, peer)| (*address, peer.mac)).collect();

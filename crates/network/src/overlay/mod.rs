@@ -468,6 +468,7 @@ impl Overlays {
             }
         }
         made.fabric.lead(&places);
+        made.fabric.lane_faults(true)?;
         made.fabric.fit(&made.overlay, &places)?;
         made.fabric.forget_strangers(&made.peers)?;
         let wanted = std::mem::replace(&mut made.peers, made.fabric.known_peers()?);
