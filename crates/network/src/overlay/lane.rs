@@ -217,10 +217,9 @@ fn write_into(command: u32, map: &OwnedFd, key: &[u8], answer: &mut [u8]) -> io:
 
 fn on_map(command: u32, map: &OwnedFd, key: &[u8], other: u64) -> io::Result<()> {
     let map = u64::try_from(map.as_raw_fd()).expect("descriptors are positive");
-    let key = if key.is_empty() { 0 } else { place_of(key) };
     // A descriptor of 32 bits and as much padding, which are one word where the small half comes first.
     let map = if cfg!(target_endian = "little") { map } else { map << 32 };
-    call(command, &[map, key, other, 0].map(u64::to_ne_bytes).concat()).map(drop)
+    call(command, &[map, place_of(key), other, 0].map(u64::to_ne_bytes).concat()).map(drop)
 }
 
 fn load(program: &[u64]) -> io::Result<OwnedFd> {
@@ -232,7 +231,11 @@ fn load(program: &[u64]) -> io::Result<OwnedFd> {
     made(BPF_PROG_LOAD, &bytes)
 }
 
+/// Nothing is nowhere: the kernel refuses what it is not to read.
 fn place_of<T>(items: &[T]) -> u64 {
+    if items.is_empty() {
+        return 0;
+    }
     u64::try_from(items.as_ptr().addr()).expect("addresses have 64 bits")
 }
 
