@@ -1,4 +1,4 @@
-//! Encryption of what is at rest: AES-256-GCM under one data key for each node.
+//! Encryption of what is at rest: AES-256-GCM under a data key of each node's own.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 pub(crate) const TAG_BYTES: usize = 16;
 
 /// The secret that log and snapshots are encrypted with.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct DataKey(Zeroizing<[u8; 32]>);
 
 impl DataKey {
@@ -22,6 +22,27 @@ impl DataKey {
 impl std::fmt::Debug for DataKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("DataKey(..)")
+    }
+}
+
+/// What a member's files are sealed with.
+#[derive(Clone, Debug)]
+pub struct DataKeys {
+    /// Seals everything from now on.
+    pub current: DataKey,
+    /// Files of before the last changes of keys may still be sealed with these.
+    pub previous: Vec<DataKey>,
+}
+
+impl DataKeys {
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = &DataKey> {
+        std::iter::once(&self.current).chain(&self.previous)
+    }
+}
+
+impl From<DataKey> for DataKeys {
+    fn from(current: DataKey) -> Self {
+        Self { current, previous: Vec::new() }
     }
 }
 

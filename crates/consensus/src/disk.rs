@@ -19,8 +19,11 @@ pub trait Disk: Debug + Send + Sync {
     /// Gives a file its name for good: durable when this returns.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Removes a file. A loss of power may bring it back.
+    /// Removes a file. Until [`Disk::sync`] or [`Disk::rename`] a loss of power may bring it back.
     fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes removals durable.
+    fn sync(&self) -> io::Result<()>;
 
     /// The name as errors show it.
     fn path(&self, name: &str) -> PathBuf;
@@ -65,11 +68,15 @@ impl Disk for Folder {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.path(from), self.path(to))?;
-        File::open(&self.0)?.sync_all()
+        Disk::sync(self)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.path(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use types::Peers;
 
 use crate::Error;
+use crate::cipher::DataKey;
 use crate::handle::{Applied, Leadership};
 use crate::member::{Member, MembershipChange, Output, Ticket};
 use crate::message::{Message, Outgoing, StateTransfer};
@@ -35,6 +36,7 @@ pub(crate) enum Command {
     Propose { data: Vec<u8>, reply: Reply },
     Read { reply: Reply },
     ChangeMembership { change: MembershipChange, reply: Reply },
+    Rekey { key: DataKey, reply: Reply },
     TransferLeadership,
     Step(Message),
     StepSnapshot(Box<(Message, StateTransfer)>),
@@ -62,13 +64,15 @@ pub(crate) struct Outputs {
 pub(crate) struct Driver {
     member: Member,
     waiting: HashMap<Ticket, Reply>,
+    /// Who waits for everything to be sealed with the newest key.
+    rekeying: Vec<Reply>,
     next_ticket: Ticket,
     outputs: Outputs,
 }
 
 impl Driver {
     pub(crate) fn new(member: Member, outputs: Outputs) -> Self {
-        Self { member, waiting: HashMap::new(), next_ticket: 0, outputs }
+        Self { member, waiting: HashMap::new(), rekeying: Vec::new(), next_ticket: 0, outputs }
     }
 
     /// Applies everything known to be agreed, and elects a member that is alone.
@@ -110,6 +114,9 @@ impl Driver {
                 return;
             }
             self.snapshot_when_due();
+            if self.member.is_rekeyed() {
+                self.rekeying.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
+            }
         }
     }
 
@@ -128,6 +135,10 @@ impl Driver {
                 Command::ChangeMembership { change, reply } => {
                     self.request(reply, |member, ticket| member.change_membership(ticket, change));
                 }
+                Command::Rekey { key, reply } => match self.member.rekey(key) {
+                    Ok(()) => self.rekeying.push(reply),
+                    Err(error) => drop(reply.send(Err(error))),
+                },
                 Command::TransferLeadership => drop(self.member.transfer_leadership()),
                 Command::Step(message) => self.member.step(message),
                 Command::StepSnapshot(arrived) => self.member.step_snapshot(arrived.0, arrived.1),
@@ -207,7 +218,11 @@ impl Driver {
         let until = Instant::now() + FULL_DISK_RETRY;
         loop {
             match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Command::Propose { reply, .. } | Command::ChangeMembership { reply, .. }) => {
+                Ok(
+                    Command::Propose { reply, .. }
+                    | Command::ChangeMembership { reply, .. }
+                    | Command::Rekey { reply, .. },
+                ) => {
                     let _ = reply.send(Err(Error::DiskFull));
                 }
                 Ok(Command::Read { reply }) => drop(reply.send(Ok(()))),

@@ -57,6 +57,10 @@ impl Disk for Memory {
         Ok(())
     }
 
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         PathBuf::from(name)
     }
@@ -80,11 +84,11 @@ impl DiskFile for MemoryFile {
 /// Writes batches, flips bytes of the log or cuts its end off, and opens it again: it refuses, or it holds all that
 /// was written but for one write at the end, which may have been going on.
 pub fn damaged_log(batches: u8, damage: &[(u16, u8)], cut: Option<u16>) {
-    let (folder, key) = (Memory::default(), DataKey::new([7; 32]));
+    let (folder, keys) = (Memory::default(), DataKey::new([7; 32]).into());
     let disk: Arc<dyn Disk> = Arc::new(folder.clone());
     let written: Vec<_> = (0..u64::from(batches % 8)).map(batch).collect();
     {
-        let (mut wal, _) = Wal::open(disk.clone(), &key).expect("an empty folder opens");
+        let (mut wal, _) = Wal::open(disk.clone(), &keys).expect("an empty folder opens");
         for batch in &written {
             wal.append(batch).expect("memory takes it");
         }
@@ -100,7 +104,7 @@ pub fn damaged_log(batches: u8, damage: &[(u16, u8)], cut: Option<u16>) {
             content.truncate(usize::from(cut));
         }
     }
-    let Ok((_, read)) = Wal::open(disk, &key) else { return };
+    let Ok((_, read)) = Wal::open(disk, &keys) else { return };
     assert!(written.starts_with(&read), "something else was read than was written");
     if cut.is_none() && damage.iter().all(|(_, bits)| *bits == 0) {
         assert_eq!(read, written);

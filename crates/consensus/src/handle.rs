@@ -15,7 +15,7 @@ use types::Peers;
 use types::limits::{ENTRY_BYTES_MAX, FEED_EVENTS_MAX, PROPOSALS_MAX};
 
 use crate::Error;
-use crate::cipher::DataKey;
+use crate::cipher::{DataKey, DataKeys};
 use crate::disk::Folder;
 use crate::driver::{Command, Driver, Outputs, Reply};
 use crate::member::{Member, MemberConfig, MembershipChange};
@@ -28,7 +28,7 @@ pub struct Config {
     pub directory: PathBuf,
     /// This member's number; never reused within a cluster, never 0.
     pub raft_id: u64,
-    pub key: DataKey,
+    pub keys: DataKeys,
 }
 
 /// Whether this member leads.
@@ -88,7 +88,7 @@ fn member_config(config: &Config) -> Result<MemberConfig, Error> {
     Ok(MemberConfig {
         disk: Arc::new(folder),
         raft_id: config.raft_id,
-        key: config.key.clone(),
+        keys: config.keys.clone(),
         seed: u64::from_le_bytes(seed),
     })
 }
@@ -235,12 +235,21 @@ impl Consensus {
             };
             if let Command::Propose { reply, .. }
             | Command::Read { reply }
-            | Command::ChangeMembership { reply, .. } = command
+            | Command::ChangeMembership { reply, .. }
+            | Command::Rekey { reply, .. } = command
             {
                 let _ = reply.send(Err(error));
             }
         }
         Proposal(answer)
+    }
+
+    /// Seals log and snapshots with `key` from now on; resolves when nothing on the disk needs another one any more.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] and others of the disk; what is there stays readable with the key of before.
+    pub fn rekey(&self, key: DataKey) -> Proposal {
+        self.request(|reply| Command::Rekey { key, reply })
     }
 
     /// Hands leadership to another member, if this one leads and there is one that can.

@@ -25,7 +25,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use backup::{read_backup, write_backup};
-pub use cipher::DataKey;
+pub use cipher::{DataKey, DataKeys};
 pub use disk::{Disk, DiskFile, Folder};
 pub use handle::{Applied, Config, Consensus, Leadership, Proposal};
 pub use member::{

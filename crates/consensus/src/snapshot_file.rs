@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::{Deserialize, Serialize};
 use store::Snapshot;
 
-use crate::cipher::DataKey;
+use crate::cipher::{DataKey, DataKeys};
 use crate::disk::{Disk, DiskFile};
 use crate::sealed::{self, Magic};
 use crate::wal::file_error;
@@ -49,17 +49,28 @@ pub(crate) fn save(
     Ok(())
 }
 
-/// The newest snapshot on `disk`; `None` where there is none yet.
-pub(crate) fn load(disk: &dyn Disk, key: &DataKey) -> Result<Option<StoredSnapshot>, Error> {
+/// The newest snapshot on `disk`, and whether it is sealed with the current key; `None` where there is none yet.
+pub(crate) fn load(
+    disk: &dyn Disk,
+    keys: &DataKeys,
+) -> Result<Option<(StoredSnapshot, bool)>, Error> {
     let Some(index) = indexes(disk)?.into_iter().max() else { return Ok(None) };
     let name = name(index);
-    let file = disk.open(&name).map_err(file_error("read", disk, &name))?;
-    let damaged = |damage| Error::DamagedSnapshot { path: disk.path(&name), damage };
-    match sealed::read::<StoredSnapshot>(file, MAGIC, key) {
-        Ok(snapshot) if snapshot.index == index => Ok(Some(snapshot)),
-        Ok(_) => Err(damaged(Corruption::Content)),
-        Err(damage) => Err(damaged(damage)),
-    }
+    let read = |key| {
+        let file = disk.open(&name).map_err(file_error("read", disk, &name))?;
+        let damaged = |damage| Error::DamagedSnapshot { path: disk.path(&name), damage };
+        match sealed::read::<StoredSnapshot>(file, MAGIC, key) {
+            Ok(snapshot) if snapshot.index == index => Ok(snapshot),
+            Ok(_) => Err(damaged(Corruption::Content)),
+            Err(damage) => Err(damaged(damage)),
+        }
+    };
+    let error = match read(&keys.current) {
+        Ok(snapshot) => return Ok(Some((snapshot, true))),
+        Err(error) => error,
+    };
+    let older = keys.previous.iter().find_map(|key| read(key).ok());
+    older.map(|snapshot| Some((snapshot, false))).ok_or(error)
 }
 
 fn name(index: u64) -> String {
@@ -116,7 +127,7 @@ mod tests {
         let (disk, key) = (Folder::new(directory.path()).expect("folder"), DataKey::new([1; 32]));
         save(&disk, &key, &snapshot(), 0).expect("saves");
         assert!(std::fs::metadata(disk.path(&name(7))).expect("file").len() > CHUNK_BYTES as u64);
-        assert_eq!(load(&disk, &key).expect("loads"), Some(snapshot()));
+        assert_eq!(load(&disk, &key.into()).expect("loads"), Some((snapshot(), true)));
     }
 
     #[test]
@@ -124,21 +135,22 @@ mod tests {
         let directory = tempfile::tempdir().expect("dir");
         let (disk, key) = (Folder::new(directory.path()).expect("folder"), DataKey::new([1; 32]));
         save(&disk, &key, &snapshot(), 0).expect("saves");
-        assert!(load(&disk, &DataKey::new([2; 32])).is_err());
+        assert!(load(&disk, &DataKey::new([2; 32]).into()).is_err());
+        let keys = DataKeys::from(key);
         let path = disk.path(&name(7));
         let whole = std::fs::read(&path).expect("file");
         let cut_at = [3, 19, 30, 24 + CHUNK_BYTES + TAG_BYTES, whole.len() - 1];
         for cut in cut_at {
             std::fs::write(&path, &whole[..cut]).expect("writes");
-            assert!(load(&disk, &key).is_err(), "cut at {cut}");
+            assert!(load(&disk, &keys).is_err(), "cut at {cut}");
         }
         for at in [0, 10, 22, 30, whole.len() - 1] {
             let mut changed = whole.clone();
             changed[at] ^= 1;
             std::fs::write(&path, &changed).expect("writes");
-            assert!(load(&disk, &key).is_err(), "changed at {at}");
+            assert!(load(&disk, &keys).is_err(), "changed at {at}");
         }
         std::fs::write(&path, [&whole[..], b"x"].concat()).expect("writes");
-        assert!(load(&disk, &key).is_err(), "more than was written");
+        assert!(load(&disk, &keys).is_err(), "more than was written");
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::cipher::{Cipher, DataKey, TAG_BYTES, random_base};
+use crate::cipher::{Cipher, DataKey, DataKeys, TAG_BYTES, random_base};
 use crate::disk::{Disk, DiskFile};
 
 const MAGIC: &[u8; 8] = b"SKEPLOG1";
@@ -89,6 +89,8 @@ pub(crate) struct Batch {
 struct Segment {
     id: u64,
     last_index: u64,
+    /// Sealed with a key that is out of use.
+    is_outdated: bool,
 }
 
 /// An open log.
@@ -111,7 +113,7 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::Damaged`] where the log is not as it was written; it is left untouched then.
-    pub(crate) fn open(disk: Arc<dyn Disk>, key: &DataKey) -> Result<(Self, Vec<Batch>), Error> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, keys: &DataKeys) -> Result<(Self, Vec<Batch>), Error> {
         let mut ids = segment_ids(&*disk)?;
         ids.sort_unstable();
         let mut batches = Vec::new();
@@ -124,21 +126,23 @@ impl Wal {
             if gap {
                 return Err(damaged(&*disk, id + 2, 0, Corruption::MissingSegment));
             }
-            let read = read_segment(&*disk, *id, key, sealed_at.map(|header| header.before))?;
+            let read = read_segment(&*disk, *id, keys, sealed_at.map(|header| header.before))?;
             valid_bytes = read.valid_bytes;
             let last =
                 read.batches.iter().flat_map(|batch| &batch.entries).map(|entry| entry.index);
             let inherited = segments.last().map_or(0, |segment: &Segment| segment.last_index);
-            segments.push(Segment { id: *id, last_index: last.max().unwrap_or(inherited) });
+            let last_index = last.max().unwrap_or(inherited);
+            segments.push(Segment { id: *id, last_index, is_outdated: read.is_outdated });
             batches.extend(read.batches);
         }
         let id = ids.last().map_or(1, |last| last + 1);
-        let (file, cipher) = create_segment(&*disk, id, valid_bytes, key)?;
-        segments
-            .push(Segment { id, last_index: segments.last().map_or(0, |last| last.last_index) });
+        let key = keys.current.clone();
+        let (file, cipher) = create_segment(&*disk, id, valid_bytes, &key)?;
+        let last_index = segments.last().map_or(0, |last| last.last_index);
+        segments.push(Segment { id, last_index, is_outdated: false });
         let wal = Self {
             disk,
-            key: key.clone(),
+            key,
             segments,
             file,
             cipher,
@@ -181,6 +185,25 @@ impl Wal {
         Ok(())
     }
 
+    /// Seals with another key from the next batch on. After an error nothing has changed.
+    pub(crate) fn rekey(&mut self, key: DataKey) -> Result<(), Error> {
+        self.buffer.clear();
+        let before = std::mem::replace(&mut self.key, key);
+        if let Err(error) = self.roll() {
+            self.key = before;
+            return Err(error);
+        }
+        let older = self.segments.len() - 1;
+        self.segments[..older].iter_mut().for_each(|segment| segment.is_outdated = true);
+        Ok(())
+    }
+
+    /// The greatest index in what is sealed with a key that is out of use, if there is any.
+    pub(crate) fn outdated(&self) -> Option<u64> {
+        let outdated = self.segments.iter().filter(|segment| segment.is_outdated);
+        outdated.map(|segment| segment.last_index).max()
+    }
+
     /// Bytes of log that a restart would read.
     pub(crate) fn bytes(&self) -> u64 {
         (self.segments.len() as u64 - 1) * SEGMENT_BYTES + self.offset
@@ -204,7 +227,7 @@ impl Wal {
         let id = self.segments.last().map_or(1, |last| last.id + 1);
         let (file, cipher) = create_segment(&*self.disk, id, self.offset, &self.key)?;
         let last_index = self.segments.last().map_or(0, |last| last.last_index);
-        self.segments.push(Segment { id, last_index });
+        self.segments.push(Segment { id, last_index, is_outdated: false });
         (self.file, self.cipher, self.counter) = (file, cipher, 0);
         self.offset = HEADER_BYTES as u64;
         // A batch larger than a segment makes its file grow.
@@ -300,13 +323,14 @@ fn create_segment(
 struct ReadSegment {
     batches: Vec<Batch>,
     valid_bytes: u64,
+    is_outdated: bool,
 }
 
 /// Reads one segment: up to `sealed_at` where a successor says how much of it is valid, else up to its last whole batch.
 fn read_segment(
     disk: &dyn Disk,
     id: u64,
-    key: &DataKey,
+    keys: &DataKeys,
     sealed_at: Option<u64>,
 ) -> Result<ReadSegment, Error> {
     let name = segment_name(id);
@@ -315,7 +339,7 @@ fn read_segment(
     file.read_to_end(&mut bytes).map_err(file_error("read", disk, &name))?;
     let damaged = |offset, damage| damaged(disk, id, offset, damage);
     let header = parse_header(&bytes, id).ok_or_else(|| damaged(0, Corruption::Header))?;
-    let cipher = Cipher::new(key, header.base);
+    let (cipher, is_outdated) = cipher_of(&bytes, keys, header.base);
     let end = sealed_at.map(|end| usize::try_from(end).unwrap_or(usize::MAX));
     let mut batches = Vec::new();
     let mut offset = HEADER_BYTES;
@@ -336,7 +360,23 @@ fn read_segment(
         batches.push(batch);
         offset = next;
     }
-    Ok(ReadSegment { batches, valid_bytes: offset as u64 })
+    Ok(ReadSegment { batches, valid_bytes: offset as u64, is_outdated })
+}
+
+/// What the first batch of a segment opens with, and whether that is out of use; the newest where nothing opens it.
+fn cipher_of(bytes: &[u8], keys: &DataKeys, base: [u8; 12]) -> (Cipher, bool) {
+    let ciphers = || keys.newest_first().map(|key| Cipher::new(key, base));
+    let first = whole_payload(bytes, HEADER_BYTES).map(|range| &bytes[range]);
+    let opens = |cipher: &Cipher| {
+        first.is_some_and(|first| {
+            cipher.open(0, &0_u64.to_le_bytes(), &mut first.to_vec()).is_some()
+        })
+    };
+    let found = ciphers().enumerate().find(|(_, cipher)| opens(cipher));
+    found.map_or_else(
+        || (Cipher::new(&keys.current, base), false),
+        |(age, cipher)| (cipher, age > 0),
+    )
 }
 
 /// Where the payload of the batch at `offset` lies, if the batch is whole.
@@ -371,7 +411,7 @@ mod tests {
     use crate::disk::Folder;
 
     fn open(directory: &Path, key: &DataKey) -> Result<(Wal, Vec<Batch>), Error> {
-        Wal::open(Arc::new(Folder::new(directory).expect("folder")), key)
+        Wal::open(Arc::new(Folder::new(directory).expect("folder")), &key.clone().into())
     }
 
     fn segment_path(directory: &Path, id: u64) -> PathBuf {

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use consensus::{Config, Consensus, DataKey, Error};
+use consensus::{Config, Consensus, DataKey, DataKeys, Error};
 use store::{ChangeSet, Draft, Snapshot, apply};
 use types::{Meta, Service, ServiceId, ServiceSpec, Timestamp};
 
 fn config(directory: &Path) -> Config {
-    Config { directory: directory.to_owned(), raft_id: 1, key: DataKey::new([3; 32]) }
+    Config { directory: directory.to_owned(), raft_id: 1, keys: DataKey::new([3; 32]).into() }
 }
 
 fn open(config: &Config) -> Result<Consensus, Error> {
@@ -141,4 +141,50 @@ fn an_empty_directory_is_no_cluster() {
     let directory = tempfile::tempdir().expect("dir");
     let error = open(&config(directory.path())).expect_err("nothing there");
     assert!(matches!(error, Error::NotBootstrapped { .. }), "{error}");
+}
+
+fn config_with(directory: &Path, keys: DataKeys) -> Config {
+    Config { keys, ..config(directory) }
+}
+
+#[tokio::test]
+async fn after_a_change_of_keys_nothing_needs_the_key_of_before() {
+    let (live, copied) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
+    Consensus::bootstrap(&config(live.path()), Snapshot::default()).expect("bootstraps");
+    let consensus = open(&config(live.path())).expect("opens");
+    // Older snapshots are kept, and sealed with the older key.
+    consensus.set_snapshot_interval(5, 3);
+    for number in 1..=20 {
+        let set = create(&consensus.snapshot(), number);
+        consensus.propose(&set).await.expect("agreed");
+    }
+    let before = consensus.propose(&create(&consensus.snapshot(), 21));
+    consensus.rekey(DataKey::new([4; 32])).await.expect("sealed anew");
+    before.await.expect("agreed");
+    consensus.propose(&create(&consensus.snapshot(), 22)).await.expect("agreed");
+    consensus.rekey(DataKey::new([4; 32])).await.expect("is so already");
+    copy(live.path(), copied.path());
+    let error = open(&config(copied.path())).expect_err("sealed with another key");
+    assert!(matches!(error, Error::DamagedSnapshot { .. }), "{error}");
+    let new = config_with(copied.path(), DataKey::new([4; 32]).into());
+    assert_eq!(*open(&new).expect("opens").snapshot(), *consensus.snapshot());
+    assert_eq!(consensus.snapshot().service_count(), 22);
+}
+
+#[tokio::test]
+async fn a_change_of_keys_that_was_cut_short_goes_on_after_the_start() {
+    let directory = tempfile::tempdir().expect("dir");
+    Consensus::bootstrap(&config(directory.path()), Snapshot::default()).expect("bootstraps");
+    let consensus = open(&config(directory.path())).expect("opens");
+    consensus.propose(&create(&consensus.snapshot(), 1)).await.expect("agreed");
+    drop(consensus);
+    // The node remembers both keys before anything is sealed with the new one.
+    let (old, new) = (DataKey::new([3; 32]), DataKey::new([4; 32]));
+    let both = DataKeys { current: new.clone(), previous: vec![DataKey::new([9; 32]), old] };
+    let consensus = open(&config_with(directory.path(), both)).expect("opens");
+    consensus.propose(&create(&consensus.snapshot(), 2)).await.expect("agreed");
+    consensus.rekey(new.clone()).await.expect("sealed anew");
+    drop(consensus);
+    let reopened = open(&config_with(directory.path(), new.into())).expect("needs one key");
+    assert_eq!(reopened.snapshot().service_count(), 2);
 }

@@ -23,7 +23,12 @@ struct Cluster {
 
 fn config(directory: &Path, id: u64) -> MemberConfig {
     let folder = Folder::new(&directory.join(id.to_string())).expect("folder");
-    MemberConfig { disk: Arc::new(folder), raft_id: id, key: DataKey::new([3; 32]), seed: id }
+    MemberConfig {
+        disk: Arc::new(folder),
+        raft_id: id,
+        keys: DataKey::new([3; 32]).into(),
+        seed: id,
+    }
 }
 
 fn create(snapshot: &Snapshot, number: u64) -> ChangeSet {

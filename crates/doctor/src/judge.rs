@@ -108,6 +108,7 @@ fn fix_for(what: &str) -> String {
         "veth devices" => "modprobe veth, or a kernel with CONFIG_VETH",
         "tunnels" => "modprobe wireguard or modprobe tun, or a kernel with CONFIG_WIREGUARD or CONFIG_TUN: encrypted networks need one of them",
         "nftables" => "modprobe nft_nat nft_numgen nft_fib_ipv4 nft_masq, or a kernel with those: published ports and services need them",
+        "sockets known to nftables" => "modprobe nft_socket, or a kernel with CONFIG_NFT_SOCKET: without it, a process that listens on 0.0.0.0 alone is not reached over IPv6",
         "network namespaces" => "run this as root",
         _ => "look at dmesg",
     }

@@ -18,7 +18,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consensus::Consensus;
+use consensus::{Consensus, DataKey};
 use rpc::{Client, SharedIdentity};
 use store::{Event, Snapshot};
 use tokio::net::TcpListener;
@@ -234,6 +234,14 @@ impl Manager {
             Ok(())
         };
         self.duties.writer.write(dismiss).await
+    }
+
+    /// Seals log and snapshots with `key`; returns when nothing on the disk needs another one any more.
+    ///
+    /// # Errors
+    /// What the disk refuses; everything stays readable with the keys of before.
+    pub async fn rekey(&self, key: DataKey) -> Result<(), Error> {
+        Ok(self.consensus.rekey(key).await?)
     }
 
     /// Who takes part in the consensus.

@@ -155,7 +155,7 @@ fn seconds() -> i64 {
 
 fn config(directory: &tempfile::TempDir) -> consensus::Config {
     let directory = directory.path().join("raft");
-    consensus::Config { directory, raft_id: 1, key: DataKey::new([7; 32]) }
+    consensus::Config { directory, raft_id: 1, keys: DataKey::new([7; 32]).into() }
 }
 
 fn first_node(spec: ClusterSpec, request: String) -> Bootstrap {

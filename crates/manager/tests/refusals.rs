@@ -41,7 +41,7 @@ impl Swarm {
         let config = consensus::Config {
             directory: directory.path().join("raft"),
             raft_id: 1,
-            key: DataKey::new([7; 32]),
+            keys: DataKey::new([7; 32]).into(),
         };
         let first = Bootstrap {
             node: NodeId::from_random(1),

@@ -98,6 +98,8 @@ impl Inner {
         }
         let audited = self.lock().mesh.audit(mends);
         faults.extend(said(audited, "routing mesh"));
+        let audited = self.lock().relays.audit(mends);
+        faults.extend(said(audited, "relays"));
         let audited = self.lock().tunnel.audit(mends);
         faults.extend(said(audited, "tunnel"));
         faults.extend(self.audit_names(mends));

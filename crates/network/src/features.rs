@@ -17,7 +17,7 @@ use crate::ports::{Front, Protocol, Rule};
 use crate::{Error, nft, tunnel};
 
 /// What the kernel refuses to make, and with which words: `vxlan devices`, `bridges`, `veth devices`, `tunnels`,
-/// `nftables`, `network namespaces`.
+/// `nftables`, `sockets known to nftables`, `network namespaces`.
 pub fn missing_features() -> BTreeMap<String, String> {
     let trial = std::thread::spawn(|| {
         // SAFETY: the thread is our own and ends here; it shares no namespace-bound state with others.
@@ -38,6 +38,7 @@ fn try_all() -> BTreeMap<String, String> {
         ("vxlan devices", try_link(InfoKind::Vxlan, Some(vxlan))),
         ("tunnels", tunnel::can_be_made().then_some(()).ok_or("neither WireGuard nor tun".into())),
         ("nftables", try_tables().map_err(|error| text_of(&error))),
+        ("sockets known to nftables", try_relays().map_err(|error| text_of(&error))),
     ];
     let failed =
         tries.into_iter().filter_map(|(what, tried)| Some((what.to_owned(), tried.err()?)));
@@ -69,6 +70,10 @@ fn try_tables() -> Result<(), Error> {
     table.change(&[], &[Rule { front, backends }])
 }
 
+fn try_relays() -> Result<(), Error> {
+    nft::RelayTable::here()?.set(BTreeMap::new())
+}
+
 /// Bytes that each of the host's links takes.
 ///
 /// # Errors
@@ -91,7 +96,8 @@ pub fn link_mtus() -> Result<BTreeMap<String, u32>, Error> {
     Ok(links.collect())
 }
 
-fn text_of(error: &Error) -> String {
+/// The error with its cause.
+pub(crate) fn text_of(error: &Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

@@ -22,6 +22,7 @@ mod overlay;
 mod path;
 mod ports;
 mod questions;
+mod relay;
 mod reserve;
 mod state_file;
 mod tunnel;
@@ -94,6 +95,7 @@ struct State {
     guard: nft::Guard,
     overlays: overlay::Overlays,
     mesh: ingress::Mesh,
+    relays: relay::Relays,
     tunnel: tunnel::Tunnel,
     /// Everything was taken down, and nothing of it is to be put back.
     is_closed: bool,
@@ -218,6 +220,11 @@ impl Network {
                 }
                 state.bridges.hide(underlay.port)?;
             }
+            let own = ingress
+                .own
+                .iter()
+                .map(|((_, (protocol, _)), (address, port))| (*protocol, *address, *port));
+            state.relay(&inner.config.run_dir, own.collect::<Vec<_>>());
             let (set, gone) = state.mesh.set(ingress);
             set.map(|()| gone)
         })
@@ -232,7 +239,8 @@ impl Network {
     pub async fn forget_flows(&self, mut gone: BTreeSet<IpAddr>) -> Result<(), Error> {
         let inner = self.0.clone();
         blocking(move || {
-            gone.retain(|address| !inner.lock().mesh.holds(*address));
+            let held = inner.lock().mesh.held();
+            gone.retain(|address| !held.contains(address));
             nft::forget_connections(&gone)
         })
         .await
@@ -554,7 +562,8 @@ fn open(config: Config) -> Result<Network, Error> {
     });
     let tunnel = tunnel::Tunnel::load(&config.run_dir);
     let is_closed = false;
-    let state = State {
+    let relayed = ports.relayed(None);
+    let mut state = State {
         pool,
         endpoints,
         isolated,
@@ -564,9 +573,11 @@ fn open(config: Config) -> Result<Network, Error> {
         guard,
         overlays,
         mesh,
+        relays: relay::Relays::new(),
         tunnel,
         is_closed,
     };
+    state.relay(&config.run_dir, relayed);
     let inner = Arc::new(Inner { config, bridge, state: Mutex::new(state) });
     inner.watch()?;
     Ok(Network(inner))
@@ -717,15 +728,17 @@ impl Inner {
 
     fn unplug(&self, container: &str, network: &str) -> Result<(), Error> {
         let mut state = self.lock();
-        let State { bridges, guard, .. } = &mut *state;
+        let State { bridges, guard, relays, .. } = &mut *state;
         if network == DEFAULT_NETWORK {
             let Some(endpoint) = state.endpoints.remove(container) else { return Ok(()) };
             state.isolated.insert(container.to_owned());
             bridge::unplug(&bridge::host_link(container))?;
             endpoint::forget(&self.config.run_dir, container)?;
             state.pool.free(endpoint.address);
+            state.relays.forget(container, endpoint.address)?;
             state.guard.dismiss(&bridge::host_link(container))?;
         } else {
+            relays.quit(container, bridges.plugs(container), network)?;
             bridges.unplug(&self.config.run_dir, guard, container, network)?;
             state.tell_names(network);
         }
@@ -737,6 +750,7 @@ impl Inner {
         endpoint::forget(&self.config.run_dir, container)?;
         let mut state = self.lock();
         state.isolated.remove(container);
+        state.relays.remove(container);
         state.overlays.leave(&self.config.run_dir, container)?;
         let State { bridges, guard, .. } = &mut *state;
         let left = bridges.leave(&self.config.run_dir, guard, container)?;
@@ -759,7 +773,10 @@ impl Inner {
             known.restore(owner, change);
             return Err(error);
         }
-        known.save(&self.config.run_dir)
+        known.save(&self.config.run_dir)?;
+        let relayed = known.relayed(Some(owner));
+        state.relay(&self.config.run_dir, relayed);
+        Ok(())
     }
 }
 

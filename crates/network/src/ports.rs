@@ -86,6 +86,20 @@ impl Ports {
         state_file::write(&file(run_dir), &self.owners)
     }
 
+    /// Sockets of containers that are reached over IPv6, of this owner or of all.
+    pub(crate) fn relayed(&self, owner: Option<&str>) -> Vec<(Protocol, Ipv4Addr, u16)> {
+        let owners = self.owners.iter().filter(|(it, _)| owner.is_none_or(|owner| owner == *it));
+        let ports = owners.flat_map(|(_, ports)| ports);
+        let ports = ports.filter(|port| fronts(port).any(|front| front.address.is_ipv6()));
+        let sockets = ports.flat_map(|port| {
+            port.backends.iter().filter_map(|backend| match backend {
+                IpAddr::V4(address) => Some((port.protocol, *address, port.target)),
+                IpAddr::V6(_) => None,
+            })
+        });
+        sockets.collect()
+    }
+
     pub(crate) fn rules(&self) -> Vec<Rule> {
         self.owners.values().flat_map(|ports| rules(ports)).collect()
     }

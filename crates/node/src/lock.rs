@@ -48,6 +48,12 @@ pub(crate) async fn settle(files: &Files, manager: &Manager) -> anyhow::Result<(
     if files.set_lock(cluster.unlock_key.as_ref())? {
         info!(locked = cluster.unlock_key.is_some(), "this manager's keys are locked anew");
     }
+    // What lay open may be known to somebody. It is given up, also where an earlier run did not come to it.
+    if let Some(keys) = files.outdated_log_keys()? {
+        manager.rekey(keys.current.clone()).await?;
+        files.forget_older_log_keys(&keys.current)?;
+        info!("log and snapshots are encrypted with a key that never lay open");
+    }
     Ok(())
 }
 

@@ -178,9 +178,10 @@ impl Membership {
             self.close().await;
             return Err(error);
         }
+        let weak = Arc::downgrade(self);
         let tasks = [
             tokio::spawn(driver.run(stop.clone())),
-            tokio::spawn(steward::follow(Arc::downgrade(self), heard, stop)),
+            tokio::spawn(steward::follow(weak, self.files.closed.clone(), heard, stop)),
         ];
         if let Some(active) = self.lock().as_mut() {
             active.tasks.extend(tasks);

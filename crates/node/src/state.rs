@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::Context;
-use consensus::DataKey;
+use consensus::{DataKey, DataKeys};
 use rpc::Identity;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use types::assignment::{AssignmentSet, ManagerPeer};
 use types::cluster::UnlockKey;
 use types::{NodeId, TaskTemplate};
@@ -35,6 +36,9 @@ struct StoredIdentity {
     certificate: String,
     roots: String,
     secrets: StoredSecrets,
+    /// The certificate's key lay open until it was locked: another one is to take its place.
+    #[serde(default)]
+    is_key_outdated: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,12 +56,22 @@ impl Default for StoredSecrets {
     }
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Secrets {
     /// PEM of the certificate's key.
     key: String,
     /// What log and snapshots are encrypted with, while the node is a manager.
     log_key: Option<[u8; 32]>,
+    /// Keys of before the log was locked, which some of it may still be encrypted with.
+    #[serde(default)]
+    previous_log_keys: Vec<[u8; 32]>,
+}
+
+impl Secrets {
+    fn log_keys(&self) -> Option<DataKeys> {
+        let previous = self.previous_log_keys.iter().copied().map(DataKey::new).collect();
+        Some(DataKeys { current: DataKey::new(self.log_key?), previous })
+    }
 }
 
 /// What a sealed text is for.
@@ -69,11 +83,13 @@ pub(crate) struct Files {
     directory: PathBuf,
     /// What the secrets are locked with, once it is known. Held while they are rewritten: one at a time.
     lock: Arc<Mutex<Option<UnlockKey>>>,
+    /// Secrets that lay open have been locked.
+    pub(crate) closed: Arc<Notify>,
 }
 
 impl Files {
     pub(crate) fn new(data_root: &Path) -> Self {
-        Self { directory: data_root.join("swarm"), lock: Arc::default() }
+        Self { directory: data_root.join("swarm"), lock: Arc::default(), closed: Arc::default() }
     }
 
     pub(crate) fn load(&self) -> anyhow::Result<Option<State>> {
@@ -113,7 +129,8 @@ impl Files {
         Ok(())
     }
 
-    /// Locks the secrets with another key, or with none. Nothing is written where they are locked so already.
+    /// Locks the secrets with another key, or with none. Nothing is written where they are locked so already. Secrets
+    /// that lay open until now are to be replaced: see [`Files::outdated_log_keys`] and [`Files::is_key_outdated`].
     pub(crate) fn set_lock(&self, key: Option<&UnlockKey>) -> anyhow::Result<bool> {
         let mut lock = self.lock();
         if lock.as_ref() == key {
@@ -121,11 +138,18 @@ impl Files {
         }
         let mut stored = self.stored()?;
         if self.identity_file().exists() {
-            let secrets = opened(&stored.secrets, lock.as_ref())?;
+            let mut secrets = opened(&stored.secrets, lock.as_ref())?;
+            if lock.is_none() {
+                stored.is_key_outdated = true;
+                if let Some(open) = secrets.log_key.replace(rand::random()) {
+                    secrets.previous_log_keys.push(open);
+                }
+            }
             stored.secrets = closed(&secrets, key)?;
             self.write_identity(&stored)?;
         }
         *lock = key.cloned();
+        self.closed.notify_one();
         Ok(true)
     }
 
@@ -134,17 +158,43 @@ impl Files {
         let lock = self.lock();
         let mut stored = self.stored()?;
         let mut secrets = opened(&stored.secrets, lock.as_ref())?;
-        let key = match secrets.log_key {
-            Some(key) => key,
+        let keys = match secrets.log_keys() {
+            Some(keys) => keys,
             None => {
                 let key = *secrets.log_key.insert(rand::random());
                 stored.secrets = closed(&secrets, lock.as_ref())?;
                 self.write_identity(&stored)?;
-                key
+                DataKey::new(key).into()
             }
         };
         let directory = self.directory.join("raft");
-        Ok(consensus::Config { directory, raft_id, key: DataKey::new(key) })
+        Ok(consensus::Config { directory, raft_id, keys })
+    }
+
+    /// The log's keys while it may still need one of before it was locked.
+    pub(crate) fn outdated_log_keys(&self) -> anyhow::Result<Option<DataKeys>> {
+        let lock = self.lock();
+        let secrets = opened(&self.stored()?.secrets, lock.as_ref())?;
+        Ok(secrets.log_keys().filter(|keys| !keys.previous.is_empty()))
+    }
+
+    /// Nothing of the log needs another key than `current` any more.
+    pub(crate) fn forget_older_log_keys(&self, current: &DataKey) -> anyhow::Result<()> {
+        let lock = self.lock();
+        let mut stored = self.stored()?;
+        let mut secrets = opened(&stored.secrets, lock.as_ref())?;
+        if secrets.log_key.as_ref() == Some(current.as_bytes()) {
+            secrets.previous_log_keys.clear();
+            stored.secrets = closed(&secrets, lock.as_ref())?;
+            self.write_identity(&stored)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the certificate's key lay open before it was locked.
+    pub(crate) fn is_key_outdated(&self) -> anyhow::Result<bool> {
+        let _lock = self.lock();
+        Ok(self.stored()?.is_key_outdated)
     }
 
     /// Forgets the seat in the consensus: its log, its snapshots and the key they are sealed with.
@@ -154,6 +204,7 @@ impl Files {
         let mut stored = self.stored()?;
         let mut secrets = opened(&stored.secrets, lock.as_ref())?;
         if secrets.log_key.take().is_some() {
+            secrets.previous_log_keys.clear();
             stored.secrets = closed(&secrets, lock.as_ref())?;
             self.write_identity(&stored)?;
         }
@@ -170,9 +221,11 @@ impl Files {
         let stored = self.stored()?;
         let mut secrets = opened(&stored.secrets, lock.as_ref())?;
         let Identity { certificate, key, roots } = identity.clone();
+        let is_same_key = secrets.key == key;
         secrets.key = key;
         let secrets = closed(&secrets, lock.as_ref())?;
-        self.write_identity(&StoredIdentity { certificate, roots, secrets })
+        let is_key_outdated = stored.is_key_outdated && is_same_key;
+        self.write_identity(&StoredIdentity { certificate, roots, secrets, is_key_outdated })
     }
 
     pub(crate) fn load_identity(&self) -> anyhow::Result<Identity> {
@@ -284,9 +337,7 @@ impl Files {
 fn opened(stored: &StoredSecrets, key: Option<&UnlockKey>) -> anyhow::Result<Secrets> {
     match (stored, key) {
         // Not locked yet: a crash came between the key and the lock.
-        (StoredSecrets::Open(Secrets { key, log_key }), _) => {
-            Ok(Secrets { key: key.clone(), log_key: *log_key })
-        }
+        (StoredSecrets::Open(secrets), _) => Ok(secrets.clone()),
         (StoredSecrets::Locked(sealed), Some(key)) => {
             let text = ca::open(key, LOCK_PURPOSE, sealed)?;
             serde_json::from_slice(&text).context("read the unlocked secrets")
@@ -296,9 +347,8 @@ fn opened(stored: &StoredSecrets, key: Option<&UnlockKey>) -> anyhow::Result<Sec
 }
 
 fn closed(secrets: &Secrets, key: Option<&UnlockKey>) -> anyhow::Result<StoredSecrets> {
-    let Secrets { key: tls, log_key } = secrets;
     Ok(match key {
-        None => StoredSecrets::Open(Secrets { key: tls.clone(), log_key: *log_key }),
+        None => StoredSecrets::Open(secrets.clone()),
         Some(key) => {
             let text = serde_json::to_vec(secrets).context("encode the node's secrets")?;
             StoredSecrets::Locked(ca::seal(key, LOCK_PURPOSE, &text))
@@ -330,7 +380,7 @@ mod tests {
         let (key, other) = (ca::new_unlock_key(), ca::new_unlock_key());
         let files = again(&directory);
         files.set_lock(Some(&key)).expect("nothing to lock yet");
-        let log_key = files.consensus(1).expect("makes a key").key;
+        let log_key = files.consensus(1).expect("makes a key").keys.current;
         files.save_identity(&identity("tls key")).expect("writes");
         assert!(!holds(&directory, "tls key"));
 
@@ -341,7 +391,7 @@ mod tests {
         files.unlock(key).expect("opens");
         assert!(!files.is_locked().expect("reads"));
         assert_eq!(files.load_identity().expect("reads").key, "tls key");
-        assert_eq!(files.consensus(1).expect("reads").key.as_bytes(), log_key.as_bytes());
+        assert_eq!(files.consensus(1).expect("reads").keys.current.as_bytes(), log_key.as_bytes());
     }
 
     #[test]
@@ -366,9 +416,42 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let files = again(&directory);
         files.save_identity(&identity("tls key")).expect("writes");
-        let before = files.consensus(1).expect("makes a key").key;
+        let before = files.consensus(1).expect("makes a key").keys.current;
         files.remove_seat().expect("removes");
-        assert_ne!(files.consensus(2).expect("makes a key").key.as_bytes(), before.as_bytes());
+        assert_ne!(
+            files.consensus(2).expect("makes a key").keys.current.as_bytes(),
+            before.as_bytes()
+        );
         assert_eq!(files.load_identity().expect("reads").key, "tls key");
+    }
+
+    #[test]
+    fn secrets_that_lay_open_are_given_up_when_they_are_locked() {
+        let directory = tempfile::tempdir().expect("directory");
+        let (first, second) = (ca::new_unlock_key(), ca::new_unlock_key());
+        let files = again(&directory);
+        files.save_identity(&identity("tls key")).expect("writes");
+        let open = files.consensus(1).expect("makes a key").keys.current;
+        assert!(!files.is_key_outdated().expect("reads"));
+        files.set_lock(Some(&first)).expect("locks");
+
+        let files = again(&directory);
+        files.unlock(first).expect("opens");
+        let keys = files.outdated_log_keys().expect("reads").expect("the log is still as it was");
+        assert!(keys.current != open && keys.previous == [open]);
+        assert_eq!(files.consensus(1).expect("reads").keys.previous, keys.previous);
+        files.forget_older_log_keys(&DataKey::new([1; 32])).expect("is another one");
+        assert!(files.outdated_log_keys().expect("reads").is_some());
+        files.forget_older_log_keys(&keys.current).expect("writes");
+        assert!(files.outdated_log_keys().expect("reads").is_none());
+        // A root that changes is no new key; a renewal is.
+        files.save_identity(&identity("tls key")).expect("writes");
+        assert!(files.is_key_outdated().expect("reads"));
+        files.save_identity(&identity("another key")).expect("writes");
+        assert!(!files.is_key_outdated().expect("reads"));
+        // What was locked all the time stays.
+        files.set_lock(Some(&second)).expect("locks");
+        assert!(files.outdated_log_keys().expect("reads").is_none());
+        assert!(!files.is_key_outdated().expect("reads"));
     }
 }

@@ -9,7 +9,7 @@ use consensus::Consensus;
 use manager::methods::{self, SeatRequest};
 use rpc::Identity;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use types::assignment::{ManagerPeer, News};
@@ -31,9 +31,10 @@ const SEAT_LOOK: Duration = Duration::from_millis(10);
 /// Longest sleep before the next look at the certificate: clocks are set and hosts sleep.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// Follows what the managers tell, until told to stop.
+/// Follows what the managers tell, and what is to be done when the node's secrets are locked, until told to stop.
 pub(crate) async fn follow(
     membership: Weak<Membership>,
+    closed: Arc<Notify>,
     mut heard: watch::Receiver<Option<News>>,
     stop: CancellationToken,
 ) {
@@ -60,6 +61,7 @@ pub(crate) async fn follow(
         tokio::select! {
             () = stop.cancelled() => return,
             changed = heard.changed() => if changed.is_err() { return },
+            () = closed.notified() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -149,7 +151,10 @@ async fn settle(
         let identity = membership.files.load_identity()?;
         let seat = seat_of(membership, news);
         let now = manager::now().as_nanos() / 1_000_000_000;
-        let step = next_step(&identity, news, seat, random, now)?;
+        let step = match next_step(&identity, news, seat, random, now)? {
+            Step::Wait(_) if membership.files.is_key_outdated()? => Step::Renew,
+            step => step,
+        };
         anyhow::Ok((identity, step))
     };
     let (identity, step) = decide()?;

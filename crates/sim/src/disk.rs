@@ -129,6 +129,15 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn sync(&self) -> io::Result<()> {
+        let mut state = lock(&self.0);
+        if state.fails_in_flush {
+            return Err(io::Error::other(POWER_LOSS));
+        }
+        state.removed.clear();
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = lock(&self.0);
         let content = state.files.remove(name).ok_or(io::ErrorKind::NotFound)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent::Agent;
-use consensus::Member;
+use consensus::{DataKey, DataKeys, Member};
 use types::{NodeId, TaskId};
 
 use crate::clock::{Clock, Millis};
@@ -34,6 +34,8 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) member: Option<Member>,
+    /// Older keys are forgotten when the member needs them no more.
+    pub(crate) is_rekeying: bool,
     pub(crate) leading: Option<Leading>,
     pub(crate) agent: Agent,
     pub(crate) link: Option<Link>,
@@ -45,6 +47,8 @@ pub(crate) struct Host {
     pub(crate) node: NodeId,
     pub(crate) clock: Clock,
     pub(crate) disk: SimDisk,
+    /// What log and snapshots are sealed with, as the node remembers it.
+    pub(crate) keys: DataKeys,
     /// The seat in the consensus that the node remembers.
     pub(crate) seat: Option<u64>,
     pub(crate) containers: BTreeMap<TaskId, Container>,
@@ -68,6 +72,7 @@ impl Host {
             node,
             clock,
             disk: SimDisk::default(),
+            keys: DataKey::new([7; 32]).into(),
             seat: None,
             containers: BTreeMap::new(),
             daemon: None,

@@ -105,6 +105,10 @@ pub enum What {
     },
     /// Leadership is handed over.
     HandOver,
+    /// The host's log and snapshots are sealed with another key from now on.
+    Rekey {
+        host: usize,
+    },
 }
 
 /// What a service's tasks are like.
@@ -176,6 +180,7 @@ fn one(random: &mut Random) -> What {
         92..95 => What::Crash { host },
         95..97 => What::Leave { host, back_after: duration },
         97..98 => What::RemoveNodes,
-        _ => What::HandOver,
+        98..99 => What::HandOver,
+        _ => What::Rekey { host },
     }
 }

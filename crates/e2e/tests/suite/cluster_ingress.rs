@@ -145,6 +145,33 @@ fn ports_of_a_tasks_own_node_answer_over_ipv6_and_are_shown_so() {
     assert_eq!(ports.replace(":::", "[::]:"), "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp");
 }
 
+#[test]
+fn a_process_that_listens_on_ipv4_alone_is_reached_over_ipv6_too() {
+    skep_only!("stock Docker's mesh has no IPv6");
+    let cluster = Cluster::swarm(1, 2);
+    let (first, client) = (cluster.host(1), cluster.client());
+    let nodes = speak_ipv6(&cluster, &client);
+    let httpd = ["busybox", "httpd", "-f", "-p", "0.0.0.0:80", "-h", "/etc"];
+    create(first, "web", &[&["--publish", "8080:80"], &httpd[..]].concat());
+    let publish = ["--mode", "global", "--publish", "mode=host,published=8081,target=80"];
+    create(first, "own", &[&publish[..], &httpd].concat());
+    first.ok(&[&["run", "-d", "--name", "plain", "-p", "8082:80"], &httpd[..]].concat());
+    first.until_running("web", 1);
+    first.until_running("own", 3);
+    let has = |said: Option<String>| said.is_some_and(|said| said.contains("404"));
+    for (host, address) in cluster.hosts().iter().zip(&nodes) {
+        let address = format!("[{address}]");
+        let ports = if host.name == first.name { 8080..=8082 } else { 8080..=8081 };
+        for port in ports {
+            first.until("it answers", || has(client.ask(&address, port)));
+            for own in ["[::1]", "localhost", &address] {
+                assert!(has(host.ask(own, port)), "{} asks {own}:{port}", host.hostname());
+            }
+        }
+    }
+    cluster.audit();
+}
+
 /// What a port answers to a datagram.
 fn ask_by_datagram(address: &str, port: u16) -> std::io::Result<String> {
     let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };

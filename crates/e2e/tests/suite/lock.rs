@@ -26,6 +26,22 @@ fn keys(host: &Host) -> String {
     keys.expect("the node has keys")
 }
 
+/// The certificate of this host's node.
+fn certificate(host: &Host) -> String {
+    let file = if is_skep() { "identity.json" } else { "certificates/swarm-node.crt" };
+    let text = std::fs::read_to_string(host.path("data/swarm").join(file));
+    let text = text.expect("the node has a certificate");
+    let end = text.find("-----END CERTIFICATE").expect("it is in PEM");
+    text[..end].to_owned()
+}
+
+/// The files of this host's log.
+fn log(host: &Host) -> Vec<String> {
+    let Ok(files) = std::fs::read_dir(host.path("data/swarm/raft")) else { return Vec::new() };
+    let names = files.map(|file| file.expect("lists").file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.ends_with(".log")).collect()
+}
+
 /// Whether they lie locked on its disk.
 pub(crate) fn is_closed(host: &Host) -> bool {
     let keys = keys(host);
@@ -124,9 +140,15 @@ fn autolock_is_turned_on_and_off_and_its_key_rotated() {
     host.init();
     assert!(host.refused(&["swarm", "unlock-key"]).contains("no unlock key is set"));
     assert!(!is_closed(&host));
+    let (certificate, log) = (certificate(&host), log(&host));
     let said = host.ok(&["swarm", "update", "--autolock=true"]);
     assert!(said.contains("SWMKEY-1-"), "{said}");
     host.until("the keys are locked", || is_closed(&host));
+    host.until("the key that lay open is no node's", || self::certificate(&host) != certificate);
+    if is_skep() {
+        let is_left = |name: &String| self::log(&host).contains(name);
+        host.until("the log is written anew", || !log.iter().any(is_left));
+    }
     let first = host.ok(&["swarm", "unlock-key", "-q"]);
     host.ok(&["swarm", "update", "--task-history-limit", "3"]);
     assert_eq!(host.ok(&["swarm", "unlock-key", "-q"]), first, "only a rotation changes it");

@@ -115,10 +115,9 @@ impl Mesh {
         (linked.and(served), gone)
     }
 
-    /// Whether the address is somebody's who is reached by published ports.
-    pub(crate) fn holds(&self, address: IpAddr) -> bool {
-        let held = self.wanted.iter().flat_map(|wanted| &wanted.held);
-        held.copied().flat_map(all_of).any(|held| held == address)
+    /// Addresses that are somebody's who is reached by published ports.
+    pub(crate) fn held(&self) -> BTreeSet<IpAddr> {
+        self.wanted.iter().flat_map(|wanted| &wanted.held).copied().flat_map(all_of).collect()
     }
 
     /// How the kernel differs from what was last asked for; with `mends`, it is put right.

@@ -55,6 +55,8 @@ const ICMP_NO_PORT: u8 = 3;
 const ICMPV6_NO_PORT: u8 = 4;
 /// `NFT_REJECT_TCP_RST`.
 const REJECT_BY_RESET: u32 = 1;
+/// `NFT_SOCKET_TRANSPARENT`.
+const SOCKET_TRANSPARENT: u32 = 0;
 const HASH_SEED: u32 = 0x736b_6570;
 const NAT_SOURCE: u32 = 0;
 const NAT_DESTINATION: u32 = 1;
@@ -113,6 +115,10 @@ pub(super) enum Expression {
         register: u32,
     },
     FibDestinationType {
+        register: u32,
+    },
+    /// Loads whether the socket that the packet would come to is transparent; the rule ends where there is none.
+    SocketIsTransparent {
         register: u32,
     },
     Mask {
@@ -248,6 +254,16 @@ pub(super) fn destination_is_local() -> Vec<Expression> {
     vec![
         Expression::FibDestinationType { register: FIRST_REGISTER },
         Expression::Compare { register: FIRST_REGISTER, equal: true, value },
+    ]
+}
+
+/// A process awaits the packet: there is a socket that it would come to.
+pub(super) fn has_socket() -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::SocketIsTransparent { register },
+        // It is 0 or 1: both will do.
+        Expression::Compare { register, equal: false, value: vec![2] },
     ]
 }
 
@@ -512,6 +528,7 @@ fn name(expression: &Expression) -> &'static str {
         Expression::ToNetworkOrder { .. } => "byteorder",
         Expression::SetSegment { .. } => "exthdr",
         Expression::FibDestinationType { .. } => "fib",
+        Expression::SocketIsTransparent { .. } => "socket",
         Expression::Mask { .. } | Expression::Bits { .. } => "bitwise",
         Expression::Compare { .. } => "cmp",
         Expression::Random { .. } => "numgen",
@@ -562,6 +579,9 @@ fn encode_body(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::FibDestinationType { register } => {
             numbers(bytes, &[(1, *register), (2, FIB_RESULT_ADDRTYPE), (3, FIB_F_DADDR)]);
+        }
+        Expression::SocketIsTransparent { register } => {
+            numbers(bytes, &[(1, SOCKET_TRANSPARENT), (2, *register)]);
         }
         Expression::Mask { register, mask } => {
             let length = u32::try_from(mask.len()).expect("masks are short");

@@ -23,6 +23,7 @@ mod ingress;
 pub(crate) mod list;
 mod loopback;
 mod message;
+mod relay;
 mod socket;
 mod sticky;
 mod watch;
@@ -42,6 +43,7 @@ pub(crate) use guard::{Guard, Tenant};
 pub(crate) use ingress::{Base as MeshBase, MeshRules, MeshTable};
 pub use list::BaseChain;
 use message::{Batch, Family, Hook, MapSpec};
+pub(crate) use relay::{Awaited, RelayTable};
 use socket::Socket;
 pub(crate) use watch::{Heard, Watch};
 

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::lane::Lane;
 use super::{Overlay, Peer, way};
-use crate::bridge::{add_address, free_place, host_link, link_index, set_up, taking, up};
+use crate::bridge::{add_address, free_place, host_link, link_index, raise, set_up, taking, up};
 use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
 use crate::{Error, address, mtu as underlay, namespace, tunnel};
@@ -144,7 +144,7 @@ impl Fabric {
         ];
         let made = self.netlink.create_link(&link, &RouteNetlinkMessage::NewLink(veth));
         made.map_err(Error::kernel(format!("make link {link}")))?;
-        within.change(set_up(index)).map_err(Error::kernel(format!("raise {name}")))?;
+        let index = raise(&within, &name, index)?;
         for address in addresses {
             if address.addr().is_ipv6() {
                 namespace::within(netns, || allow_ipv6(&name))?;

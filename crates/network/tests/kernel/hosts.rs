@@ -1,16 +1,17 @@
 //! Hosts for tests: network namespaces that threads work in, and what there is to ask and to answer in them.
 #![allow(unsafe_code, reason = "threads of our own are moved into new network namespaces")]
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use network::{Config, Network};
+use network::{Config, LocalNetwork, Network};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use tempfile::TempDir;
@@ -52,12 +53,45 @@ pub(crate) fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> 
 /// Answers each connection on [`PORT`], of IPv4 and IPv6, with `word` and the caller's address, for as long as the test
 /// runs.
 pub(crate) fn serve(netns: &Path, word: &'static str) {
-    let listener = inside(netns, || TcpListener::bind(("::", PORT)).expect("binds"));
+    serve_at(netns, (Ipv6Addr::UNSPECIFIED, PORT), word);
+}
+
+/// Does so at another place.
+pub(crate) fn serve_at(netns: &Path, place: (impl Into<IpAddr>, u16), word: &'static str) {
+    let listener = listen(netns, SocketAddr::new(place.0.into(), place.1));
     std::thread::spawn(move || {
         while let Ok((mut stream, caller)) = listener.accept() {
             let _ = write!(stream, "{word} {}", caller.ip().to_canonical());
         }
     });
+}
+
+/// Sends each caller back what he says, to its end.
+pub(crate) fn echo_at(netns: &Path, place: (impl Into<IpAddr>, u16)) {
+    let listener = listen(netns, SocketAddr::new(place.0.into(), place.1));
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            let _ = io::copy(&mut &stream, &mut &stream);
+        }
+    });
+}
+
+fn listen(netns: &Path, place: SocketAddr) -> TcpListener {
+    inside(netns, || TcpListener::bind(place).expect("binds"))
+}
+
+/// What comes back for these words.
+pub(crate) fn say(address: impl Into<IpAddr>, port: u16, words: Vec<u8>) -> Vec<u8> {
+    let stream = TcpStream::connect(SocketAddr::new(address.into(), port)).expect("connects");
+    let mut speaking = stream.try_clone().expect("cloned");
+    let speaker = std::thread::spawn(move || {
+        speaking.write_all(&words).expect("heard");
+        speaking.shutdown(Shutdown::Write).expect("done");
+    });
+    let mut answer = Vec::new();
+    (&stream).read_to_end(&mut answer).expect("answered");
+    speaker.join().expect("said");
+    answer
 }
 
 /// What [`serve`] answers there.
@@ -220,4 +254,22 @@ impl Drop for Node {
 fn enter_new_namespace() {
     // SAFETY: The calling thread is our own; its namespace ends with it or with what holds it.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("needs root");
+}
+
+/// The network 10.8.NUMBER.0/24.
+pub(crate) fn local(number: u8) -> LocalNetwork {
+    LocalNetwork {
+        id: format!("net{number}"),
+        name: format!("name{number}"),
+        link: format!("br-{number}"),
+        subnet: format!("10.8.{number}.0/24").parse().expect("a subnet"),
+        range: None,
+        gateway: Ipv4Addr::new(10, 8, number, 1),
+        ipv6: None,
+        reserved: BTreeSet::new(),
+        mtu: None,
+        is_internal: false,
+        is_masqueraded: true,
+        is_shared: true,
+    }
 }

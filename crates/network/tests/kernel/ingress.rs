@@ -5,11 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use network::{
-    DATA_PORT, Ingress, LocalNetwork, Network, PlugRequest, Protocol, PublishedPort, Underlay,
-};
+use network::{DATA_PORT, Ingress, Network, PlugRequest, Protocol, PublishedPort, Underlay};
 
-use crate::hosts::{Machine, Node, PORT, block_on, inside, ip, run};
+use crate::hosts::{Machine, Node, PORT, block_on, inside, ip, local, run};
 use crate::sctp;
 
 /// The port that every node answers on.
@@ -299,22 +297,8 @@ fn containers_reach_every_nodes_ports() {
 fn containers_of_other_networks_of_the_host_reach_them_too() {
     let (_wire, one, two, ..) = one_task();
     // The same subnet is somebody else's on the other node.
-    let local = || LocalNetwork {
-        id: "net1".into(),
-        name: "net1".into(),
-        link: "br-1".into(),
-        subnet: "10.8.1.0/24".parse().expect("a subnet"),
-        range: None,
-        gateway: Ipv4Addr::new(10, 8, 1, 1),
-        ipv6: None,
-        reserved: BTreeSet::new(),
-        mtu: None,
-        is_internal: false,
-        is_masqueraded: true,
-        is_shared: true,
-    };
     for node in [&one, &two] {
-        let (network, local) = (node.network(), local());
+        let (network, local) = (node.network(), local(1));
         node.machine.run(move || block_on(network.make_local(local)).expect("makes"));
     }
     let network = one.network();

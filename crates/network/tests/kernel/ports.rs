@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use network::{Endpoint, Protocol, PublishedPort};
 
-use crate::hosts::{Neighbour, ask, inside, ip, on_a_fresh_host, run, serve};
+use crate::hosts::{
+    Neighbour, ask, echo_at, inside, ip, on_a_fresh_host, run, say, serve, serve_at,
+};
 
 fn tcp(published: u16, backends: &[&Endpoint]) -> PublishedPort {
     PublishedPort {
@@ -306,5 +308,97 @@ fn a_container_that_starts_again_at_once_takes_the_place_of_its_old_link() {
         let endpoint = network.connect("cccccccccccccccccccc").await.expect("connects");
         inside(&endpoint.netns, || assert!(ip("addr show dev eth0").contains("172.17.")));
         network.close().await.expect("closes");
+    });
+}
+
+#[test]
+fn a_process_that_listens_on_ipv4_alone_is_reached_over_ipv6_until_it_listens_there_itself() {
+    on_a_fresh_host(async |host| {
+        let network = host.network().await;
+        let one = network.connect("aaaa1").await.unwrap();
+        serve_at(&one.netns, (Ipv4Addr::UNSPECIFIED, 80), "four");
+        network.publish("web", vec![tcp(8080, &[&one])]).await.unwrap();
+        let client = Neighbour::new();
+        ip("addr add fd99::1/64 dev wire nodad");
+        inside(&client.netns, || ip("addr add fd99::2/64 dev far nodad"));
+        let this_host: Ipv6Addr = "fd99::1".parse().unwrap();
+        let gateway = one.gateway;
+        let by_all = |expected: [&str; 3]| {
+            let from_far = inside(&client.netns, || ask(this_host, 8080)).unwrap();
+            let answers = [from_far, ask(Ipv6Addr::LOCALHOST, 8080).unwrap()];
+            assert_eq!(answers, expected[..2]);
+            let own = inside(&one.netns, || ask(this_host, 8080)).unwrap();
+            assert!(own.starts_with(expected[2]), "{own}");
+        };
+        let relayed = format!("four {gateway}");
+        by_all([&relayed, &relayed, "four "]);
+        // What is said goes both ways, to its end.
+        let long = vec![b'x'; 3 << 20];
+        let length = long.len();
+        echo_at(&one.netns, (Ipv4Addr::UNSPECIFIED, 81));
+        let port = PublishedPort { target: 81, ..tcp(8081, &[&one]) };
+        network.publish("echo", vec![port]).await.unwrap();
+        let echoed = inside(&client.netns, || say(this_host, 8081, long));
+        assert_eq!(echoed.len(), length);
+        // A process that begins to listen on IPv6 has it from then on, and sees the client.
+        let address: Ipv6Addr = "fd73:6b65:7000::ac11:2".parse().unwrap();
+        serve_at(&one.netns, (address, 80), "six");
+        by_all(["six fd99::2", "six fd73:6b65:7000::ac11:1", "six fd73:"]);
+        assert_eq!(network.audit(false).await, [""; 0]);
+        network.close().await.unwrap();
+    });
+}
+
+#[test]
+fn datagrams_over_ipv6_reach_a_process_that_listens_on_ipv4_alone() {
+    on_a_fresh_host(async |host| {
+        let network = host.network().await;
+        let one = network.connect("aaaa1").await.unwrap();
+        let server = inside(&one.netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap());
+        let port = PublishedPort { protocol: Protocol::Udp, target: 53, ..tcp(5353, &[&one]) };
+        network.publish("dns", vec![port]).await.unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 16];
+            while let Ok((length, client)) = server.recv_from(&mut buffer) {
+                let _ = server.send_to(&buffer[..length], client);
+            }
+        });
+        let client = Neighbour::new();
+        ip("addr add fd99::1/64 dev wire nodad");
+        inside(&client.netns, || ip("addr add fd99::2/64 dev far nodad"));
+        inside(&client.netns, || {
+            for word in [&b"one"[..], b"two"] {
+                let asker = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+                asker.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                asker.connect(("fd99::1", 5353)).unwrap();
+                let mut buffer = [0; 16];
+                for _ in 0..2 {
+                    asker.send(word).unwrap();
+                    let length = asker.recv(&mut buffer).expect("an answer");
+                    assert_eq!(&buffer[..length], word);
+                }
+            }
+        });
+        network.close().await.unwrap();
+    });
+}
+
+#[test]
+fn relays_end_with_their_container_and_begin_again_with_the_next_daemon() {
+    on_a_fresh_host(async |host| {
+        let first = host.network().await;
+        let one = first.connect("aaaa1").await.unwrap();
+        serve_at(&one.netns, (Ipv4Addr::UNSPECIFIED, 80), "four");
+        first.publish("web", vec![tcp(8080, &[&one])]).await.unwrap();
+        assert!(ask(Ipv6Addr::LOCALHOST, 8080).is_ok());
+        drop(first);
+        let second = host.network().await;
+        assert!(ask(Ipv6Addr::LOCALHOST, 8080).is_ok(), "before anybody published again");
+        inside(&one.netns, || run("nft", "flush ruleset"));
+        assert!(!second.audit(true).await.is_empty());
+        assert!(ask(Ipv6Addr::LOCALHOST, 8080).is_ok(), "put back");
+        second.disconnect("aaaa1").await.unwrap();
+        assert!(ask(Ipv6Addr::LOCALHOST, 8080).is_err());
+        second.close().await.unwrap();
     });
 }

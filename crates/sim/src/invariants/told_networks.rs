@@ -14,8 +14,10 @@ pub(crate) fn check(state: &Snapshot, nodes: &[(NodeId, &Told)]) -> Result<(), S
                 wanted.change(whole);
             }
         }
-        if **told != wanted {
-            return Err(format!("node {node} was told {told:?} and should know {wanted:?}"));
+        let differences = told.differences(&wanted);
+        if !differences.is_empty() {
+            let differences = differences.join("; ");
+            return Err(format!("node {node} knows otherwise than it should: {differences}"));
         }
     }
     Ok(())

@@ -78,6 +78,7 @@ impl World {
                     self.exit_container(host, task, 1);
                 }
             }
+            What::Rekey { host } => self.rekey(host),
             What::HandOver => {
                 if let Some(leader) = self.leader_for(0) {
                     self.take_step(leader, &Step::HandOver);

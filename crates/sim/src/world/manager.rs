@@ -21,7 +21,7 @@ impl World {
         MemberConfig {
             disk: std::sync::Arc::new(self.hosts[host].disk.clone()),
             raft_id,
-            key: DataKey::new([7; 32]),
+            keys: self.hosts[host].keys.clone(),
             seed: self.seed ^ raft_id ^ self.hosts[host].run,
         }
     }
@@ -33,7 +33,8 @@ impl World {
         self.hosts[host].run += 1;
         let run = self.hosts[host].run;
         let (agent, told) = (agent::Agent::default(), Told::default());
-        let daemon = Daemon { member: None, leading: None, agent, link: None, told };
+        let daemon =
+            Daemon { member: None, is_rekeying: false, leading: None, agent, link: None, told };
         self.hosts[host].daemon = Some(daemon);
         if let Some(raft_id) = self.hosts[host].seat {
             self.open_member(host, raft_id);
@@ -63,6 +64,7 @@ impl World {
             Ok(member) => {
                 if let Some(daemon) = &mut self.hosts[host].daemon {
                     daemon.member = Some(member);
+                    daemon.is_rekeying = true;
                 }
                 self.drive(host);
                 if let Some(member) = self.member(host) {
@@ -131,6 +133,32 @@ impl World {
         if let Some(job) = self.member(host).and_then(Member::due_snapshot) {
             let pause = self.random.between(1, 500);
             self.after(pause, Happening::Snapshot { host, run, job: Box::new(job) });
+        }
+        self.forget_older_keys(host);
+    }
+
+    /// Changes the key of log and snapshots, as a node does when the swarm begins to lock keys.
+    pub(super) fn rekey(&mut self, host: HostId) {
+        let known = &mut self.hosts[host];
+        let Some(daemon) = &mut known.daemon else { return };
+        let Some(member) = &mut daemon.member else { return };
+        let key = DataKey::new(std::array::from_fn(|_| self.random.next().to_le_bytes()[0]));
+        // First the node remembers both.
+        known.keys.previous.push(std::mem::replace(&mut known.keys.current, key.clone()));
+        let changed = member.rekey(key);
+        daemon.is_rekeying = changed.is_ok();
+        match changed {
+            Err(error) if is_power_loss(&error) => self.lose_power_now(host),
+            _ => self.drive(host),
+        }
+    }
+
+    fn forget_older_keys(&mut self, host: HostId) {
+        let known = &mut self.hosts[host];
+        let Some(daemon) = &mut known.daemon else { return };
+        if daemon.is_rekeying && daemon.member.as_ref().is_some_and(Member::is_rekeyed) {
+            daemon.is_rekeying = false;
+            known.keys.previous.clear();
         }
     }
 

@@ -3,6 +3,8 @@
 //!
 //! [`crate::Consensus`] runs it on a thread with a real disk, the simulator in virtual time with a disk that fails.
 
+mod snapshots;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use store::{ChangeSet, Snapshot, apply};
 use tracing::{debug, info};
 use types::Peers;
 
-use crate::cipher::DataKey;
+use crate::cipher::{DataKey, DataKeys};
 use crate::disk::Disk;
 use crate::handle::{Applied, Leadership};
 use crate::log::{Log, to_batch};
@@ -21,6 +23,9 @@ use crate::random::Random;
 use crate::snapshot_file::{self, StoredSnapshot};
 use crate::wal::Wal;
 use crate::{Error, reads::Reads};
+
+use snapshots::KeyChange;
+pub use snapshots::SnapshotJob;
 
 /// Ticks without a leader before an election may begin; each member adds up to [`ELECTION_JITTER`] of its own.
 /// With ticks of 100 ms a dead leader is replaced in 0.9 to 1.4 s.
@@ -67,7 +72,7 @@ pub struct MemberConfig {
     pub disk: Arc<dyn Disk>,
     /// This member's number; never reused within a cluster, never 0.
     pub raft_id: u64,
-    pub key: DataKey,
+    pub keys: DataKeys,
     /// Decides how long it waits before elections.
     pub seed: u64,
 }
@@ -82,23 +87,6 @@ pub struct Output {
     pub is_membership_changed: bool,
 }
 
-/// The state to be written as a snapshot. It may be written while the member goes on.
-#[derive(Debug)]
-pub struct SnapshotJob {
-    disk: Arc<dyn Disk>,
-    key: DataKey,
-    snapshot: StoredSnapshot,
-    kept_old: usize,
-}
-
-impl SnapshotJob {
-    /// Writes the snapshot; the result goes to [`Member::snapshot_done`].
-    pub fn run(&self) -> (u64, Result<(), Error>) {
-        let result = snapshot_file::save(&*self.disk, &self.key, &self.snapshot, self.kept_old);
-        (self.snapshot.index, result)
-    }
-}
-
 pub struct Member {
     disk: Arc<dyn Disk>,
     key: DataKey,
@@ -110,6 +98,9 @@ pub struct Member {
     snapshot_interval: u64,
     kept_old: usize,
     snapshot_running: bool,
+    /// What was applied when a snapshot could not be written.
+    snapshot_refused_at: Option<u64>,
+    key_change: KeyChange,
     /// Proposals of ours: the entry's index, its term, who waits for it.
     waiting: BTreeMap<u64, (u64, Ticket)>,
     reads: Reads,
@@ -162,7 +153,7 @@ impl Member {
         state: Snapshot,
     ) -> Result<(), Error> {
         let first = StoredSnapshot { index, term: index, voters, learners: Vec::new(), state };
-        snapshot_file::save(&*config.disk, &config.key, &first, 0)
+        snapshot_file::save(&*config.disk, &config.keys.current, &first, 0)
     }
 
     /// Makes this member the only one, with everything that is in its log. For clusters that lost their quorum.
@@ -190,7 +181,7 @@ impl Member {
         let replaced =
             crate::wal::Batch { hard_state: None, entries: Vec::new(), replaced_by: Some(index) };
         member.wal.append(&replaced)?;
-        snapshot_file::save(&*config.disk, &config.key, &alone, 0)
+        snapshot_file::save(&*config.disk, &config.keys.current, &alone, 0)
     }
 
     /// Reads log and snapshot. What was known to be agreed is applied by the first [`Member::advance`].
@@ -204,9 +195,11 @@ impl Member {
 
     fn read(config: &MemberConfig) -> Result<(Self, u64), Error> {
         let disk = config.disk.clone();
-        let stored = snapshot_file::load(&*disk, &config.key)?
+        let (stored, is_current) = snapshot_file::load(&*disk, &config.keys)?
             .ok_or_else(|| Error::NotBootstrapped { path: disk.path("") })?;
-        let (wal, batches) = Wal::open(disk.clone(), &config.key)?;
+        let (wal, batches) = Wal::open(disk.clone(), &config.keys)?;
+        let is_pending = !is_current || wal.outdated().is_some();
+        let key_change = KeyChange { is_pending, is_being_written: false };
         let conf_state = (stored.voters.clone(), stored.learners.clone()).into();
         let mut log = Log::new(stored.index, stored.term, conf_state);
         log.replay(batches);
@@ -230,7 +223,7 @@ impl Member {
         let node = RawNode::new(&raft_config, log, &logger)?;
         let member = Self {
             disk,
-            key: config.key.clone(),
+            key: config.keys.current.clone(),
             node,
             wal,
             applied: stored.index,
@@ -239,6 +232,8 @@ impl Member {
             snapshot_interval: SNAPSHOT_INTERVAL,
             kept_old: 0,
             snapshot_running: false,
+            snapshot_refused_at: None,
+            key_change,
             waiting: BTreeMap::new(),
             reads: Reads::new(config.raft_id),
             incoming: None,
@@ -719,42 +714,5 @@ impl Member {
         }
         self.node.mut_store().conf_state = conf_state;
         Ok(())
-    }
-
-    /// A snapshot to be written, when the log has grown enough.
-    pub fn due_snapshot(&mut self) -> Option<SnapshotJob> {
-        let entries = self.applied - self.snapshot_index;
-        let due = entries >= self.snapshot_interval || self.wal.bytes() >= LOG_BYTES_MAX;
-        if self.snapshot_running || !due || entries == 0 {
-            return None;
-        }
-        self.snapshot_running = true;
-        let conf = self.node.raft.prs().conf().to_conf_state();
-        let term = raft::Storage::term(self.node.store(), self.applied).unwrap_or(0);
-        let snapshot = StoredSnapshot {
-            index: self.applied,
-            term,
-            voters: conf.voters,
-            learners: conf.learners,
-            state: self.state.clone(),
-        };
-        let (disk, key) = (self.disk.clone(), self.key.clone());
-        Some(SnapshotJob { disk, key, snapshot, kept_old: self.kept_old })
-    }
-
-    /// Lets go of the log that a written snapshot holds.
-    ///
-    /// # Errors
-    /// When the snapshot was not written or the log cannot be shortened; both are kept then.
-    pub fn snapshot_done(&mut self, index: u64, result: Result<(), Error>) -> Result<(), Error> {
-        self.snapshot_running = false;
-        result?;
-        // A newer state may have been taken over from a leader meanwhile.
-        self.snapshot_index = self.snapshot_index.max(index);
-        self.node.mut_store().compact(index.saturating_sub(ENTRIES_KEPT));
-        // Term and vote may stand only in a segment that is about to go.
-        let hard_state = self.node.store().hard_state.clone();
-        self.wal.append(&to_batch(Some(&hard_state), &[]))?;
-        self.wal.compact(index)
     }
 }
