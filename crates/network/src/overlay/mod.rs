@@ -7,6 +7,7 @@
 //! ```
 //! Who is where is written into forwarding and neighbour entries: nothing is flooded, nothing is learnt.
 
+mod lane;
 pub(crate) mod link;
 mod way;
 
@@ -252,7 +253,9 @@ impl Overlays {
         let services = self.made.remove(&overlay.id).map(|made| made.services);
         let mut made =
             Made { fabric, peers, services: services.unwrap_or_default(), overlay, guard };
-        let fitted = made.fabric.fit(&made.overlay, &places(&self.members, &made.overlay.id));
+        let places = places(&self.members, &made.overlay.id);
+        made.fabric.lead(&places);
+        let fitted = made.fabric.fit(&made.overlay, &places);
         self.made.insert(made.overlay.id.clone(), made);
         fitted
     }
@@ -464,6 +467,8 @@ impl Overlays {
                 made.fabric.plug(&made.overlay, *place)?;
             }
         }
+        made.fabric.lead(&places);
+        made.fabric.lane_faults(true)?;
         made.fabric.fit(&made.overlay, &places)?;
         made.fabric.forget_strangers(&made.peers)?;
         let wanted = std::mem::replace(&mut made.peers, made.fabric.known_peers()?);
@@ -527,6 +532,7 @@ impl Overlays {
         if let Some(member) = self.members.remove(container) {
             for join in member.joins {
                 if let Some(made) = self.made.get_mut(&join.overlay) {
+                    made.fabric.dismiss(container);
                     made.guard.dismiss(&link::link_name(container))?;
                 }
             }
