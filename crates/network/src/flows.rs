@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use crate::{Arrivals, Error, Network, blocking, ipv6, namespace, nft};
+use crate::{Arrivals, Conversations, Error, Network, blocking, ipv6, namespace, nft};
 
 impl Network {
     /// Connections to these addresses that came by published ports are forgotten, as far as the addresses are still
@@ -49,6 +49,14 @@ impl Network {
     pub async fn arrivals(&self, container: &str) -> Result<Arrivals, Error> {
         let netns = self.netns(container);
         blocking(move || Arrivals::within(&netns)).await
+    }
+
+    /// The connections that a container has.
+    ///
+    /// # Errors
+    /// Where it has no namespace of its own, or the kernel tells nothing of sockets.
+    pub fn conversations(&self, container: &str) -> Result<Conversations, Error> {
+        Conversations::within(&self.netns(container))
     }
 
     /// The addresses in these subnets that connections of the network's containers lead to.

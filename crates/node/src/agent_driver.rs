@@ -411,7 +411,7 @@ impl AgentDriver {
                 let drain = self.connector.drain_of(task);
                 tokio::spawn(async move {
                     if !drain.is_zero() {
-                        readiness::left_alone(&engine.network, &container, drain).await;
+                        readiness::left_alone(&engine.network, &container, drain, grace).await;
                     }
                     let exit = stop(&engine, &container, grace).await;
                     send(&events, Event::Stopped { task, exit }).await;

@@ -17,6 +17,8 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// How long nobody has to come to a container that is to stop.
 const ALONE_FOR: Duration = Duration::from_millis(250);
+/// How long nobody who is connected to it has to ask or be told anything.
+const SILENT_FOR: Duration = Duration::from_secs(1);
 /// How long somebody may go on coming, before it is told to stop all the same.
 const ALONE_WITHIN_MAX: Duration = Duration::from_secs(4);
 
@@ -32,24 +34,34 @@ pub(crate) async fn listens(pid: i32, ports: &[u16]) {
     }
 }
 
-/// Waits until nobody opens connections to the container any more, or begins to send it datagrams, and `least` in any case.
-/// Other nodes hear of a task's end in their own time: as long as one of them leads clients there, they come. What the
-/// container opens to itself, as checks of its health do, is nobody's coming.
-pub(crate) async fn left_alone(network: &Network, container: &str, least: Duration) {
+/// Waits until nobody opens connections to the container any more, or begins to send it datagrams, and connections that
+/// are open fall silent or end, and `least` in any case. Other nodes hear of a task's end in their own time: as long as one of
+/// them leads clients there, they come. Who keeps a connection for many requests has all of `grace` to part with it. What
+/// the container opens to itself, as checks of its health do, is nobody's coming.
+pub(crate) async fn left_alone(
+    network: &Network,
+    container: &str,
+    least: Duration,
+    grace: Duration,
+) {
     let begin = Instant::now();
-    let mut arrivals = match network.arrivals(container).await {
-        Ok(arrivals) => arrivals,
-        Err(error) => {
+    let watched = (network.arrivals(container).await, network.conversations(container));
+    let (mut arrivals, conversations) = match watched {
+        (Ok(arrivals), Ok(conversations)) => (arrivals, conversations),
+        (Err(error), _) | (_, Err(error)) => {
             debug!(container.id = container, %error, "it is not seen who comes to a container");
             return tokio::time::sleep(least).await;
         }
     };
     // What cannot be counted any more has ended.
     let mut come = || arrivals.count().unwrap_or_default();
+    let is_in_use = || conversations.in_use(SILENT_FOR).unwrap_or(0) > 0;
     let (mut seen, mut since) = (come(), begin);
-    while begin.elapsed() < least
-        || (since.elapsed() < ALONE_FOR && begin.elapsed() < ALONE_WITHIN_MAX)
-    {
+    let is_visited = |since: Instant| {
+        since.elapsed() < ALONE_FOR && begin.elapsed() < ALONE_WITHIN_MAX
+            || begin.elapsed() < grace && is_in_use()
+    };
+    while begin.elapsed() < least || is_visited(since) {
         tokio::time::sleep(POLL).await;
         let now = come();
         if now != seen {
