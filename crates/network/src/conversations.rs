@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,17 +45,15 @@ impl std::fmt::Debug for Conversations {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Told {
     state: u8,
-    port: u16,
+    here: SocketAddr,
+    there: SocketAddr,
     /// How long nothing was sent and nothing came.
     silent: Option<Duration>,
 }
 
 impl Conversations {
-    /// Of the namespace at `netns`, as in `/proc/PID/ns/net`.
-    ///
-    /// # Errors
-    /// When it is not there, or the kernel tells nothing of sockets.
-    pub fn within(netns: &Path) -> Result<Self, Error> {
+    /// Of the namespace at `netns`.
+    pub(crate) fn within(netns: &Path) -> Result<Self, Error> {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
             socket.bind_auto()?;
@@ -64,7 +63,7 @@ impl Conversations {
         namespace::within(netns, || open().map(Self).map_err(failed()))
     }
 
-    /// Connections to ports that are listened on, on which something came or went during the last `recently`.
+    /// Connections from outside to ports that are listened on, on which something came or went during the last `recently`.
     ///
     /// # Errors
     /// When the kernel does not list them.
@@ -85,10 +84,13 @@ impl Conversations {
 
 fn used(listed: &[Told], recently: Duration) -> usize {
     let listening: BTreeSet<_> =
-        listed.iter().filter(|it| it.state == TCP_LISTEN).map(|it| it.port).collect();
+        listed.iter().filter(|it| it.state == TCP_LISTEN).map(|it| it.here.port()).collect();
+    let ways: BTreeSet<_> = listed.iter().map(|it| (it.here, it.there)).collect();
     let is_used = |it: &&Told| {
         it.state == TCP_ESTABLISHED
-            && listening.contains(&it.port)
+            && listening.contains(&it.here.port())
+            // Both ends are here of what a container opened to itself.
+            && !ways.contains(&(it.there, it.here))
             && it.silent.is_some_and(|silent| silent < recently)
     };
     listed.iter().filter(is_used).count()
@@ -126,7 +128,15 @@ fn collect(mut bytes: &[u8], told: &mut Vec<Told>) -> io::Result<bool> {
 
 fn told_by(body: &[u8]) -> Option<Told> {
     let (message, mut attributes) = body.split_at_checked(MESSAGE_BYTES)?;
-    let (state, port) = (message[1], u16::from_be_bytes([message[4], message[5]]));
+    let end = |port: usize, address: usize| {
+        let port = u16::from_be_bytes(*message[port..].first_chunk()?);
+        let address: IpAddr = match message[0] {
+            AF_INET => Ipv4Addr::from(*message[address..].first_chunk::<4>()?).into(),
+            _ => Ipv6Addr::from(*message[address..].first_chunk::<16>()?).into(),
+        };
+        Some(SocketAddr::new(address.to_canonical(), port))
+    };
+    let (state, here, there) = (message[1], end(4, 8)?, end(6, 24)?);
     let mut silent = None;
     while let Some(head) = attributes.first_chunk::<4>() {
         let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
@@ -138,7 +148,7 @@ fn told_by(body: &[u8]) -> Option<Told> {
         }
         attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Some(Told { state, port, silent })
+    Some(Told { state, here, there, silent })
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<usize> {
@@ -157,19 +167,21 @@ mod tests {
 
     #[test]
     fn only_what_others_opened_and_use_counts() {
-        let told = |state, port, silent: u64| {
-            let silent = Some(Duration::from_millis(silent));
-            Told { state, port, silent }
+        let told = |state, here: u16, there: u16, silent| Told {
+            state,
+            here: SocketAddr::from(([10, 0, 0, 1], here)),
+            there: SocketAddr::from(([10, 0, 0, 2], there)),
+            silent: Some(Duration::from_millis(silent)),
         };
+        let listens = told(TCP_LISTEN, 80, 0, 0);
+        let used_by = |there, silent| told(TCP_ESTABLISHED, 80, there, silent);
+        let back = |it: Told| Told { here: it.there, there: it.here, ..it };
         for (what, listed, expected) in [
-            ("in use", vec![told(10, 80, 0), told(1, 80, 3)], 1),
-            ("silent for long", vec![told(10, 80, 0), told(1, 80, 900)], 0),
-            ("opened by itself", vec![told(10, 80, 0), told(1, 40_000, 3)], 0),
-            (
-                "two of three",
-                vec![told(1, 80, 1), told(1, 80, 400), told(1, 80, 2), told(10, 80, 0)],
-                2,
-            ),
+            ("in use", vec![listens, used_by(5, 3)], 1),
+            ("silent for long", vec![listens, used_by(5, 900)], 0),
+            ("opened to others", vec![listens, told(TCP_ESTABLISHED, 5, 80, 3)], 0),
+            ("opened to itself", vec![listens, used_by(5, 3), back(used_by(5, 3))], 0),
+            ("two of three", vec![used_by(5, 1), used_by(6, 400), used_by(7, 2), listens], 2),
         ] {
             assert_eq!(used(&listed, RECENTLY), expected, "{what}");
         }
@@ -186,10 +198,10 @@ mod tests {
             let mut client = TcpStream::connect(listens_at).unwrap();
             let (_server, _) = listener.accept().unwrap();
             client.write_all(b"a").unwrap();
-            let found = ours.list().unwrap().into_iter().filter(|it| it.port == listens_at.port());
-            let found: Vec<_> = found.collect();
-            assert_eq!(found.len(), 2, "{found:?}");
-            assert_eq!(used(&found, Duration::from_secs(60)), 1, "{found:?}");
+            let mut found = ours.list().unwrap().into_iter().filter(|it| it.here == listens_at);
+            let connected = found.find(|it| it.state == TCP_ESTABLISHED).expect("it is there");
+            let connected = [connected, Told { state: TCP_LISTEN, ..connected }];
+            assert_eq!(used(&connected, Duration::from_secs(60)), 1, "{connected:?}");
         }
     }
 }

@@ -49,8 +49,12 @@ pub struct Path {
     pub is_narrow: bool,
 }
 
-/// [`longest`], compared with what this node's link takes.
-pub(crate) fn find(local: Option<IpAddr>, node: IpAddr) -> io::Result<Option<Path>> {
+/// How long packets to another node may be, and whether that is less than this node's link takes; nothing where it cannot be
+/// found out. Takes some seconds in the worst case.
+///
+/// # Errors
+/// Where this node cannot send to it at all.
+pub fn find(local: Option<IpAddr>, node: IpAddr) -> io::Result<Option<Path>> {
     let most = mtu::between_nodes(local);
     let found = longest(local, node, most)?;
     Ok(found.map(|bytes| Path { bytes, is_narrow: bytes < most }))

@@ -411,9 +411,7 @@ impl AgentDriver {
                 let drain = self.connector.drain_of(task);
                 tokio::spawn(async move {
                     if !drain.is_zero() {
-                        let pid = engine.containers.status(&container).map_or(0, |it| it.pid);
-                        let pid = i32::try_from(pid).unwrap_or(0);
-                        readiness::left_alone(pid, drain, grace).await;
+                        readiness::left_alone(&engine.network, &container, drain, grace).await;
                     }
                     let exit = stop(&engine, &container, grace).await;
                     send(&events, Event::Stopped { task, exit }).await;

@@ -162,7 +162,7 @@ impl Connector {
         local: &str,
         change: NetworkChange,
     ) {
-        let id = change.network;
+        let (id, is_full) = (change.network, change.is_full);
         let touched = self.board.change(change);
         // Somebody else makes what this node has for itself.
         if self.board.look(id, View::is_of_each_node) == Some(true) {
@@ -175,6 +175,9 @@ impl Connector {
             self.names.change(&id.to_string(), is_internal, write);
         });
         self.settle(id, &touched, network, own, local).await;
+        if is_full {
+            self.forgetting.look_within(id);
+        }
     }
 
     /// Says once more what every network is to be: what could not be made so may be possible now.
