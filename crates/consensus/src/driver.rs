@@ -4,13 +4,11 @@
 //! committed, answer those who wait. Group commit follows from the order.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use store::{Event, Key, Snapshot};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use store::{Event, Key};
+use tokio::sync::{broadcast, oneshot, watch};
 use tracing::{error, info, warn};
 use types::Peers;
 
@@ -18,10 +16,16 @@ use crate::Error;
 use crate::cipher::DataKey;
 use crate::handle::{Applied, Leadership};
 use crate::member::{Member, MembershipChange, Output, Ticket};
-use crate::message::{Message, Outgoing, StateTransfer};
+use crate::message::{Message, StateTransfer};
+use crate::offer::Offer;
+use crate::wire::{Alarm, Arrival, Wire};
 
 /// One raft tick.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+/// How long the others may wait to hear how far the log is agreed to, if no entry tells them before. Reads
+/// do not wait for it: the leader's answer to them says it too.
+const TOLD_WITHIN: Duration = Duration::from_millis(1);
 
 /// Commands taken in one turn. Beyond this the first ones would wait too long for their flush.
 const COMMANDS_PER_TURN: usize = 1_024;
@@ -33,14 +37,12 @@ pub(crate) type Reply = oneshot::Sender<Result<(), Error>>;
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    Propose { data: Vec<u8>, reply: Reply },
+    Propose { offer: Box<Offer>, reply: Reply },
     Read { reply: Reply },
     ChangeMembership { change: MembershipChange, reply: Reply },
     Rekey { key: DataKey, reply: Reply },
     TransferLeadership,
-    Step(Message),
     StepSnapshot(Box<(Message, StateTransfer)>),
-    Unreachable(u64),
     SnapshotSent { to: u64, is_delivered: bool },
     SnapshotInterval { entries: u64, kept_old: usize },
     SnapshotDone { index: u64, result: Result<(), Error> },
@@ -50,13 +52,11 @@ pub(crate) enum Command {
 /// Where the driver's results go.
 #[derive(Debug)]
 pub(crate) struct Outputs {
-    pub(crate) state: Arc<ArcSwap<Snapshot>>,
     pub(crate) feed: broadcast::Sender<Applied>,
     pub(crate) frame: watch::Sender<u64>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) peers: watch::Sender<Peers>,
     pub(crate) is_disk_full: watch::Sender<bool>,
-    pub(crate) outgoing: mpsc::Sender<Outgoing>,
     /// Lets the thread that writes a snapshot report back.
     pub(crate) snapshot_done: SyncSender<Command>,
 }
@@ -68,11 +68,14 @@ pub(crate) struct Driver {
     rekeying: Vec<Reply>,
     next_ticket: Ticket,
     outputs: Outputs,
+    wire: Box<dyn Wire>,
+    alarm: Alarm,
 }
 
 impl Driver {
-    pub(crate) fn new(member: Member, outputs: Outputs) -> Self {
-        Self { member, waiting: HashMap::new(), rekeying: Vec::new(), next_ticket: 0, outputs }
+    pub(crate) fn new(member: Member, outputs: Outputs, wire: Box<dyn Wire>, alarm: Alarm) -> Self {
+        let (waiting, rekeying) = (HashMap::new(), Vec::new());
+        Self { member, waiting, rekeying, next_ticket: 0, outputs, wire, alarm }
     }
 
     /// Applies everything known to be agreed, and elects a member that is alone.
@@ -80,7 +83,6 @@ impl Driver {
         self.settle()?;
         self.member.campaign_alone()?;
         self.settle()?;
-        self.outputs.state.store(Arc::new(self.member.state().clone()));
         self.outputs.peers.send_replace(self.member.peers());
         Ok(())
     }
@@ -88,21 +90,28 @@ impl Driver {
     /// Runs until told to stop. A log that cannot be written ends the member: it must not acknowledge anything more.
     pub(crate) fn run(mut self, inbox: &Receiver<Command>) {
         let mut last_tick = Instant::now();
+        let mut untold_since = None;
         loop {
             let is_alone = self.member.is_alone();
-            let first = if is_alone {
-                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                inbox.recv_timeout(TICK.saturating_sub(last_tick.elapsed()))
-            };
-            match first {
+            let untold = (!is_alone && self.member.has_untold())
+                .then(|| *untold_since.get_or_insert_with(Instant::now));
+            untold_since = untold;
+            let patience = (!is_alone).then(|| {
+                let tick = TICK.saturating_sub(last_tick.elapsed());
+                untold.map_or(tick, |since| tick.min(TOLD_WITHIN.saturating_sub(since.elapsed())))
+            });
+            match self.alarm.sleep(&mut *self.wire, inbox, patience) {
                 Ok(command) => {
                     if !self.take(command, inbox) {
                         return;
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {}
+            }
+            self.hear();
+            if untold_since.is_some_and(|since| since.elapsed() >= TOLD_WITHIN) {
+                self.member.tell();
             }
             // One tick however long it took: a thread that was held up has not been left by its leader.
             if !is_alone && last_tick.elapsed() >= TICK {
@@ -125,8 +134,8 @@ impl Driver {
         let waiting = std::iter::from_fn(|| inbox.try_recv().ok()).take(COMMANDS_PER_TURN);
         for command in std::iter::once(first).chain(waiting) {
             match command {
-                Command::Propose { data, reply } => {
-                    self.request(reply, |member, ticket| member.propose(ticket, data));
+                Command::Propose { offer, reply } => {
+                    self.request(reply, |member, ticket| member.propose(ticket, *offer));
                 }
                 Command::Read { reply } => self.request(reply, |member, ticket| {
                     member.read_index(ticket);
@@ -140,9 +149,7 @@ impl Driver {
                     Err(error) => drop(reply.send(Err(error))),
                 },
                 Command::TransferLeadership => drop(self.member.transfer_leadership()),
-                Command::Step(message) => self.member.step(message),
                 Command::StepSnapshot(arrived) => self.member.step_snapshot(arrived.0, arrived.1),
-                Command::Unreachable(id) => self.member.report_unreachable(id),
                 Command::SnapshotSent { to, is_delivered } => {
                     self.member.report_snapshot(to, is_delivered);
                 }
@@ -160,6 +167,15 @@ impl Driver {
         true
     }
 
+    /// Takes what other members have sent.
+    fn hear(&mut self) {
+        let Self { member, wire, .. } = self;
+        wire.receive(&mut |arrival| match arrival {
+            Arrival::Message(message) => member.step(message),
+            Arrival::Unreachable(id) => member.report_unreachable(id),
+        });
+    }
+
     fn request(
         &mut self,
         reply: Reply,
@@ -174,10 +190,8 @@ impl Driver {
 
     fn settle(&mut self) -> Result<(), Error> {
         while self.member.has_work() {
-            let outgoing = &self.outputs.outgoing;
-            // What does not fit is lost, as on a network: raft sends it again.
-            let mut send = |message| drop(outgoing.try_send(message));
-            let output = self.member.advance(&mut send)?;
+            let wire = &mut self.wire;
+            let output = self.member.advance(&mut |messages| wire.send(messages))?;
             self.publish(output);
         }
         Ok(())
@@ -217,7 +231,14 @@ impl Driver {
     fn refuse_while_full(&mut self, inbox: &Receiver<Command>) -> bool {
         let until = Instant::now() + FULL_DISK_RETRY;
         loop {
-            match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            let found = self.alarm.sleep(&mut *self.wire, inbox, Some(left));
+            // What comes meanwhile is lost: to the others this member is away.
+            self.hear();
+            match found {
                 Ok(
                     Command::Propose { reply, .. }
                     | Command::ChangeMembership { reply, .. }
@@ -226,30 +247,21 @@ impl Driver {
                     let _ = reply.send(Err(Error::DiskFull));
                 }
                 Ok(Command::Read { reply }) => drop(reply.send(Ok(()))),
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
                 Ok(Command::SnapshotDone { index, .. }) => {
                     let _ = self.member.snapshot_done(index, Err(Error::DiskFull));
                 }
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => return true,
+                Ok(_) | Err(TryRecvError::Empty) => {}
             }
         }
     }
 
     fn publish(&mut self, output: Output) {
-        if !output.applied.is_empty() {
-            // Published before anybody hears of it or is answered: who is told of a change must find it in the state.
-            self.outputs.state.store(Arc::new(self.member.state().clone()));
-        }
         if output.is_membership_changed {
             self.note_peers();
         }
         if output.applied.iter().any(concerns_frame) {
             self.outputs.frame.send_modify(|count| *count += 1);
-        }
-        for applied in output.applied {
-            // Nobody listening is no failure.
-            let _ = self.outputs.feed.send(applied);
         }
         if let Some(leadership) = output.leadership {
             let Leadership { is_leader, leader, term } = leadership;
@@ -261,6 +273,10 @@ impl Driver {
             if let Some(reply) = self.waiting.remove(&ticket) {
                 let _ = reply.send(answer);
             }
+        }
+        for applied in output.applied {
+            // Nobody listening is no failure.
+            let _ = self.outputs.feed.send(applied);
         }
     }
 
@@ -276,10 +292,11 @@ impl Driver {
     /// Writes a snapshot on a thread of its own when the log has grown enough.
     fn snapshot_when_due(&mut self) {
         let Some(job) = self.member.due_snapshot() else { return };
-        let done = self.outputs.snapshot_done.clone();
+        let (done, alarm) = (self.outputs.snapshot_done.clone(), self.alarm.clone());
         let write = move || {
             let (index, result) = job.run();
             let _ = done.send(Command::SnapshotDone { index, result });
+            alarm.wake();
         };
         let thread = std::thread::Builder::new().name("snapshot".into()).spawn(write);
         if thread.is_err() {

@@ -8,18 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwap;
 use store::{ChangeSet, Event, Snapshot};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, oneshot, watch};
 use types::Peers;
-use types::limits::{ENTRY_BYTES_MAX, FEED_EVENTS_MAX, PROPOSALS_MAX};
+use types::limits::{FEED_EVENTS_MAX, PROPOSALS_MAX};
 
 use crate::Error;
 use crate::cipher::{DataKey, DataKeys};
 use crate::disk::Folder;
 use crate::driver::{Command, Driver, Outputs, Reply};
+use crate::live::Live;
 use crate::member::{Member, MemberConfig, MembershipChange};
-use crate::message::{Message, Outgoing, StateTransfer};
+use crate::message::{Message, StateTransfer};
+use crate::offer::Offer;
+use crate::wire::{Alarm, Wire};
 
 /// Where the consensus keeps its state, and who it is.
 #[derive(Clone, Debug)]
@@ -44,8 +46,8 @@ pub struct Leadership {
 /// One change set that became part of the state.
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// The state with it.
-    pub snapshot: Snapshot,
+    /// The state with it, where that is wanted: see [`MemberConfig::tells_states`].
+    pub state: Option<Snapshot>,
     pub events: Arc<[Event]>,
     /// The state was replaced as a whole: what changed is not told.
     pub is_reset: bool,
@@ -55,7 +57,8 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct Consensus {
     commands: SyncSender<Command>,
-    state: Arc<ArcSwap<Snapshot>>,
+    alarm: Alarm,
+    state: Live,
     feed: broadcast::Sender<Applied>,
     frame: watch::Receiver<u64>,
     leadership: watch::Receiver<Leadership>,
@@ -90,6 +93,7 @@ fn member_config(config: &Config) -> Result<MemberConfig, Error> {
         raft_id: config.raft_id,
         keys: config.keys.clone(),
         seed: u64::from_le_bytes(seed),
+        tells_states: false,
     })
 }
 
@@ -110,13 +114,13 @@ impl Consensus {
     }
 
     /// Reads log and snapshot and starts the member. Everything known to be agreed is applied when this returns.
-    /// What it has to say to other members goes to `outgoing`; what does not fit there is lost.
+    /// It hears other members and speaks to them by `wire`.
     ///
     /// # Errors
     /// [`Error::Damaged`] and [`Error::DamagedSnapshot`] where the files are not as they were written.
-    pub fn open(config: &Config, outgoing: mpsc::Sender<Outgoing>) -> Result<Self, Error> {
+    pub fn open(config: &Config, wire: Box<dyn Wire>) -> Result<Self, Error> {
         let member = Member::open(&member_config(config)?)?;
-        let state = Arc::new(ArcSwap::from_pointee(member.state().clone()));
+        let state = member.live();
         let (feed, _) = broadcast::channel(FEED_EVENTS_MAX);
         let (frame_tx, frame) = watch::channel(0);
         let (leadership_tx, leadership) = watch::channel(Leadership::default());
@@ -124,16 +128,15 @@ impl Consensus {
         let (full_tx, is_disk_full) = watch::channel(false);
         let (commands, inbox) = sync_channel(PROPOSALS_MAX);
         let outputs = Outputs {
-            state: state.clone(),
             feed: feed.clone(),
             frame: frame_tx,
             leadership: leadership_tx,
             peers: peers_tx,
             is_disk_full: full_tx,
-            outgoing,
             snapshot_done: commands.clone(),
         };
-        let mut driver = Driver::new(member, outputs);
+        let alarm = Alarm::new(wire.bell());
+        let mut driver = Driver::new(member, outputs, wire, alarm.clone());
         driver.start()?;
         let thread = std::thread::Builder::new()
             .name("consensus".into())
@@ -145,6 +148,7 @@ impl Consensus {
             })?;
         Ok(Self {
             commands,
+            alarm,
             state,
             feed,
             frame,
@@ -157,7 +161,12 @@ impl Consensus {
 
     /// The newest applied state.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.state.load_full()
+        self.state.copy()
+    }
+
+    /// The sequence of the newest applied state.
+    pub fn sequence(&self) -> u64 {
+        self.state.sequence()
     }
 
     /// Waits until [`Consensus::snapshot`] holds every write that was answered anywhere before this call.
@@ -200,6 +209,7 @@ impl Consensus {
     /// Ends the member after what was begun is done; blocks until it has ended.
     pub fn stop(&self) {
         let _ = self.commands.send(Command::Stop);
+        self.alarm.wake();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = thread.join();
@@ -207,15 +217,15 @@ impl Consensus {
     }
 
     /// Offers `set` for agreement. Proposals of one caller are agreed to in the order of the calls.
-    pub fn propose(&self, set: &ChangeSet) -> Proposal {
-        let data = rmp_serde::to_vec_named(set).expect("a change set is plain data");
-        if data.len() > ENTRY_BYTES_MAX {
-            let (reply, answer) = oneshot::channel();
-            let _ =
-                reply.send(Err(Error::EntryTooLarge { bytes: data.len(), limit: ENTRY_BYTES_MAX }));
-            return Proposal(answer);
+    pub fn propose(&self, set: ChangeSet) -> Proposal {
+        match Offer::new(set) {
+            Ok(offer) => self.request(|reply| Command::Propose { offer: Box::new(offer), reply }),
+            Err(error) => {
+                let (reply, answer) = oneshot::channel();
+                let _ = reply.send(Err(error));
+                Proposal(answer)
+            }
         }
-        self.request(|reply| Command::Propose { data, reply })
     }
 
     /// Adds, promotes or removes a member.
@@ -228,7 +238,7 @@ impl Consensus {
 
     fn request(&self, command: impl FnOnce(Reply) -> Command) -> Proposal {
         let (reply, answer) = oneshot::channel();
-        if let Err(refused) = self.commands.try_send(command(reply)) {
+        if let Err(refused) = self.queue(command(reply)) {
             let (command, error) = match refused {
                 TrySendError::Full(command) => (command, Error::Busy(PROPOSALS_MAX)),
                 TrySendError::Disconnected(command) => (command, Error::Stopped),
@@ -244,6 +254,12 @@ impl Consensus {
         Proposal(answer)
     }
 
+    fn queue(&self, command: Command) -> Result<(), TrySendError<Command>> {
+        self.commands.try_send(command)?;
+        self.alarm.wake();
+        Ok(())
+    }
+
     /// Seals log and snapshots with `key` from now on; resolves when nothing on the disk needs another one any more.
     ///
     /// # Errors
@@ -254,32 +270,22 @@ impl Consensus {
 
     /// Hands leadership to another member, if this one leads and there is one that can.
     pub fn transfer_leadership(&self) {
-        let _ = self.commands.try_send(Command::TransferLeadership);
-    }
-
-    /// Takes another member's message. What does not fit is lost: raft sends it again.
-    pub fn step(&self, message: Message) {
-        let _ = self.commands.try_send(Command::Step(message));
+        let _ = self.queue(Command::TransferLeadership);
     }
 
     /// Takes the leader's whole state.
     pub fn step_snapshot(&self, message: Message, state: StateTransfer) {
-        let _ = self.commands.try_send(Command::StepSnapshot(Box::new((message, state))));
-    }
-
-    /// A message to `raft_id` could not be delivered.
-    pub fn report_unreachable(&self, raft_id: u64) {
-        let _ = self.commands.try_send(Command::Unreachable(raft_id));
+        let _ = self.queue(Command::StepSnapshot(Box::new((message, state))));
     }
 
     /// A state was delivered to `to`, or not.
     pub fn report_snapshot(&self, to: u64, is_delivered: bool) {
-        let _ = self.commands.try_send(Command::SnapshotSent { to, is_delivered });
+        let _ = self.queue(Command::SnapshotSent { to, is_delivered });
     }
 
     /// How many log entries may follow the newest snapshot before the next is taken, and how many older ones are kept.
     pub fn set_snapshot_interval(&self, entries: u64, kept_old: usize) {
-        let _ = self.commands.try_send(Command::SnapshotInterval { entries, kept_old });
+        let _ = self.queue(Command::SnapshotInterval { entries, kept_old });
     }
 }
 

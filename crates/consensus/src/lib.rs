@@ -12,14 +12,17 @@ mod driver;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod handle;
+mod live;
 mod log;
 mod member;
 mod message;
+mod offer;
 mod random;
 mod reads;
 mod sealed;
 mod snapshot_file;
 mod wal;
+mod wire;
 
 use std::io;
 use std::path::PathBuf;
@@ -29,10 +32,12 @@ pub use cipher::{DataKey, DataKeys};
 pub use disk::{Disk, DiskFile, Folder};
 pub use handle::{Applied, Config, Consensus, Leadership, Proposal};
 pub use member::{
-    ELECTION_TICKS, Member, MemberConfig, MembershipChange, Output, SnapshotJob, Ticket,
+    ELECTION_TICKS, Member, MemberConfig, MembershipChange, Output, Send, SnapshotJob, Ticket,
 };
 pub use message::{Message, NotAMessage, Outgoing, StateTransfer};
+pub use offer::Offer;
 pub use wal::Corruption;
+pub use wire::{Arrival, Bell, Wire};
 
 /// Why the log could not be opened or a proposal was not agreed to.
 #[derive(Debug, thiserror::Error)]

@@ -3,9 +3,12 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::eraftpb::{self, ConfState, Entry, EntryType, HardState};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+use store::Snapshot;
+
+use crate::live::Live;
 use crate::snapshot_file::StoredSnapshot;
 use crate::wal::{Batch, StoredEntry, StoredHardState};
 
@@ -13,7 +16,7 @@ use crate::wal::{Batch, StoredEntry, StoredHardState};
 const OFFERED_MAX: usize = 8;
 
 /// Everything raft may ask for. The WAL holds the same, durably.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) hard_state: HardState,
     pub(crate) conf_state: ConfState,
@@ -21,16 +24,29 @@ pub(crate) struct Log {
     base_index: u64,
     base_term: u64,
     entries: VecDeque<Entry>,
-    /// The newest applied state, for followers whose next entry is compacted.
-    applied: Option<StoredSnapshot>,
+    /// The newest applied state, for followers whose next entry is compacted, and its index and term.
+    state: Live,
+    applied: (u64, u64),
     /// States that raft has been offered, by their index. Raft's own messages carry only the index.
     offered: RefCell<BTreeMap<u64, StoredSnapshot>>,
 }
 
 impl Log {
-    pub(crate) fn new(base_index: u64, base_term: u64, conf_state: ConfState) -> Self {
+    /// Begins behind the entry `base`, which is an index and a term, where the state is `state`.
+    pub(crate) fn new(base: (u64, u64), conf_state: ConfState, state: Live) -> Self {
+        let (base_index, base_term) = base;
         let hard_state = HardState { term: base_term, commit: base_index, ..HardState::default() };
-        Self { hard_state, conf_state, base_index, base_term, ..Self::default() }
+        let (entries, offered) = (VecDeque::new(), RefCell::default());
+        Self {
+            hard_state,
+            conf_state,
+            base_index,
+            base_term,
+            entries,
+            state,
+            applied: base,
+            offered,
+        }
     }
 
     /// Takes what was read from the WAL, oldest first. What the snapshot already holds is skipped.
@@ -70,9 +86,9 @@ impl Log {
         }
     }
 
-    /// Says what the state is now, which a follower that is far behind may be sent.
-    pub(crate) fn set_applied(&mut self, applied: StoredSnapshot) {
-        self.applied = Some(applied);
+    /// Says which entry the state holds as its last, by index and term.
+    pub(crate) fn set_applied(&mut self, applied: (u64, u64)) {
+        self.applied = applied;
     }
 
     /// The state that a message about a snapshot of this index speaks of.
@@ -144,22 +160,28 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
         let unavailable = || raft::Error::from(StorageError::SnapshotTemporarilyUnavailable);
-        let applied = self.applied.as_ref().filter(|applied| applied.index >= request_index);
-        let applied = applied.ok_or_else(unavailable)?;
+        let (index, term) = self.applied;
+        if index < request_index {
+            return Err(unavailable());
+        }
+        let ConfState { voters, learners, .. } = self.conf_state.clone();
+        let state = Snapshot::clone(&self.state.copy());
+        let stored = StoredSnapshot { index, term, voters, learners, state };
+        let told = to_snapshot(&stored);
         let mut offered = self.offered.borrow_mut();
-        offered.insert(applied.index, applied.clone());
+        offered.insert(index, stored);
         while offered.len() > OFFERED_MAX {
             offered.pop_first();
         }
-        Ok(to_snapshot(applied))
+        Ok(told)
     }
 }
 
 /// What raft is told of a state: everything but its content.
-pub(crate) fn to_snapshot(stored: &StoredSnapshot) -> Snapshot {
-    let mut snapshot = Snapshot::default();
+pub(crate) fn to_snapshot(stored: &StoredSnapshot) -> eraftpb::Snapshot {
+    let mut snapshot = eraftpb::Snapshot::default();
     let metadata = snapshot.mut_metadata();
     (metadata.index, metadata.term) = (stored.index, stored.term);
     metadata.set_conf_state((stored.voters.clone(), stored.learners.clone()).into());

@@ -1,9 +1,12 @@
 //! Nothing acknowledged is lost, and nothing needs more than the files to come back.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
-use consensus::{Config, Consensus, DataKey, DataKeys, Error};
+use consensus::{
+    Applied, Arrival, Bell, Config, Consensus, DataKey, DataKeys, Error, Outgoing, Wire,
+};
 use store::{ChangeSet, Draft, Snapshot, apply};
 use types::{Meta, Service, ServiceId, ServiceSpec, Timestamp};
 
@@ -12,9 +15,41 @@ fn config(directory: &Path) -> Config {
 }
 
 fn open(config: &Config) -> Result<Consensus, Error> {
-    // Nobody to talk to: what is said may be lost.
-    let (outgoing, _) = tokio::sync::mpsc::channel(1);
-    Consensus::open(config, outgoing)
+    Consensus::open(config, Box::new(Nobody::default()))
+}
+
+/// Nobody to talk to: what is said may be lost.
+#[derive(Debug, Default)]
+struct Nobody(Arc<Doorbell>);
+
+#[derive(Debug, Default)]
+struct Doorbell {
+    has_rung: Mutex<bool>,
+    rang: Condvar,
+}
+
+impl Bell for Doorbell {
+    fn ring(&self) {
+        *self.has_rung.lock().expect("a flag") = true;
+        self.rang.notify_one();
+    }
+}
+
+impl Wire for Nobody {
+    fn bell(&self) -> Arc<dyn Bell> {
+        self.0.clone()
+    }
+
+    fn wait(&mut self, patience: Option<Duration>) {
+        let silent = self.0.has_rung.lock().expect("a flag");
+        let patience = patience.unwrap_or(Duration::MAX);
+        let waited = self.0.rang.wait_timeout_while(silent, patience, |has_rung| !*has_rung);
+        *waited.expect("a flag").0 = false;
+    }
+
+    fn receive(&mut self, _: &mut dyn FnMut(Arrival)) {}
+
+    fn send(&mut self, _: Vec<Outgoing>) {}
 }
 
 fn create(snapshot: &Snapshot, number: u128) -> ChangeSet {
@@ -34,6 +69,11 @@ fn create(snapshot: &Snapshot, number: u128) -> ChangeSet {
     draft.finish()
 }
 
+/// Each set of these tests writes one object, with its own sequence as the version.
+fn sequence_of(applied: &Applied) -> u64 {
+    applied.events[0].after.as_ref().expect("was written").version()
+}
+
 fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).expect("lists") {
         let entry = entry.expect("lists");
@@ -48,7 +88,7 @@ async fn what_was_acknowledged_is_there_after_a_crash() {
     let consensus = open(&config(live.path())).expect("opens");
     for number in 1..=20 {
         let set = create(&consensus.snapshot(), number);
-        consensus.propose(&set).await.expect("agreed");
+        consensus.propose(set).await.expect("agreed");
     }
     // The files as they are while the member still runs: what a loss of power would leave.
     copy(live.path(), crashed.path());
@@ -68,7 +108,7 @@ async fn proposals_made_ahead_are_applied_in_their_order() {
     for number in 1..=500 {
         let set = create(&head, number);
         head = apply(&head, &set).expect("made from the head").0;
-        proposals.push(consensus.propose(&set));
+        proposals.push(consensus.propose(set));
     }
     for (number, proposal) in proposals.into_iter().enumerate() {
         proposal.await.expect("agreed");
@@ -76,7 +116,7 @@ async fn proposals_made_ahead_are_applied_in_their_order() {
     }
     assert_eq!(*consensus.snapshot(), head);
     for sequence in 1..=500 {
-        assert_eq!(feed.recv().await.expect("kept").snapshot.sequence(), sequence);
+        assert_eq!(sequence_of(&feed.recv().await.expect("kept")), sequence);
     }
 }
 
@@ -88,13 +128,13 @@ async fn who_is_told_of_a_change_finds_it_in_the_state() {
     let (mut feed, reader) = (consensus.subscribe(), consensus.clone());
     let follower = tokio::spawn(async move {
         for _ in 0..300 {
-            let told = feed.recv().await.expect("kept").snapshot.sequence();
+            let told = sequence_of(&feed.recv().await.expect("kept"));
             assert!(reader.snapshot().sequence() >= told);
         }
     });
     for number in 1..=300 {
         let set = create(&consensus.snapshot(), number);
-        consensus.propose(&set).await.expect("agreed");
+        consensus.propose(set).await.expect("agreed");
     }
     follower.await.expect("always found");
 }
@@ -105,8 +145,8 @@ async fn a_stale_proposal_is_rejected_and_changes_nothing() {
     Consensus::bootstrap(&config(directory.path()), Snapshot::default()).expect("bootstraps");
     let consensus = open(&config(directory.path())).expect("opens");
     let set = create(&consensus.snapshot(), 1);
-    consensus.propose(&set).await.expect("agreed");
-    let error = consensus.propose(&set).await.expect_err("the object exists");
+    consensus.propose(set.clone()).await.expect("agreed");
+    let error = consensus.propose(set).await.expect_err("the object exists");
     assert!(matches!(error, Error::Rejected(_)), "{error}");
     assert_eq!(consensus.snapshot().sequence(), 1);
 }
@@ -120,7 +160,7 @@ async fn a_snapshot_takes_the_place_of_the_log_before_it() {
     // Several segments of log, and many snapshots.
     for number in 1..=3_000 {
         let set = create(&consensus.snapshot(), number);
-        consensus.propose(&set).await.expect("agreed");
+        consensus.propose(set).await.expect("agreed");
     }
     let before = (*consensus.snapshot()).clone();
     drop(consensus);
@@ -156,12 +196,12 @@ async fn after_a_change_of_keys_nothing_needs_the_key_of_before() {
     consensus.set_snapshot_interval(5, 3);
     for number in 1..=20 {
         let set = create(&consensus.snapshot(), number);
-        consensus.propose(&set).await.expect("agreed");
+        consensus.propose(set).await.expect("agreed");
     }
-    let before = consensus.propose(&create(&consensus.snapshot(), 21));
+    let before = consensus.propose(create(&consensus.snapshot(), 21));
     consensus.rekey(DataKey::new([4; 32])).await.expect("sealed anew");
     before.await.expect("agreed");
-    consensus.propose(&create(&consensus.snapshot(), 22)).await.expect("agreed");
+    consensus.propose(create(&consensus.snapshot(), 22)).await.expect("agreed");
     consensus.rekey(DataKey::new([4; 32])).await.expect("is so already");
     copy(live.path(), copied.path());
     let error = open(&config(copied.path())).expect_err("sealed with another key");
@@ -176,13 +216,13 @@ async fn a_change_of_keys_that_was_cut_short_goes_on_after_the_start() {
     let directory = tempfile::tempdir().expect("dir");
     Consensus::bootstrap(&config(directory.path()), Snapshot::default()).expect("bootstraps");
     let consensus = open(&config(directory.path())).expect("opens");
-    consensus.propose(&create(&consensus.snapshot(), 1)).await.expect("agreed");
+    consensus.propose(create(&consensus.snapshot(), 1)).await.expect("agreed");
     drop(consensus);
     // The node remembers both keys before anything is sealed with the new one.
     let (old, new) = (DataKey::new([3; 32]), DataKey::new([4; 32]));
     let both = DataKeys { current: new.clone(), previous: vec![DataKey::new([9; 32]), old] };
     let consensus = open(&config_with(directory.path(), both)).expect("opens");
-    consensus.propose(&create(&consensus.snapshot(), 2)).await.expect("agreed");
+    consensus.propose(create(&consensus.snapshot(), 2)).await.expect("agreed");
     consensus.rekey(new.clone()).await.expect("sealed anew");
     drop(consensus);
     let reopened = open(&config_with(directory.path(), new.into())).expect("needs one key");

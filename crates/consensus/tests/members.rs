@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use consensus::{DataKey, Error, Folder, Member, MemberConfig, MembershipChange, Outgoing, Ticket};
+use consensus::{
+    DataKey, Error, Folder, Member, MemberConfig, MembershipChange, Offer, Outgoing, Ticket,
+};
 use store::{ChangeSet, Draft, Snapshot};
 use types::{Meta, Service, ServiceId, ServiceSpec, Timestamp};
 
@@ -19,16 +21,15 @@ struct Cluster {
     answers: BTreeMap<(u64, Ticket), Result<(), Error>>,
     next: Ticket,
     states_sent: usize,
+    messages_sent: usize,
+    /// Whether leaders wait for the next entries before they tell how far the log is agreed to.
+    is_patient: bool,
 }
 
 fn config(directory: &Path, id: u64) -> MemberConfig {
     let folder = Folder::new(&directory.join(id.to_string())).expect("folder");
-    MemberConfig {
-        disk: Arc::new(folder),
-        raft_id: id,
-        keys: DataKey::new([3; 32]).into(),
-        seed: id,
-    }
+    let (disk, keys) = (Arc::new(folder), DataKey::new([3; 32]).into());
+    MemberConfig { disk, raft_id: id, keys, seed: id, tells_states: false }
 }
 
 fn create(snapshot: &Snapshot, number: u64) -> ChangeSet {
@@ -60,6 +61,8 @@ impl Cluster {
             answers: BTreeMap::new(),
             next: 0,
             states_sent: 0,
+            messages_sent: 0,
+            is_patient: false,
         };
         cluster.start(1);
         for id in 2..=count {
@@ -100,9 +103,13 @@ impl Cluster {
             for (id, member) in &mut self.members {
                 while member.has_work() {
                     is_quiet = false;
-                    let output = member.advance(&mut |message| self.network.push_back(message));
+                    let output = member.advance(&mut |messages| self.network.extend(messages));
                     let answers = output.expect("writes").answers.into_iter();
                     self.answers.extend(answers.map(|(ticket, answer)| ((*id, ticket), answer)));
+                }
+                if !self.is_patient {
+                    member.tell();
+                    is_quiet &= !member.has_work();
                 }
                 if let Some(job) = member.due_snapshot() {
                     let (index, result) = job.run();
@@ -120,6 +127,7 @@ impl Cluster {
     }
 
     fn deliver(&mut self, Outgoing { message, state }: Outgoing) {
+        self.messages_sent += 1;
         let (from, to) = (message.from(), message.to());
         let is_lost = [from, to].iter().any(|id| self.cut_off.contains(id));
         match (self.members.get_mut(&to).filter(|_| !is_lost), state) {
@@ -176,9 +184,8 @@ impl Cluster {
 
     fn write(&mut self, number: u64) -> Option<Result<(), Error>> {
         let leader = self.leader().expect("a leader");
-        let set = create(self.members[&leader].state(), number);
-        let data = rmp_serde::to_vec_named(&set).expect("plain data");
-        self.ask(leader, |member, ticket| member.propose(ticket, data))
+        let offer = Offer::new(create(&self.members[&leader].state(), number)).expect("is small");
+        self.ask(leader, |member, ticket| member.propose(ticket, offer))
     }
 
     fn services(&self, id: u64) -> usize {
@@ -215,12 +222,31 @@ fn another_member_leads_when_the_leader_is_gone_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_is_agreed_is_told_with_the_next_entries_and_by_itself_where_none_follow() {
+    let mut cluster = Cluster::new(3);
+    cluster.write(1).expect("answered").expect("agreed");
+    (cluster.is_patient, cluster.messages_sent) = (true, 0);
+    let count = |number| usize::try_from(number).expect("few");
+    for number in 2..=10_u64 {
+        cluster.write(number).expect("answered").expect("agreed");
+        assert_eq!(
+            [1, 2, 3].map(|id| cluster.services(id)),
+            [number, number - 1, number - 1].map(count)
+        );
+    }
+    assert_eq!(cluster.messages_sent, 9 * 4, "the entry to either, and the answer of either");
+    cluster.is_patient = false;
+    cluster.run();
+    assert_eq!([1, 2, 3].map(|id| cluster.services(id)), [10; 3]);
+    assert_eq!(cluster.messages_sent, 10 * 4);
+}
+
+#[test]
 fn a_leader_that_is_cut_off_answers_no_write_as_made_and_no_read() {
     let mut cluster = Cluster::new(3);
     cluster.cut_off.insert(1);
-    let set = create(cluster.members[&1].state(), 1);
-    let data = rmp_serde::to_vec_named(&set).expect("plain data");
-    assert!(cluster.ask(1, |member, ticket| member.propose(ticket, data)).is_none());
+    let offer = Offer::new(create(&cluster.members[&1].state(), 1)).expect("is small");
+    assert!(cluster.ask(1, |member, ticket| member.propose(ticket, offer)).is_none());
     let read = cluster.ask(1, |member, ticket| {
         member.read_index(ticket);
         Ok(())

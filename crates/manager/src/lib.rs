@@ -13,6 +13,7 @@ mod leadership;
 mod links;
 mod members;
 pub mod methods;
+mod wire;
 mod writer;
 
 use std::sync::Arc;
@@ -43,10 +44,11 @@ use dispatcher_server::DispatcherServer;
 use leadership::Duties;
 use links::Links;
 use members::Members;
+use wire::Wire;
 use writer::Writer;
 
-/// Raft messages waiting to be sent. More are lost, which raft mends.
-const OUTGOING_MAX: usize = 4_096;
+/// Pipes and states that the consensus waits for: a few for each manager. More are lost, which raft mends.
+const WISHES_MAX: usize = 64;
 
 /// How long a request waits for a leader: longer than it takes to elect one.
 const LEADER_PATIENCE: Duration = Duration::from_secs(4);
@@ -110,10 +112,12 @@ impl Manager {
     ) -> Result<Arc<Self>, Error> {
         let raft_id = config.raft_id;
         let config = config.clone();
-        let (outgoing, messages) = mpsc::channel(OUTGOING_MAX);
-        let consensus = tokio::task::spawn_blocking(move || Consensus::open(&config, outgoing))
-            .await
-            .map_err(|_| Error::stopped())??;
+        let (wishes, wished) = mpsc::channel(WISHES_MAX);
+        let (wire, exchange) = Wire::new(wishes).map_err(|_| Error::stopped())?;
+        let consensus =
+            tokio::task::spawn_blocking(move || Consensus::open(&config, Box::new(wire)))
+                .await
+                .map_err(|_| Error::stopped())??;
         let consensus = Arc::new(consensus);
         let writer = Arc::new(Writer::new(consensus.clone()));
         let dispatcher = Arc::new(DispatcherServer::new(writer.clone()));
@@ -121,11 +125,11 @@ impl Manager {
         let authority = Arc::new(Authority::new(writer.clone(), identity.clone()));
         let duties = Duties { writer, dispatcher, members, authority };
         let client = Client::new(identity.clone());
-        let links = Arc::new(Links::new(client, consensus.clone(), others));
+        let links = Links::new(client, consensus.clone(), exchange, others);
         let (stop, background) = (CancellationToken::new(), TaskTracker::new());
         background.spawn(duties.clone().follow_leadership(stop.clone()));
         background.spawn(follow_settings(consensus.clone(), stop.clone()));
-        background.spawn(links.clone().carry(messages, stop.clone()));
+        background.spawn(links.clone().grant(wished, stop.clone()));
         Ok(Arc::new(Self { raft_id, consensus, duties, links, identity, stop, background }))
     }
 
@@ -362,10 +366,10 @@ pub struct Changes(broadcast::Receiver<consensus::Applied>);
 
 impl Changes {
     /// The next change set's events; `None` once the manager has stopped. Those a slow reader missed are skipped.
-    pub async fn next(&mut self) -> Option<(Snapshot, Arc<[Event]>)> {
+    pub async fn next(&mut self) -> Option<Arc<[Event]>> {
         loop {
             match self.0.recv().await {
-                Ok(applied) => return Some((applied.snapshot, applied.events)),
+                Ok(applied) => return Some(applied.events),
                 Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return None,
             }

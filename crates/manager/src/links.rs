@@ -7,21 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{Consensus, Message, Outgoing, StateTransfer};
-use rpc::{Caller, Channel, Client, FrameSender, Frames};
+use rpc::{Caller, Channel, Client, FrameSender, Frames, Peer, Pipe};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use types::Node;
 use types::assignment::ManagerPeer;
 
 use crate::control::request::{Request, Response};
 use crate::error::{Code, Error};
 use crate::methods;
-
-/// Messages waiting for one member. More are lost, which raft mends.
-const MESSAGES_PER_MEMBER_MAX: usize = 512;
-
-/// After a failure to reach a member.
-const RECONNECT: Duration = Duration::from_millis(100);
+use crate::wire::{Exchange, Wish};
 
 /// How long the leader may take: a change of the managers waits for the members.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(25);
@@ -36,14 +32,35 @@ const STATE_CHUNKS_MAX: usize = 4;
 pub(crate) struct Links {
     client: Client,
     consensus: Arc<Consensus>,
+    exchange: Arc<Exchange>,
     /// Where members are that the state does not tell of yet: it may have to come from them.
     hints: Mutex<HashMap<u64, String>>,
 }
 
 impl Links {
-    pub(crate) fn new(client: Client, consensus: Arc<Consensus>, hints: &[ManagerPeer]) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        consensus: Arc<Consensus>,
+        exchange: Arc<Exchange>,
+        hints: &[ManagerPeer],
+    ) -> Arc<Self> {
         let hints = hints.iter().map(|peer| (peer.raft_id, peer.address.clone())).collect();
-        Self { client, consensus, hints: Mutex::new(hints) }
+        let frame = consensus.frame();
+        let links = Self { client, consensus, exchange, hints: Mutex::new(hints) };
+        let links = Arc::new(links);
+        // Weak: the thread that asks belongs to the consensus.
+        let judge = Arc::downgrade(&links);
+        let judge = move |peer, raft_id| match judge.upgrade() {
+            Some(links) => links.judge(peer, raft_id),
+            None => Err("this manager stops".to_owned()),
+        };
+        links.exchange.judge_by(Box::new(judge), frame);
+        links
+    }
+
+    /// Takes a pipe that another manager opened.
+    pub(crate) fn called(&self, pipe: Pipe) {
+        self.exchange.called(pipe);
     }
 
     /// Where the member `raft_id` is.
@@ -79,76 +96,38 @@ impl Links {
         }
     }
 
-    /// Carries raft's messages to the members they are for.
-    pub(crate) async fn carry(
+    /// Does what the consensus' thread wishes for, and says who may speak as whom.
+    pub(crate) async fn grant(
         self: Arc<Self>,
-        mut outgoing: mpsc::Receiver<Outgoing>,
+        mut wishes: mpsc::Receiver<Wish>,
         stop: CancellationToken,
     ) {
-        let mut members: HashMap<u64, mpsc::Sender<Outgoing>> = HashMap::new();
         loop {
-            let message = tokio::select! {
+            let wish = tokio::select! {
                 () = stop.cancelled() => return,
-                message = outgoing.recv() => message,
+                wish = wishes.recv() => wish,
             };
-            let Some(message) = message else { return };
-            let to = message.message.to();
-            members.retain(|_, member| !member.is_closed());
-            let member = members.entry(to).or_insert_with(|| {
-                let (sender, receiver) = mpsc::channel(MESSAGES_PER_MEMBER_MAX);
-                tokio::spawn(self.clone().carry_to(to, receiver, stop.clone()));
-                sender
-            });
-            if member.try_send(message).is_err() {
-                self.consensus.report_unreachable(to);
+            match wish {
+                None => return,
+                Some(Wish::Pipe(to)) => drop(tokio::spawn(self.clone().open(to))),
+                Some(Wish::State(outgoing)) => {
+                    let Outgoing { message, state } = *outgoing;
+                    let Some(state) = state else { continue };
+                    tokio::spawn(self.clone().send_state(message.to(), message, state));
+                }
             }
         }
     }
 
-    /// Carries messages to one member, one stream for all of them.
-    async fn carry_to(
-        self: Arc<Self>,
-        to: u64,
-        mut messages: mpsc::Receiver<Outgoing>,
-        stop: CancellationToken,
-    ) {
-        let mut stream: Option<(String, FrameSender)> = None;
-        loop {
-            let message = tokio::select! {
-                () = stop.cancelled() => return,
-                message = messages.recv() => message,
-            };
-            let Some(Outgoing { message, state }) = message else { return };
-            if let Some(state) = state {
-                tokio::spawn(self.clone().send_state(to, message, state));
-                continue;
-            }
-            let Some(address) = self.address_of(to) else { continue };
-            if stream.as_ref().is_none_or(|(known, _)| *known != address) {
-                stream = self.open(to, &address).await.map(|opened| (address, opened));
-            }
-            let sent = match &stream {
-                Some((_, stream)) => stream.send(Bytes::from(message.encode())).await,
-                None => false,
-            };
-            if !sent {
-                self.consensus.report_unreachable(to);
-                stream = None;
-                // What waited meanwhile is old: raft sends what matters again.
-                tokio::time::sleep(RECONNECT).await;
-                while messages.try_recv().is_ok() {}
-            }
+    async fn open(self: Arc<Self>, to: u64) {
+        let opened = match self.channel(to) {
+            Some(channel) => channel.pipe().await,
+            None => return self.exchange.opened(to, None),
+        };
+        if let Err(error) = &opened {
+            debug!(raft_id = to, %error, "manager not reached");
         }
-    }
-
-    async fn open(&self, to: u64, address: &str) -> Option<FrameSender> {
-        match self.client.channel(address).stream_in(methods::RAFT_MESSAGES).await {
-            Ok(stream) => Some(stream),
-            Err(error) => {
-                debug!(raft_id = to, %error, "manager not reached");
-                None
-            }
-        }
+        self.exchange.opened(to, opened.ok());
     }
 
     async fn send_state(self: Arc<Self>, to: u64, message: Message, state: StateTransfer) {
@@ -183,39 +162,30 @@ impl Links {
         stream.finish().await.map_err(|error| error.to_string())
     }
 
-    /// Takes a member's messages as they come.
-    pub(crate) async fn receive_messages(
-        &self,
-        caller: Caller,
-        mut frames: Frames,
-    ) -> Result<(), String> {
-        while let Some(frame) = frames.next().await.map_err(|error| error.to_string())? {
-            let message = self.message_of(caller, &frame)?;
-            self.consensus.step(message);
+    /// Whether the node may speak as the member `raft_id`.
+    fn judge(&self, peer: Peer, raft_id: u64) -> Result<(), String> {
+        let snapshot = self.consensus.snapshot();
+        // A pipe may be older than the removal of who speaks on it.
+        if snapshot.cluster().is_some_and(|cluster| cluster.is_shut_out(peer.node)) {
+            return Err("this node was removed from the swarm".to_owned());
         }
-        Ok(())
+        let is_seat =
+            |node: &&Arc<Node>| node.manager.as_ref().is_some_and(|seat| seat.raft_id == raft_id);
+        match snapshot.nodes().find(is_seat) {
+            Some(sender) if sender.id != peer.node => {
+                Err(format!("node {} speaks in the name of node {}", peer.node, sender.id))
+            }
+            // A member that this one has not heard of may be the one that tells of it.
+            _ => Ok(()),
+        }
     }
 
     fn message_of(&self, caller: Caller, frame: &[u8]) -> Result<Message, String> {
         let message = Message::decode(frame).map_err(|error| error.to_string())?;
-        let snapshot = self.consensus.snapshot();
-        // A stream may be older than the removal of who speaks on it.
-        let is_out = |peer: rpc::Peer| {
-            snapshot.cluster().is_some_and(|cluster| cluster.is_shut_out(peer.node))
-        };
-        if caller.peer.is_some_and(is_out) {
-            return Err("this node was removed from the swarm".to_owned());
+        if let Some(peer) = caller.peer {
+            self.judge(peer, message.from())?;
         }
-        let sender = snapshot
-            .nodes()
-            .find(|node| node.manager.as_ref().is_some_and(|seat| seat.raft_id == message.from()));
-        // A member that this one has not heard of may be the one that tells of it.
-        match (sender, caller.peer) {
-            (Some(sender), Some(peer)) if sender.id != peer.node => {
-                Err(format!("node {} speaks in the name of node {}", peer.node, sender.id))
-            }
-            _ => Ok(message),
-        }
+        Ok(message)
     }
 
     /// Takes a whole state from the leader.

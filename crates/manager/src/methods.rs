@@ -15,7 +15,6 @@ use crate::control::request::{Request, Response};
 use crate::error::{Code, Error};
 
 pub(crate) const CONTROL: &str = "skep.v1/control";
-pub(crate) const RAFT_MESSAGES: &str = "skep.v1/raft/messages";
 pub(crate) const RAFT_STATE: &str = "skep.v1/raft/state";
 pub const CA_ROOT: &str = "skep.v1/ca/root";
 pub const CA_ISSUE: &str = "skep.v1/ca/issue";
@@ -137,10 +136,7 @@ pub(crate) fn router(manager: &Arc<Manager>) -> Router {
         }
     });
     let links = manager.links.clone();
-    router.stream_in(RAFT_MESSAGES, Access::Manager, move |caller, frames: Frames| {
-        let links = links.clone();
-        async move { links.receive_messages(caller, frames).await }
-    });
+    router.pipes(move |pipe| links.called(pipe));
     let links = manager.links.clone();
     router.stream_in(RAFT_STATE, Access::Manager, move |caller, frames: Frames| {
         let links = links.clone();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use consensus::{Consensus, Leadership};
 use planner::Planner;
-use store::{ChangeSet, Draft, Snapshot, apply};
+use store::{ChangeSet, Draft, Snapshot, apply_to};
 use tokio::sync::{Semaphore, watch};
 use types::Timestamp;
 use types::limits::PROPOSALS_MAX;
@@ -83,21 +83,27 @@ impl Writer {
     ) -> Result<(T, Option<consensus::Proposal>), Error> {
         let mut head = self.lock();
         let head = self.current(&mut head)?;
-        let mut draft = Draft::new(head.snapshot.clone(), now());
-        let value = change(&mut draft)?;
-        let wake_at = head.planner.plan(&mut draft, &mut rand::random::<u128>);
-        let set = draft.finish();
-        self.wake_at.send_if_modified(|known| std::mem::replace(known, wake_at) != wake_at);
-        let is_agreed = head.snapshot.sequence() == self.consensus.snapshot().sequence();
-        let set = match set.is_empty() {
-            true if is_agreed => return Ok((value, None)),
-            // What it asks for was proposed by others, and may yet be refused.
-            true => ChangeSet::nothing_after(&head.snapshot, now()),
-            false => set,
+        let mut draft = Draft::new(std::mem::take(&mut head.snapshot), now());
+        let value = match change(&mut draft) {
+            Ok(value) => value,
+            Err(error) => {
+                head.snapshot = draft.undo();
+                return Err(error);
+            }
         };
-        let (snapshot, _) = apply(&head.snapshot, &set).expect("the draft was made from the head");
+        let wake_at = head.planner.plan(&mut draft, &mut rand::random::<u128>);
+        let (mut set, snapshot) = draft.commit();
         head.snapshot = snapshot;
-        Ok((value, Some(self.consensus.propose(&set))))
+        self.wake_at.send_if_modified(|known| std::mem::replace(known, wake_at) != wake_at);
+        if set.is_empty() {
+            if head.snapshot.sequence() == self.consensus.sequence() {
+                return Ok((value, None));
+            }
+            // What it asks for was proposed by others, and may yet be refused.
+            set = ChangeSet::nothing_after(&head.snapshot, now());
+            apply_to(&mut head.snapshot, set.clone()).expect("it follows the head");
+        }
+        Ok((value, Some(self.consensus.propose(set))))
     }
 
     /// The head of the present term; a new one begins at the agreed state.

@@ -12,7 +12,8 @@ use manager::methods::{
     SessionRefusal, SessionRequest,
 };
 use manager::{Bootstrap, Error, Manager, now};
-use rpc::{Channel, Client, Identity, SharedIdentity};
+use rpc::{Channel, Client, Identity, Pipe, SharedIdentity};
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
@@ -156,7 +157,9 @@ async fn workers_get_no_seat_no_log_and_no_say() {
     let seat = SeatRequest { raft_id: 5, address: "127.0.0.1:1".into() };
     let refusal = ask::<Vec<()>>(&worker, methods::TAKE_SEAT, &seat).await;
     assert!(refusal.expect_err("is refused").contains("only managers may ask for this"));
-    for method in ["skep.v1/control", "skep.v1/raft/messages", "skep.v1/raft/state"] {
+    let pipe = worker.pipe().await.expect("is answered");
+    assert!(refusal_of(pipe).await.contains("only managers may ask for this"));
+    for method in ["skep.v1/control", "skep.v1/raft/state"] {
         let refusal = ask::<()>(&worker, method, &()).await.expect_err("is refused");
         assert!(refusal.contains("only managers may ask for this"), "{method}: {refusal}");
     }
@@ -194,12 +197,28 @@ async fn nobody_speaks_in_anothers_name() {
     // A manager's raft messages count only as its own: here one speaks as the leader, which it is not.
     let issued = swarm.join(&root.manager_token).await.expect("is admitted");
     let impostor = swarm.channel(issued.node, Role::Manager);
-    let stream = impostor.stream_in("skep.v1/raft/messages").await.expect("opens");
-    stream.send(message_from(1).into()).await;
-    let refusal = stream.finish().await.expect_err("is refused").to_string();
+    let mut pipe = impostor.pipe().await.expect("opens");
+    pipe.send(&message_from(1));
+    let refusal = refusal_of(pipe).await;
     assert!(refusal.contains("speaks in the name of node"), "{refusal}");
     assert!(swarm.manager.leads(), "it leads as before");
     swarm.manager.close().await;
+}
+
+/// Sends what waits, and hears why the other side ends the pipe.
+async fn refusal_of(mut pipe: Pipe) -> String {
+    let hear = move || {
+        pipe.flush().expect("is whole");
+        loop {
+            poll(&mut [PollFd::new(&pipe, PollFlags::IN)], None).expect("polls");
+            let filled = pipe.fill(&mut [0; 4_096]);
+            match (pipe.take_frame(), filled) {
+                (Err(refusal), _) | (Ok(None), Err(refusal)) => return refusal.to_string(),
+                (Ok(_), _) => {}
+            }
+        }
+    };
+    tokio::task::spawn_blocking(hear).await.expect("hears")
 }
 
 /// A message of raft's in its encoding (protobuf): a heartbeat of a far later term, from `raft_id` to member 1.
@@ -284,7 +303,7 @@ async fn certificates_of_removed_nodes_open_nothing_whatever_they_say() {
     let root = swarm.manager.cluster().expect("is there").root_ca.clone();
     let node = swarm.join(&root.worker_token).await.expect("is admitted").node;
     let channels = [swarm.channel(node, Role::Worker), swarm.channel(node, Role::Manager)];
-    let stream = channels[1].stream_in("skep.v1/raft/messages").await.expect("opens");
+    let mut pipe = channels[1].pipe().await.expect("opens");
     let seat = SeatRequest { raft_id: 5, address: "127.0.0.1:1".into() };
     let refusal = ask::<Vec<()>>(&channels[1], methods::TAKE_SEAT, &seat).await;
     assert!(refusal.expect_err("is refused").contains("is not to be a manager"));
@@ -298,8 +317,8 @@ async fn certificates_of_removed_nodes_open_nothing_whatever_they_say() {
         let refusal = ask::<Issued>(channel, methods::CA_RENEW, &RenewRequest { request }).await;
         assert!(refusal.expect_err("is refused").contains("is not in the swarm any more"));
     }
-    stream.send(message_from(99).into()).await;
-    let refusal = stream.finish().await.expect_err("is refused").to_string();
+    pipe.send(&message_from(99));
+    let refusal = refusal_of(pipe).await;
     assert!(refusal.contains("this node was removed from the swarm"), "{refusal}");
     swarm.manager.close().await;
 }

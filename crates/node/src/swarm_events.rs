@@ -11,7 +11,7 @@ use types::{Node, Service};
 
 /// Publishes every change until the manager stops.
 pub(crate) async fn follow(mut changes: Changes, events: Events) {
-    while let Some((_, batch)) = changes.next().await {
+    while let Some(batch) = changes.next().await {
         for event in batch.iter() {
             publish(&events, event);
         }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use store::{Draft, Event, Key, Object, Snapshot};
 use types::limits::PLAN_CHANGES_MAX;
 use types::service::Mode;
-use types::{NodeId, ServiceId, TaskId, TaskState, Timestamp};
+use types::{NodeId, ServiceId, Task, TaskId, TaskState, Timestamp};
 
 pub use crate::allocator::{NoPlace, choose_for_container, subnets};
 use crate::load::Loads;
@@ -233,6 +233,12 @@ impl Planner {
             (_, Some(Object::Task(task))) | (Some(Object::Task(task)), None) => task,
             _ => return,
         };
+        // Only an update that is under way asks whether tasks were refused a place.
+        let is_updated =
+            snapshot.service(task.service).is_none_or(|known| known.previous.is_some());
+        if !is_updated && is_only_explained(event) {
+            return;
+        }
         self.dirty_services.insert(task.service);
         let waits = event.after.is_some()
             && task.is_wanted()
@@ -246,4 +252,16 @@ impl Planner {
             self.untried.insert(id);
         }
     }
+}
+
+/// Whether a waiting task was told why it waits, and nothing else: that follows from having tried to place it.
+fn is_only_explained(event: &Event) -> bool {
+    let (Some(Object::Task(before)), Some(Object::Task(after))) = (&event.before, &event.after)
+    else {
+        return false;
+    };
+    let mut explained = Task::clone(before);
+    explained.status.err.clone_from(&after.status.err);
+    explained.status.at = after.status.at;
+    after.node.is_none() && !after.status.err.is_empty() && explained == **after
 }

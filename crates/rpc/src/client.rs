@@ -20,13 +20,15 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::info;
-use types::NodeId;
+use types::{ClusterId, NodeId};
 
 use crate::Error;
 use crate::frames::{self, FRAME_BYTES_MAX, Frames};
-use crate::identity::{self, Peer, SharedIdentity, Side};
+use crate::identity::{self, Peer, SharedIdentity, Side, shown};
+use crate::pipe::Pipe;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A peer that is cut off is noticed after both of these.
@@ -255,9 +257,46 @@ impl Channel {
         Ok(made)
     }
 
-    async fn connect(&self) -> Result<Connection, String> {
+    /// Opens a pipe. Each call opens another one.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn pipe(&self) -> Result<Pipe, Error> {
+        let unreachable =
+            |reason: String| Error::Unreachable { address: self.address.to_string(), reason };
+        let Credentials::Node(identity) = &self.credentials else {
+            return Err(Error::Identity("there is none yet".into()));
+        };
+        let opened = async {
+            let ready = identity.ready();
+            let stream = self.reach().await?;
+            let tls = handshake(stream, ready.pipe.clone(), Some(ready.cluster)).await?;
+            let (shown, peer) = shown(tls.get_ref().1);
+            let peer = peer.ok_or("its certificate is not one of a manager")?;
+            let (stream, tls) = tls.into_inner();
+            let opened = Pipe::new(stream, tls.into(), peer);
+            let (pipe, ender) = opened.map_err(|error| error.to_string())?;
+            let (identity, address) = (identity.clone(), self.address.clone());
+            tokio::spawn(async move {
+                let distrust = identity.distrust(&shown, Side::IsCalled);
+                if let Some(reason) = ender.watch(distrust).await {
+                    info!(%address, reason, "{ENDED}");
+                }
+            });
+            Ok(pipe)
+        };
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, opened).await;
+        opened.map_err(|_| unreachable("no answer in time".into()))?.map_err(unreachable)
+    }
+
+    async fn reach(&self) -> Result<TcpStream, String> {
         let stream = TcpStream::connect(&*self.address).await.map_err(|error| error.to_string())?;
         let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
+    async fn connect(&self) -> Result<Connection, String> {
+        let stream = self.reach().await?;
         let (stream, ender) = with_ender(stream).map_err(|error| error.to_string())?;
         let (config, cluster, identity) = match &self.credentials {
             Credentials::Node(identity) => {
@@ -266,14 +305,8 @@ impl Channel {
             }
             Credentials::Anonymous(config) => (config.clone(), None, None),
         };
-        let tls = TlsConnector::from(config).connect(identity::manager_name(), stream).await;
-        let tls = tls.map_err(|error| explained(&error))?;
-        let shown = tls.get_ref().1.peer_certificates().unwrap_or_default();
-        let shown: Vec<_> = shown.iter().map(|shown| shown.clone().into_owned()).collect();
-        let peer = Peer::of(&shown);
-        if cluster.is_some() && peer.map(|peer| peer.cluster) != cluster {
-            return Err("its certificate is of another swarm".into());
-        }
+        let tls = handshake(stream, config, cluster).await?;
+        let (shown, peer) = shown(tls.get_ref().1);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(1 << 20)
@@ -290,7 +323,7 @@ impl Channel {
             tokio::select! {
                 _ = connection => {}
                 reason = identity.distrust(&shown, Side::IsCalled) => {
-                    info!(%address, reason, "connection ended: the manager's certificate is not believed any more");
+                    info!(%address, reason, "{ENDED}");
                     // Streams hold the connection open, whoever lets go of it here.
                     let _ = ender.shutdown(Shutdown::Both);
                 }
@@ -298,6 +331,24 @@ impl Channel {
         });
         Ok(Connection { sender, peer })
     }
+}
+
+/// Why a connection ended that was in order.
+const ENDED: &str = "connection ended: the manager's certificate is not believed any more";
+
+/// TLS with one who answers to the name of managers, and is of `cluster`, where it is known.
+async fn handshake(
+    stream: TcpStream,
+    config: Arc<ClientConfig>,
+    cluster: Option<ClusterId>,
+) -> Result<TlsStream<TcpStream>, String> {
+    let tls = TlsConnector::from(config).connect(identity::manager_name(), stream).await;
+    let tls = tls.map_err(|error| explained(&error))?;
+    let (_, peer) = shown(tls.get_ref().1);
+    if cluster.is_some() && peer.map(|peer| peer.cluster) != cluster {
+        return Err("its certificate is of another swarm".into());
+    }
+    Ok(tls)
 }
 
 /// A second hold on a connection, to end it with everything that runs on it.
@@ -335,7 +386,7 @@ fn explained(error: &std::io::Error) -> String {
 }
 
 /// What the other end complained of, in words that say what to do. In TLS 1.3 it may come after the first request.
-fn told(text: String) -> String {
+pub(crate) fn told(text: String) -> String {
     let Some((_, alert)) = text.split_once("received fatal alert: ") else { return text };
     let reason = match alert.trim() {
         "UnknownCA" | "UnknownCa" | "DecryptError" => {

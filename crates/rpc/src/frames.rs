@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 /// Bytes of one frame: a log entry of the largest size and what stands around it.
 pub const FRAME_BYTES_MAX: usize = types::limits::ENTRY_BYTES_MAX + (1 << 20);
 
-const HEADER_BYTES: usize = 4;
+pub(crate) const HEADER_BYTES: usize = 4;
 
 /// Why a stream of frames ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum FrameError {
     Truncated,
     #[error("the stream broke: {0}")]
     Broken(String),
+    /// Only on pipes: the other side's own words.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// The frames one after another.
@@ -67,7 +70,7 @@ impl Frames {
 }
 
 /// Takes a whole frame off the buffer, if there is one.
-fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
+pub(crate) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
     let Some(header) = buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
     let length = u32::from_be_bytes(*header) as usize;
     if length > FRAME_BYTES_MAX {

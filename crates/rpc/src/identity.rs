@@ -17,6 +17,7 @@ use types::node::Role;
 use types::{ClusterId, NodeId};
 
 use crate::Error;
+use crate::pipe::ALPN as PIPE_ALPN;
 
 /// A node's certificate, its key, and the roots it trusts; all PEM.
 #[derive(Clone)]
@@ -51,6 +52,14 @@ impl Peer {
     }
 }
 
+/// The certificates that the other end of a connection has shown, and who it is by them.
+pub(crate) fn shown(tls: &rustls::CommonState) -> (Vec<CertificateDer<'static>>, Option<Peer>) {
+    let shown = tls.peer_certificates().unwrap_or_default();
+    let shown: Vec<_> = shown.iter().map(|shown| shown.clone().into_owned()).collect();
+    let peer = Peer::of(&shown);
+    (shown, peer)
+}
+
 /// The identity in use, made ready for TLS.
 #[derive(Debug)]
 pub(crate) struct Ready {
@@ -61,6 +70,8 @@ pub(crate) struct Ready {
     called: Arc<WebPkiServerVerifier>,
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
+    /// The same for pipes.
+    pub(crate) pipe: Arc<ClientConfig>,
 }
 
 /// A node's identity, which can be renewed while connections go on. New ones use the new one.
@@ -161,7 +172,7 @@ impl Ready {
             .with_client_cert_verifier(verifier.clone())
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(tls)?;
-        server.alpn_protocols = vec![ALPN.to_vec()];
+        server.alpn_protocols = vec![ALPN.to_vec(), PIPE_ALPN.to_vec()];
         // A resumed session would be judged by a certificate that may have been replaced since.
         server.send_tls13_tickets = 0;
         let mut client = ClientConfig::builder_with_provider(provider())
@@ -172,12 +183,15 @@ impl Ready {
             .map_err(tls)?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = rustls::client::Resumption::disabled();
+        let mut pipe = client.clone();
+        pipe.alpn_protocols = vec![PIPE_ALPN.to_vec()];
         Ok(Self {
             cluster: parsed.subject.cluster,
             callers: verifier,
             called,
             server: Arc::new(server),
             client: Arc::new(client),
+            pipe: Arc::new(pipe),
         })
     }
 }

@@ -4,6 +4,7 @@
 //! Channel ── TLS 1.3, both certificates ──► Server ── access checked by role ──► the method's handler
 //! ```
 //! A method is a path. Its body is one value, or a stream of frames: four bytes of length, then the frame.
+//! Managers agree by pipes, connections of frames alone.
 //! Whoever has no certificate yet may call only what is open to [`Access::Anyone`].
 
 mod client;
@@ -12,12 +13,14 @@ mod frames;
 pub mod fuzzing;
 mod identity;
 mod outside;
+mod pipe;
 mod server;
 
 pub use client::{Channel, Client, FrameSender, Items};
-pub use frames::{FRAME_BYTES_MAX, Frames};
+pub use frames::{FRAME_BYTES_MAX, FrameError, Frames};
 pub use identity::{Identity, Peer, SharedIdentity};
 pub use outside::{post_json, reach};
+pub use pipe::Pipe;
 pub use server::{Access, Caller, Limits, Router, serve};
 
 /// Why a call did not come to an answer.

@@ -26,7 +26,8 @@ use tracing::{debug, info, warn};
 use types::node::Role;
 
 use crate::frames::{self, FRAME_BYTES_MAX, Frames};
-use crate::identity::{Peer, SharedIdentity, Side};
+use crate::identity::{Peer, SharedIdentity, Side, shown};
+use crate::pipe::{self, Pipe};
 
 /// Connections of nodes at a time: they have one or two each.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -82,6 +83,9 @@ impl Default for Limits {
     }
 }
 
+/// What is said to callers of newer versions, or of what is not served here.
+const NO_METHOD: &str = "there is no such method in this version";
+
 /// Whom a method is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -108,6 +112,7 @@ type Handler = Box<dyn Fn(Caller, Incoming, Duration) -> Answer + Send + Sync>;
 pub struct Router {
     methods: HashMap<&'static str, (Access, Handler)>,
     is_shut_out: Option<Box<dyn Fn(Peer) -> bool + Send + Sync>>,
+    pipes: Option<Box<dyn Fn(Pipe) + Send + Sync>>,
 }
 
 impl std::fmt::Debug for Router {
@@ -120,6 +125,11 @@ impl Router {
     /// Names nodes that are no managers, whatever their certificates say.
     pub fn shut_out(&mut self, is_shut_out: impl Fn(Peer) -> bool + Send + Sync + 'static) {
         self.is_shut_out = Some(Box::new(is_shut_out));
+    }
+
+    /// Takes pipes of managers.
+    pub fn pipes(&mut self, take: impl Fn(Pipe) + Send + Sync + 'static) {
+        self.pipes = Some(Box::new(take));
     }
 
     /// One value in, one value or one refusal out.
@@ -224,8 +234,16 @@ impl Router {
     ) -> Response<Body> {
         let method = request.uri().path().trim_start_matches('/');
         let Some((access, handler)) = self.methods.get(method) else {
-            return refusal(StatusCode::NOT_FOUND, "there is no such method in this version");
+            return refusal(StatusCode::NOT_FOUND, NO_METHOD);
         };
+        if let Some(reason) = self.refusal(method, *access, caller) {
+            return refusal(StatusCode::FORBIDDEN, reason);
+        }
+        handler(caller, request.into_body(), body_timeout).await
+    }
+
+    /// Why `method` is not for this caller.
+    fn refusal(&self, method: &str, access: Access, caller: Caller) -> Option<&'static str> {
         let role = caller.peer.map(|peer| peer.role);
         let is_shut_out = |peer| self.is_shut_out.as_ref().is_some_and(|is_out| is_out(peer));
         let reason = match (access, role) {
@@ -240,9 +258,8 @@ impl Router {
         };
         if let Some(reason) = reason {
             warn!(method, address = %caller.address, peer = ?caller.peer, reason, "call refused");
-            return refusal(StatusCode::FORBIDDEN, reason);
         }
-        handler(caller, request.into_body(), body_timeout).await
+        reason
     }
 }
 
@@ -361,16 +378,15 @@ impl Server {
                 return;
             }
         };
-        let Some(shown) = tls.get_ref().1.peer_certificates() else {
+        let (shown, peer) = shown(tls.get_ref().1);
+        if shown.is_empty() {
             let caller = Caller { peer: None, address };
             let served = self.serve(tls, caller);
             let _ = tokio::time::timeout(self.limits.stranger_life, served).await;
             return;
-        };
-        let shown: Vec<_> = shown.iter().map(|shown| shown.clone().into_owned()).collect();
-        let peer = Peer::of(&shown).filter(|peer| peer.cluster == ready.cluster);
-        let Some(peer) = peer else {
-            warn!(%address, peer = ?Peer::of(&shown), "the caller's certificate is of another swarm");
+        }
+        let Some(peer) = peer.filter(|peer| peer.cluster == ready.cluster) else {
+            warn!(%address, ?peer, "the caller's certificate is of another swarm");
             return;
         };
         let Ok(_permit) = self.nodes.clone().try_acquire_owned() else {
@@ -378,12 +394,35 @@ impl Server {
             return;
         };
         drop(stranger);
-        tokio::select! {
-            () = self.serve(tls, Caller { peer: Some(peer), address }) => {}
-            reason = self.identity.distrust(&shown, Side::Calls) => {
-                info!(%address, ?peer, reason, "connection ended: the node's certificate is not believed any more");
+        let distrust = self.identity.distrust(&shown, Side::Calls);
+        let ended = if tls.get_ref().1.alpn_protocol() == Some(pipe::ALPN) {
+            self.hand_on(tls, Caller { peer: Some(peer), address }, distrust).await
+        } else {
+            tokio::select! {
+                () = self.serve(tls, Caller { peer: Some(peer), address }) => None,
+                reason = distrust => Some(reason),
             }
+        };
+        if let Some(reason) = ended {
+            info!(%address, ?peer, reason, "connection ended: the node's certificate is not believed any more");
         }
+    }
+
+    /// Gives a pipe to who moves what comes through it, and waits for its end.
+    async fn hand_on(
+        &self,
+        tls: TlsStream<TcpStream>,
+        caller: Caller,
+        distrust: impl Future<Output = String>,
+    ) -> Option<String> {
+        let (stream, tls) = tls.into_inner();
+        let (mut pipe, ender) = Pipe::new(stream, tls.into(), caller.peer?).ok()?;
+        match (&self.router.pipes, self.router.refusal("pipe", Access::Manager, caller)) {
+            (Some(take), None) => take(pipe),
+            (None, None) => pipe.refuse(NO_METHOD),
+            (_, Some(reason)) => pipe.refuse(reason),
+        }
+        ender.watch(distrust).await
     }
 
     async fn serve(&self, tls: TlsStream<TcpStream>, caller: Caller) {

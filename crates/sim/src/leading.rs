@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use consensus::{Member, Ticket};
+use consensus::{Member, Offer, Ticket};
 use dispatcher::Dispatcher;
 use planner::Planner;
-use store::{ChangeSet, Draft, Snapshot, apply};
+use store::{ChangeSet, Draft, Snapshot, apply_to};
 use types::{NodeId, Timestamp};
 
 use crate::network::LinkId;
@@ -52,24 +52,24 @@ impl Leading {
         change: impl FnOnce(&mut Draft),
     ) -> Result<Option<ChangeSet>, consensus::Error> {
         let (snapshot, planner) = self.head.get_or_insert_with(|| {
-            let state = member.state().clone();
+            let state = member.state();
             let planner = Planner::new(&state);
             (state, planner)
         });
-        let mut draft = Draft::new(snapshot.clone(), now);
+        let mut draft = Draft::new(std::mem::take(snapshot), now);
         change(&mut draft);
         self.wake_at = planner.plan(&mut draft, &mut || random.id());
-        let set = draft.finish();
-        let is_agreed = snapshot.sequence() == member.state().sequence();
-        let set = match set.is_empty() {
-            true if is_agreed => return Ok(None),
-            true => ChangeSet::nothing_after(snapshot, now),
-            false => set,
-        };
-        let (next, _) = apply(snapshot, &set).expect("the draft was made from the head");
-        let data = rmp_serde::to_vec_named(&set).expect("a change set is plain data");
+        let (mut set, next) = draft.commit();
         *snapshot = next;
-        if let Err(error) = member.propose(ticket, data) {
+        if set.is_empty() {
+            if snapshot.sequence() == member.state().sequence() {
+                return Ok(None);
+            }
+            set = ChangeSet::nothing_after(snapshot, now);
+            apply_to(snapshot, set.clone()).expect("it follows the head");
+        }
+        let proposed = Offer::new(set.clone()).and_then(|offer| member.propose(ticket, offer));
+        if let Err(error) = proposed {
             self.fall_back();
             return Err(error);
         }

@@ -1,6 +1,6 @@
 //! The one function that turns a log entry into the next state.
 
-use types::Timestamp;
+use types::{Meta, Timestamp};
 
 use crate::{Change, ChangeSet, Event, Key, Object, Snapshot};
 
@@ -29,33 +29,44 @@ pub enum Rejected {
 /// # Errors
 /// [`Rejected`] when any change was made from another version than the stored one.
 pub fn apply(snapshot: &Snapshot, set: &ChangeSet) -> Result<(Snapshot, Vec<Event>), Rejected> {
-    if let Some(from) = set.follows.filter(|from| *from != snapshot.sequence) {
-        return Err(Rejected::State { from, found: snapshot.sequence });
-    }
     let mut next = snapshot.clone();
-    next.sequence += 1;
-    let mut events = Vec::with_capacity(set.changes.len());
-    for change in &set.changes {
-        events.push(apply_one(&mut next, change, set.at)?);
-    }
+    let events = apply_to(&mut next, set.clone())?;
     Ok((next, events))
 }
 
-fn apply_one(next: &mut Snapshot, change: &Change, at: Timestamp) -> Result<Event, Rejected> {
-    let key = change.key();
-    let before = next.get(key);
-    check(key, change, before.as_ref())?;
-    let after = match change {
-        Change::Create(object) | Change::Update { object, .. } => {
-            Some(stamped(object.clone(), before.as_ref(), next.sequence, at))
-        }
-        Change::Delete { .. } => None,
-    };
-    match &after {
-        Some(object) => next.put(object.clone()),
-        None => next.remove(key),
+/// The same in place: where nobody holds a copy of `snapshot`, nothing of it is copied either. A set names each object
+/// once.
+///
+/// # Errors
+/// As [`apply`]; nothing is changed then.
+pub fn apply_to(snapshot: &mut Snapshot, set: ChangeSet) -> Result<Vec<Event>, Rejected> {
+    if let Some(from) = set.follows.filter(|from| *from != snapshot.sequence) {
+        return Err(Rejected::State { from, found: snapshot.sequence });
     }
-    Ok(Event { key, before, after })
+    let mut stored = Vec::with_capacity(set.changes.len());
+    for change in &set.changes {
+        let key = change.key();
+        let before = snapshot.get(key);
+        check(key, change, before.as_ref())?;
+        stored.push((key, before));
+    }
+    snapshot.sequence += 1;
+    let replaced = stored.into_iter().zip(set.changes);
+    let events = replaced.map(|((key, before), change)| {
+        let after = match change {
+            Change::Create(object) | Change::Update { object, .. } => {
+                let object = stamped(object, before.as_ref(), snapshot.sequence, set.at);
+                snapshot.put(object.clone());
+                Some(object)
+            }
+            Change::Delete { .. } => {
+                snapshot.remove(key);
+                None
+            }
+        };
+        Event { key, before, after }
+    });
+    Ok(events.collect())
 }
 
 fn check(key: Key, change: &Change, before: Option<&Object>) -> Result<(), Rejected> {
@@ -68,15 +79,17 @@ fn check(key: Key, change: &Change, before: Option<&Object>) -> Result<(), Rejec
 }
 
 /// Writes version and times; the creation time is kept from the stored object.
-fn stamped(mut object: Object, before: Option<&Object>, version: u64, at: Timestamp) -> Object {
-    let mut created_at = at;
-    if let Some(mut before) = before.cloned() {
-        before.with_meta(|meta| created_at = meta.created_at);
+pub(crate) fn stamped(
+    mut object: Object,
+    before: Option<&Object>,
+    version: u64,
+    at: Timestamp,
+) -> Object {
+    let created_at = before.and_then(Object::meta).map_or(at, |meta| meta.created_at);
+    let stamp = Meta { version, created_at, updated_at: at };
+    // One that carries its stamp already may be shared, and stays so.
+    if object.meta().is_some_and(|meta| *meta != stamp) {
+        object.with_meta(|meta| *meta = stamp);
     }
-    object.with_meta(|meta| {
-        meta.version = version;
-        meta.created_at = created_at;
-        meta.updated_at = at;
-    });
     object
 }

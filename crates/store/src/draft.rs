@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use types::{Cluster, Node, Service, Task, Timestamp};
 
+use crate::apply::stamped;
 use crate::{Change, ChangeSet, Event, Key, Object, Snapshot};
 
 /// A working copy that reads as if the changes were done. Derefs to the [`Snapshot`] with them in it.
@@ -123,6 +124,40 @@ impl Draft {
             }
         }
         ChangeSet { at: self.now, changes, follows: None }
+    }
+
+    /// The same, together with the state after them: what [`crate::apply`] would make of the state the draft began
+    /// with. Nothing of it is copied when nobody else holds that state.
+    pub fn commit(self) -> (ChangeSet, Snapshot) {
+        let Self { now, mut working, originals, .. } = self;
+        let version = working.sequence + 1;
+        let mut changes = Vec::with_capacity(originals.len());
+        for (key, before) in originals {
+            let after = working.get(key);
+            if before == after {
+                continue;
+            }
+            let after = after.map(|object| stamped(object, before.as_ref(), version, now));
+            after.iter().for_each(|object| working.put(object.clone()));
+            changes.push(match (before.as_ref().map(Object::version), after) {
+                (None, Some(object)) => Change::Create(object),
+                (Some(from), Some(object)) => Change::Update { object, from },
+                (from, None) => Change::Delete { key, from: from.unwrap_or(0) },
+            });
+        }
+        if !changes.is_empty() {
+            working.sequence = version;
+        }
+        (ChangeSet { at: now, changes, follows: None }, working)
+    }
+
+    /// The state that the draft began with.
+    pub fn undo(self) -> Snapshot {
+        let mut working = self.working;
+        // First all that is new: a name may have gone from one object to another.
+        self.originals.keys().for_each(|key| working.remove(*key));
+        self.originals.into_values().flatten().for_each(|object| working.put(object));
+        working
     }
 
     /// Notes the object as it was before the draft; answers with it as it is now.

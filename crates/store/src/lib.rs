@@ -12,7 +12,7 @@ mod draft;
 mod object;
 mod snapshot;
 
-pub use apply::{Rejected, apply};
+pub use apply::{Rejected, apply, apply_to};
 pub use change::{Change, ChangeSet, Event};
 pub use draft::Draft;
 pub use object::{Key, Object};

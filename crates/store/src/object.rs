@@ -65,6 +65,21 @@ impl Object {
         }
     }
 
+    /// The object's bookkeeping, where it has any.
+    pub(crate) fn meta(&self) -> Option<&Meta> {
+        match self {
+            Self::Cluster(object) => Some(&object.meta),
+            Self::Node(object) => Some(&object.meta),
+            Self::Service(object) => Some(&object.meta),
+            Self::Template(_) => None,
+            Self::Task(object) => Some(&object.meta),
+            Self::Network(object) => Some(&object.meta),
+            Self::Secret(object) => Some(&object.meta),
+            Self::Config(object) => Some(&object.meta),
+            Self::Attachment(object) => Some(&object.meta),
+        }
+    }
+
     /// Gives `write` the object's bookkeeping, where it has any.
     pub(crate) fn with_meta(&mut self, write: impl FnOnce(&mut Meta)) {
         match self {

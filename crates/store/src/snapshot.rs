@@ -236,14 +236,18 @@ impl Snapshot {
     }
 
     fn put_task(&mut self, task: Arc<Task>) {
-        let known_node = self.tasks.get(&task.id).map(|known| known.node);
-        if known_node.is_none() {
+        let known = self.tasks.get(&task.id).map(|known| known.node);
+        let known_node = known.flatten();
+        if known.is_none() {
             self.tasks_by_service.insert_mut((task.service, task.id));
         }
-        if let Some(node) = task.node
-            && known_node.flatten() != Some(node)
-        {
-            self.tasks_by_node.insert_mut((node, task.id));
+        if known_node != task.node {
+            if let Some(left) = known_node {
+                self.tasks_by_node.remove_mut(&(left, task.id));
+            }
+            if let Some(node) = task.node {
+                self.tasks_by_node.insert_mut((node, task.id));
+            }
         }
         self.tasks.insert_mut(task.id, task);
     }
@@ -253,7 +257,10 @@ impl Snapshot {
             Key::Cluster => self.cluster = None,
             Key::Node(id) => drop(self.nodes.remove_mut(&id)),
             Key::Service(id) => {
-                if let Some(service) = self.services.get(&id) {
+                // The name may be another's by now.
+                if let Some(service) = self.services.get(&id)
+                    && self.service_names.get(service.name()) == Some(&id)
+                {
                     self.service_names.remove_mut(service.name());
                 }
                 self.services.remove_mut(&id);

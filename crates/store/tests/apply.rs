@@ -109,7 +109,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// A task may get a node once and never another: that is what the index relies on.
     #[test]
     fn indexes_hold_exactly_what_the_tasks_say(steps in steps()) {
         let mut snapshot = Snapshot::default();
@@ -131,6 +130,80 @@ proptest! {
         }
         let bytes = rmp_serde::to_vec_named(&snapshot).expect("encodes");
         prop_assert_eq!(&rmp_serde::from_slice::<Snapshot>(&bytes).expect("decodes"), &snapshot);
+    }
+}
+
+fn play(draft: &mut Draft, steps: &[Step]) {
+    for step in steps {
+        match *step {
+            Step::Put { id, service: of, node } => {
+                let known = draft.task(TaskId::from_random(id)).and_then(|task| task.node);
+                draft.put(Task {
+                    node: known.or(node.map(NodeId::from_random)),
+                    ..task(id, of, None)
+                });
+                draft.put(service(id, &format!("name{}", of * 10 + id)));
+            }
+            Step::Delete { id } => {
+                draft.delete(Key::Task(TaskId::from_random(id)));
+                draft.delete(Key::Service(ServiceId::from_random(id)));
+            }
+        }
+    }
+}
+
+/// The same objects found in the same ways.
+fn assert_same(one: &Snapshot, other: &Snapshot) {
+    assert_eq!(one, other);
+    for number in 0..3 {
+        let (by, on) = (ServiceId::from_random(number), NodeId::from_random(number));
+        assert!(one.tasks_of(by).eq(other.tasks_of(by)));
+        assert!(one.tasks_on(on).eq(other.tasks_on(on)));
+    }
+    for number in 0..32 {
+        let name = format!("name{number}");
+        assert_eq!(one.service_by_name(&name), other.service_by_name(&name), "{name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_draft_is_committed_as_its_changes_are_applied_and_undone_to_what_it_began_with(
+        (before, after) in (steps(), steps()),
+    ) {
+        let base = commit(&Snapshot::default(), 1, |draft| play(draft, &before));
+        let drafted = || {
+            let mut draft = Draft::new(base.clone(), Timestamp(2));
+            play(&mut draft, &after);
+            draft
+        };
+        assert_same(&drafted().undo(), &base);
+        let set = drafted().finish();
+        let applied = match set.is_empty() {
+            true => base.clone(),
+            false => apply(&base, &set).expect("made from it").0,
+        };
+        let (committed, state) = drafted().commit();
+        assert_same(&state, &applied);
+        // Elsewhere it is applied with the versions and times that are in it already.
+        if !committed.is_empty() {
+            let (again, events) = apply(&base, &committed).expect("made from it");
+            assert_same(&again, &applied);
+            prop_assert_eq!(events, apply(&base, &set).expect("made from it").1);
+        }
+    }
+}
+
+#[test]
+fn a_name_goes_from_one_service_to_another_within_a_change() {
+    for (old, new) in [(1, 2), (2, 1)] {
+        let base = commit(&Snapshot::default(), 1, |draft| draft.put(service(old, "web")));
+        let mut draft = Draft::new(base.clone(), Timestamp(2));
+        draft.delete(Key::Service(ServiceId::from_random(old)));
+        draft.put(service(new, "web"));
+        let after = apply(&base, &draft.finish()).expect("made from it").0;
+        let found = after.service_by_name("web").expect("is there");
+        assert_eq!(found.id, ServiceId::from_random(new));
     }
 }
 

@@ -4,21 +4,24 @@
 //! [`crate::Consensus`] runs it on a thread with a real disk, the simulator in virtual time with a disk that fails.
 
 mod snapshots;
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState, MessageType};
+use raft::eraftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState};
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};
-use store::{ChangeSet, Snapshot, apply};
+use store::{ChangeSet, Event, Snapshot, apply_to};
 use tracing::{debug, info};
 use types::Peers;
 
 use crate::cipher::{DataKey, DataKeys};
 use crate::disk::Disk;
 use crate::handle::{Applied, Leadership};
+use crate::live::Live;
 use crate::log::{Log, to_batch};
 use crate::message::{Message, Outgoing, StateTransfer};
+use crate::offer::{Offer, Waiting, read};
 use crate::random::Random;
 use crate::snapshot_file::{self, StoredSnapshot};
 use crate::wal::Wal;
@@ -56,6 +59,9 @@ const MESSAGES_IN_FLIGHT_MAX: usize = 256;
 /// Names a request in [`Output::answers`].
 pub type Ticket = u64;
 
+/// What takes messages that belong together: they leave before the member goes on.
+pub type Send<'a> = dyn FnMut(Vec<Outgoing>) + 'a;
+
 /// A step of the membership. One is made at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembershipChange {
@@ -75,6 +81,8 @@ pub struct MemberConfig {
     pub keys: DataKeys,
     /// Decides how long it waits before elections.
     pub seed: u64,
+    /// Whether [`Output::applied`] has the state after each change set, for who compares them. It costs copies.
+    pub tells_states: bool,
 }
 
 /// What one [`Member::advance`] brought about.
@@ -92,7 +100,8 @@ pub struct Member {
     key: DataKey,
     node: RawNode<Log>,
     wal: Wal,
-    state: Snapshot,
+    state: Live,
+    tells_states: bool,
     applied: u64,
     snapshot_index: u64,
     snapshot_interval: u64,
@@ -101,8 +110,8 @@ pub struct Member {
     /// What was applied when a snapshot could not be written.
     snapshot_refused_at: Option<u64>,
     key_change: KeyChange,
-    /// Proposals of ours: the entry's index, its term, who waits for it.
-    waiting: BTreeMap<u64, (u64, Ticket)>,
+    /// Proposals of ours by the entry's index.
+    waiting: BTreeMap<u64, Waiting>,
     reads: Reads,
     /// A state received with the message that raft is thinking about.
     incoming: Option<StoredSnapshot>,
@@ -116,6 +125,8 @@ pub struct Member {
     /// The tick at which each other member was last heard.
     heard: BTreeMap<u64, u64>,
     leadership: Leadership,
+    /// How far the others were told that the log is agreed to.
+    told: u64,
 }
 
 impl std::fmt::Debug for Member {
@@ -169,7 +180,7 @@ impl Member {
         for entry in entries {
             member.applied = entry.index;
             if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
-                let _ = member.apply_one(&entry, &mut output.applied);
+                let _ = member.apply_one(read(&entry), &mut output.applied);
             }
         }
         // One past the log: the file of the state that is there keeps its place until this one is whole.
@@ -177,7 +188,7 @@ impl Member {
         let term = member.node.store().hard_state.term;
         let voters = vec![config.raft_id];
         let alone =
-            StoredSnapshot { index, term, voters, learners: Vec::new(), state: member.state };
+            StoredSnapshot { index, term, voters, learners: Vec::new(), state: member.state() };
         let replaced =
             crate::wal::Batch { hard_state: None, entries: Vec::new(), replaced_by: Some(index) };
         member.wal.append(&replaced)?;
@@ -201,9 +212,9 @@ impl Member {
         let is_pending = !is_current || wal.outdated().is_some();
         let key_change = KeyChange { is_pending, is_being_written: false };
         let conf_state = (stored.voters.clone(), stored.learners.clone()).into();
-        let mut log = Log::new(stored.index, stored.term, conf_state);
+        let state = Live::new(stored.state);
+        let mut log = Log::new((stored.index, stored.term), conf_state, state.clone());
         log.replay(batches);
-        log.set_applied(stored.clone());
         let raft_config = raft::Config {
             id: config.raft_id,
             election_tick: ELECTION_TICKS,
@@ -221,14 +232,15 @@ impl Member {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&raft_config, log, &logger)?;
-        let member = Self {
+        let mut member = Self {
             disk,
             key: config.keys.current.clone(),
             node,
             wal,
             applied: stored.index,
             snapshot_index: stored.index,
-            state: stored.state,
+            state,
+            tells_states: config.tells_states,
             snapshot_interval: SNAPSHOT_INTERVAL,
             kept_old: 0,
             snapshot_running: false,
@@ -244,7 +256,10 @@ impl Member {
             ticks: 0,
             heard: BTreeMap::new(),
             leadership: Leadership::default(),
+            told: 0,
         };
+        // See `Member::tell`.
+        member.node.raft.skip_bcast_commit(true);
         Ok((member, stored.index))
     }
 
@@ -253,8 +268,12 @@ impl Member {
     }
 
     /// The newest applied state.
-    pub fn state(&self) -> &Snapshot {
-        &self.state
+    pub fn state(&self) -> Snapshot {
+        Snapshot::clone(&self.state.copy())
+    }
+
+    pub(crate) fn live(&self) -> Live {
+        self.state.clone()
     }
 
     /// Raft's index of the newest applied entry.
@@ -316,14 +335,27 @@ impl Member {
     ///
     /// # Errors
     /// [`Error::NotLeader`], [`Error::NoLeader`], [`Error::DiskFull`].
-    pub fn propose(&mut self, ticket: Ticket, data: Vec<u8>) -> Result<(), Error> {
+    pub fn propose(&mut self, ticket: Ticket, offer: Offer) -> Result<(), Error> {
         self.must_lead()?;
-        match self.node.propose(Vec::new(), data) {
-            Ok(()) => drop(self.waiting.insert(self.last_index(), (self.term(), ticket))),
-            Err(raft::Error::ProposalDropped) => return Err(Error::NoLeader),
-            Err(error) => return Err(error.into()),
+        let proposed = self.node.propose(Vec::new(), offer.data);
+        self.proposed(proposed, ticket, Some(offer.set))
+    }
+
+    fn proposed(
+        &mut self,
+        proposed: raft::Result<()>,
+        ticket: Ticket,
+        set: Option<ChangeSet>,
+    ) -> Result<(), Error> {
+        match proposed {
+            Ok(()) => {
+                let waiting = Waiting { term: self.term(), ticket, set };
+                self.waiting.insert(self.last_index(), waiting);
+                Ok(())
+            }
+            Err(raft::Error::ProposalDropped) => Err(Error::NoLeader),
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 
     /// Asks for the point in the log that every write answered so far is before; the answer comes when it is applied.
@@ -367,12 +399,8 @@ impl Member {
         };
         let mut conf_change = ConfChange { node_id: id, ..ConfChange::default() };
         conf_change.set_change_type(kind);
-        match self.node.propose_conf_change(Vec::new(), conf_change) {
-            Ok(()) => drop(self.waiting.insert(self.last_index(), (self.term(), ticket))),
-            Err(raft::Error::ProposalDropped) => return Err(Error::NoLeader),
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
+        let proposed = self.node.propose_conf_change(Vec::new(), conf_change);
+        self.proposed(proposed, ticket, None)
     }
 
     /// Asks the reachable voter that is furthest to lead in this one's place; false when there is none, or this one
@@ -448,14 +476,9 @@ impl Member {
         if self.node.raft.prs().get(message.from()).is_some() {
             self.heard.insert(message.from(), self.ticks);
         }
-        // What is agreed is told with the next entries while there are more to come, and by itself otherwise.
-        let is_answer = message.0.get_msg_type() == MessageType::MsgAppendResponse;
-        let more_follows = is_answer && message.0.index < self.last_index();
-        self.node.raft.skip_bcast_commit(more_follows);
         if let Err(error) = self.node.step(message.0) {
             debug!(%error, "message dropped");
         }
-        self.node.raft.skip_bcast_commit(false);
         self.vary_timeout();
     }
 
@@ -510,7 +533,7 @@ impl Member {
     /// # Errors
     /// When the log cannot be written. After [`Error::is_disk_full`] it may be called again; after any other error
     /// the member must not be used any more: nothing it would say could be trusted.
-    pub fn advance(&mut self, send: &mut dyn FnMut(Outgoing)) -> Result<Output, Error> {
+    pub fn advance(&mut self, send: &mut Send<'_>) -> Result<Output, Error> {
         let mut output = Output::default();
         if !self.is_stuck() {
             self.ask_reads();
@@ -567,7 +590,7 @@ impl Member {
         snapshot_file::save(&*self.disk, &self.key, stored, self.kept_old)
     }
 
-    fn finish(&mut self, mut ready: Ready, send: &mut dyn FnMut(Outgoing), output: &mut Output) {
+    fn finish(&mut self, mut ready: Ready, send: &mut Send<'_>, output: &mut Output) {
         if *ready.snapshot() != raft::eraftpb::Snapshot::default() {
             self.install(output);
         }
@@ -603,29 +626,27 @@ impl Member {
         let conf_state = (stored.voters.clone(), stored.learners.clone()).into();
         let log = self.node.mut_store();
         log.reset(stored.index, stored.term, conf_state);
-        log.set_applied(stored.clone());
+        log.set_applied((stored.index, stored.term));
         (self.applied, self.snapshot_index) = (stored.index, stored.index);
-        self.state = stored.state;
+        self.state.change(|state| *state = stored.state);
         output.is_membership_changed = true;
-        output.applied.push(Applied {
-            snapshot: self.state.clone(),
-            events: Arc::from([]),
-            is_reset: true,
-        });
+        output.applied.push(self.news(Arc::from([]), true));
     }
 
-    fn send(&self, messages: Vec<raft::eraftpb::Message>, send: &mut dyn FnMut(Outgoing)) {
-        for message in messages {
+    fn send(&mut self, messages: Vec<raft::eraftpb::Message>, send: &mut Send<'_>) {
+        self.note_told(&messages);
+        let with_state = |message| {
             let message = Message(message);
-            let mut state = None;
-            if message.is_snapshot() {
-                let index = message.0.get_snapshot().get_metadata().index;
-                state = self.node.store().offered(index).map(StateTransfer);
-                if state.is_none() {
-                    continue;
-                }
+            if !message.is_snapshot() {
+                return Some(Outgoing { message, state: None });
             }
-            send(Outgoing { message, state });
+            let index = message.0.get_snapshot().get_metadata().index;
+            let state = self.node.store().offered(index).map(StateTransfer)?;
+            Some(Outgoing { message, state: Some(state) })
+        };
+        let messages: Vec<_> = messages.into_iter().filter_map(with_state).collect();
+        if !messages.is_empty() {
+            send(messages);
         }
     }
 
@@ -644,7 +665,7 @@ impl Member {
             let lost = std::mem::take(&mut self.waiting);
             output
                 .answers
-                .extend(lost.into_values().map(|(_, ticket)| (ticket, Err(Error::LostLeadership))));
+                .extend(lost.into_values().map(|lost| (lost.ticket, Err(Error::LostLeadership))));
         }
         if now.is_leader {
             // Followers do not hear each other: everyone is given the time to speak.
@@ -666,37 +687,39 @@ impl Member {
         let Some(last) = entries.last().map(|entry| (entry.index, entry.term)) else { return };
         for entry in entries {
             self.applied = entry.index;
+            let waiting = self.waiting.remove(&entry.index);
+            let (own, others) = match waiting {
+                Some(waiting) if waiting.term == entry.term => (Some(waiting), None),
+                waiting => (None, waiting),
+            };
+            // Its place was taken by another leader's entry.
+            let lost = others.map(|waiting| (waiting.ticket, Err(Error::LostLeadership)));
+            output.answers.extend(lost);
+            let (ticket, set) = own.map_or((None, None), |own| (Some(own.ticket), own.set));
             let outcome = match entry.get_entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
-                EntryType::EntryNormal => self.apply_one(&entry, &mut output.applied),
+                EntryType::EntryNormal => {
+                    let set = set.unwrap_or_else(|| read(&entry));
+                    self.apply_one(set, &mut output.applied)
+                }
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                     output.is_membership_changed = true;
                     self.apply_membership(&entry)
                 }
             };
-            let Some((term, ticket)) = self.waiting.remove(&entry.index) else { continue };
-            let outcome = if term == entry.term { outcome } else { Err(Error::LostLeadership) };
-            output.answers.push((ticket, outcome));
+            output.answers.extend(ticket.map(|ticket| (ticket, outcome)));
         }
-        let conf = self.node.raft.prs().conf().to_conf_state();
-        let (index, term) = last;
-        self.node.mut_store().set_applied(StoredSnapshot {
-            index,
-            term,
-            voters: conf.voters,
-            learners: conf.learners,
-            state: self.state.clone(),
-        });
+        self.node.mut_store().set_applied(last);
     }
 
-    fn apply_one(&mut self, entry: &Entry, news: &mut Vec<Applied>) -> Result<(), Error> {
-        let set: ChangeSet = rmp_serde::from_slice(&entry.data)
-            .expect("entries are written by `propose` and sealed against change");
-        let (next, events) = apply(&self.state, &set)?;
-        self.state = next;
-        let snapshot = self.state.clone();
-        news.push(Applied { snapshot, events: events.into(), is_reset: false });
+    fn apply_one(&mut self, set: ChangeSet, news: &mut Vec<Applied>) -> Result<(), Error> {
+        let events = self.state.change(|state| apply_to(state, set))?;
+        news.push(self.news(events.into(), false));
         Ok(())
+    }
+
+    fn news(&self, events: Arc<[Event]>, is_reset: bool) -> Applied {
+        Applied { state: self.tells_states.then(|| self.state()), events, is_reset }
     }
 
     fn apply_membership(&mut self, entry: &Entry) -> Result<(), Error> {

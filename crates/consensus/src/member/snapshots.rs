@@ -57,7 +57,7 @@ impl Member {
             term,
             voters: conf.voters,
             learners: conf.learners,
-            state: self.state.clone(),
+            state: self.state(),
         };
         let (disk, key) = (self.disk.clone(), self.key.clone());
         let kept_old = if renews { 0 } else { self.kept_old };

@@ -1,6 +1,7 @@
 //! Nodes that talk, and others that only try to. One binary: what it costs to link is paid once.
 
 mod outsiders;
+mod pipes;
 mod refusals;
 mod renewal;
 mod wire;
@@ -137,6 +138,7 @@ fn router() -> (Router, mpsc::Receiver<String>) {
         });
         Ok::<_, String>(stream)
     });
+    router.pipes(pipes::echo);
     let (told, ends) = mpsc::channel(16);
     router.stream_in(FRAMES, Access::AnyNode, move |_, mut frames: Frames| {
         let told = told.clone();

@@ -109,7 +109,7 @@ impl World {
         let write = self.next_write;
         let wanted = Wanted { name: format!("s{number}"), mode, shape, write };
         let new_id = self.random.id();
-        let head = self.member(leader).map(|member| member.state().clone());
+        let head = self.member(leader).map(|member| member.state());
         let known = head.and_then(|state| Some(state.service_by_name(&wanted.name)?.id));
         let id = known.unwrap_or_else(|| types::ServiceId::from_random(new_id));
         // The head may know of a service that the agreed state does not; such a write is not judged.
@@ -140,7 +140,7 @@ impl World {
     pub(super) fn remove_service(&mut self, number: u64) {
         let Some(leader) = self.asked_leader() else { return };
         let name = format!("s{number}");
-        let state = self.member(leader).map(|member| member.state().clone());
+        let state = self.member(leader).map(|member| member.state());
         let Some(id) = state.and_then(|state| Some(state.service_by_name(&name)?.id)) else {
             return;
         };

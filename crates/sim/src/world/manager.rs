@@ -23,6 +23,7 @@ impl World {
             raft_id,
             keys: self.hosts[host].keys.clone(),
             seed: self.seed ^ raft_id ^ self.hosts[host].run,
+            tells_states: true,
         }
     }
 
@@ -100,9 +101,12 @@ impl World {
             let mut sent = Vec::new();
             let Some(member) = self.member(host) else { return };
             if !member.has_work() {
+                member.tell();
+            }
+            if !member.has_work() {
                 break;
             }
-            let output = member.advance(&mut |outgoing| sent.push(outgoing));
+            let output = member.advance(&mut |messages| sent.extend(messages));
             let has_voted = sent.iter().any(|outgoing| outgoing.message.gives_vote());
             for outgoing in sent {
                 self.send_raft(host, outgoing);
@@ -164,10 +168,11 @@ impl World {
 
     pub(super) fn take_output(&mut self, host: HostId, output: consensus::Output) {
         for applied in &output.applied {
-            let outcome = self.replicas.note(&applied.snapshot);
+            let state = applied.state.as_ref().expect("members of simulations tell their states");
+            let outcome = self.replicas.note(state);
             self.fail("equal_replicas", outcome);
             self.fail("forward_states", check_forward(&applied.events));
-            self.fail("order_of_state", check_order(&applied.snapshot));
+            self.fail("order_of_state", check_order(state));
             self.dispatch(host, &applied.events);
         }
         if let Some(leadership) = output.leadership {
@@ -191,7 +196,7 @@ impl World {
         }
         let raft_id = member.raft_id();
         if daemon.leading.as_ref().is_none_or(|leading| leading.term != leadership.term) {
-            daemon.leading = Some(Leading::new(leadership.term, member.state(), now));
+            daemon.leading = Some(Leading::new(leadership.term, &member.state(), now));
             let outcome = self.leaders.note(leadership.term, raft_id);
             self.fail("one_leader", outcome);
             self.after(0, Happening::Wake(host, run));
@@ -322,7 +327,7 @@ impl World {
         for node in &expired {
             leading.streams.remove(node);
         }
-        let step = next_step(member.state(), &member.peers(), member.raft_id());
+        let step = next_step(&member.state(), &member.peers(), member.raft_id());
         if !expired.is_empty() {
             self.write(host, Purpose::Down { nodes: expired.clone() }, |draft| {
                 for node in expired {

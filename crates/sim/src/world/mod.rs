@@ -279,7 +279,7 @@ impl World {
             self.fail("converged", Err("nobody leads".into()));
             return;
         };
-        let Some(state) = self.member(leader).map(|member| member.state().clone()) else { return };
+        let Some(state) = self.member(leader).map(|member| member.state()) else { return };
         let outcome = self.written.check(&state);
         self.fail("acknowledged_writes", outcome);
         let containers: Vec<_> =

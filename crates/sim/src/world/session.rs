@@ -216,7 +216,7 @@ impl World {
         let now = self.hosts[host].clock.read(self.now);
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
         let (Some(leading), Some(member)) = (&mut daemon.leading, &daemon.member) else { return };
-        let (session, first) = leading.dispatcher.register(member.state(), node, PERIOD, now);
+        let (session, first) = leading.dispatcher.register(&member.state(), node, PERIOD, now);
         leading.streams.insert(node, Stream { link, session });
         self.send_link(host, link, link.0, Wire::Opened { session });
         for message in first {
@@ -231,7 +231,7 @@ impl World {
         let Some(daemon) = &mut self.hosts[host].daemon else { return };
         let (Some(leading), Some(member)) = (&mut daemon.leading, &daemon.member) else { return };
         let mut sends = Vec::new();
-        for send in leading.dispatcher.changed(member.state(), events) {
+        for send in leading.dispatcher.changed(&member.state(), events) {
             let stream = leading.streams.get(&send.node);
             if let Some(stream) = stream.filter(|stream| stream.session == send.session) {
                 sends.push((stream.link, send.message));
