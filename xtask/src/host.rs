@@ -45,6 +45,7 @@ pub(crate) const TEST_PACKAGES: &[Package] = &[
     package("nft", "nftables"),
     package("curl", "curl"),
     package("openssl", "openssl"),
+    package("wrk", "wrk"),
 ];
 
 /// The workspace's folder.

@@ -47,4 +47,6 @@ pub struct Membership {
     pub address: String,
     /// Managers that did not take a connection: address, and why.
     pub unreachable: Vec<(String, String)>,
+    /// Nodes to which packets as long as this node's link takes do not arrive: address, and the bytes that do.
+    pub narrow: Vec<(String, u32)>,
 }

@@ -1,8 +1,10 @@
 //! Says what is wrong with a host. Pure.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use crate::facts::{Facts, Wall};
+use crate::facts::{Facts, Link, Membership, Wall};
 
 /// What overlays need of the way between nodes, in bytes: IPv6's least, and what vxlan takes.
 const LEAST_MTU: u32 = 1_350;
@@ -156,6 +158,7 @@ fn network(facts: &Facts) -> Vec<Complaint> {
             fix: format!("ip link set {} mtu 1500, if what is behind it bears that", link.name),
         });
     }
+    complaints.extend(narrow_ways(membership, own));
     for (manager, reason) in &membership.unreachable {
         complaints.push(Complaint {
             about: "swarm",
@@ -164,6 +167,32 @@ fn network(facts: &Facts) -> Vec<Complaint> {
         });
     }
     complaints
+}
+
+/// Nodes with equally narrow ways are named together: mostly it is one link on the way to all of them.
+fn narrow_ways(membership: &Membership, own: Option<&Link>) -> Vec<Complaint> {
+    let mut ways: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    for (node, bytes) in &membership.narrow {
+        ways.entry(*bytes).or_default().push(node);
+    }
+    let complaint = |(bytes, nodes): (u32, Vec<&str>)| {
+        let consequence = match bytes < LEAST_MTU {
+            true => format!("too short for networks of the swarm, which need {LEAST_MTU}"),
+            false => "networks of the swarm go by it, all else may hang on long packets".to_owned(),
+        };
+        let link = own.map_or("LINK", |link| &link.name);
+        Complaint {
+            about: "network",
+            problem: format!(
+                "the way to {} takes packets of {bytes} bytes, this node's own link longer ones: {consequence}",
+                nodes.join(", ")
+            ),
+            fix: format!(
+                "let the links on the way take as much, or say so on this host: ip link set {link} mtu {bytes}"
+            ),
+        }
+    };
+    ways.into_iter().map(complaint).collect()
 }
 
 fn who_listens(port: &str) -> String {
@@ -175,8 +204,6 @@ fn who_listens(port: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{Link, Membership};
-
     fn healthy() -> Facts {
         Facts {
             has_overlayfs: true,
@@ -199,7 +226,11 @@ mod tests {
             table: table.to_owned(),
             chain: chain.to_owned(),
         };
-        let membership = |unreachable| Membership { address: "10.0.0.1".to_owned(), unreachable };
+        let membership = |unreachable| Membership {
+            address: "10.0.0.1".to_owned(),
+            unreachable,
+            narrow: Vec::new(),
+        };
         let link = Link { name: "eth0".to_owned(), address: [10, 0, 0, 1].into(), mtu: 1_300 };
         let cases: [(Facts, &str, &str); 9] = [
             (Facts { has_overlayfs: false, ..healthy() }, "no overlayfs", "modprobe overlay"),
@@ -254,6 +285,27 @@ mod tests {
             assert!(complaints[0].fix.contains(fix), "{complaints:?}");
         }
     }
+
+    #[test]
+    fn ways_to_nodes_that_take_less_than_the_link_are_named_together() {
+        let ways = [("10.0.0.2", 1_400), ("10.0.0.3", 1_400), ("10.0.0.4", 1_300)];
+        let narrow = ways.map(|(node, bytes)| (node.to_owned(), bytes)).to_vec();
+        let address = "10.0.0.1".to_owned();
+        let link = Link { name: "eth0".to_owned(), address: [10, 0, 0, 1].into(), mtu: 1_500 };
+        let membership = Some(Membership { address, narrow, ..Membership::default() });
+        let complaints = judge(&Facts { membership, links: vec![link], ..healthy() });
+        let told = [
+            ("10.0.0.4 takes packets of 1300 bytes", "too short for networks", "mtu 1300"),
+            ("10.0.0.2, 10.0.0.3 takes packets of 1400 bytes", "may hang", "set eth0 mtu 1400"),
+        ];
+        assert_eq!(complaints.len(), told.len(), "{complaints:?}");
+        for (complaint, (way, consequence, fix)) in complaints.iter().zip(told) {
+            let problem = &complaint.problem;
+            assert!(problem.contains(way) && problem.contains(consequence), "{problem}");
+            assert!(complaint.fix.contains(fix), "{}", complaint.fix);
+        }
+    }
+
     #[test]
     fn bridged_frames_in_the_firewall_matter_where_somebody_drops_them() {
         let key = "net/bridge/bridge-nf-call-iptables".to_owned();

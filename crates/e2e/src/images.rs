@@ -31,7 +31,7 @@ pub(crate) fn load_registry(host: &Host) {
 }
 
 /// Imports the image `nginx:latest`: Debian's nginx, which says on port 80 which container it is, logs to its output as usual,
-/// and has what is asked beneath `/NAME/` from a service of that name.
+/// and has what is asked beneath `/NAME/` from a service of that name; of who asks for `/quiet` nothing is logged.
 pub(crate) fn load_nginx(host: &Host) {
     let image = Image::of(&["/usr/sbin/nginx"], &["tmp", "run", "var/log/nginx", "var/lib/nginx"]);
     let text = "user root; daemon off; worker_processes 2; error_log /dev/stderr; pid /run/nginx.pid;\n\
@@ -42,6 +42,7 @@ pub(crate) fn load_nginx(host: &Host) {
              listen 80;\n\
              resolver 127.0.0.11 valid=1s;\n\
              location = / { default_type text/plain; return 200 \"nginx on $hostname\\n\"; }\n\
+             location = /quiet { access_log off; return 200; }\n\
              location ~ ^/([^/]+)/ { proxy_pass http://$1/; }\n\
            }\n\
          }\n";

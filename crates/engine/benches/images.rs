@@ -6,9 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run should say so and end")]
 
 use std::hint::black_box;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -21,6 +20,7 @@ use engine::images::reference::Reference;
 use engine::images::{Config, Images, compression, unpack};
 use engine::registry;
 use engine::registry::auth::Credentials;
+use testbed::DockerRegistry;
 
 /// Files of one layer and their size: like a language's runtime.
 const FILES: usize = 1000;
@@ -130,44 +130,6 @@ fn archive(name: &str) -> Vec<u8> {
         serde_json::json!([{ "Config": "config.json", "RepoTags": [name], "Layers": names }]);
     add("manifest.json", list.to_string().as_bytes());
     tar.into_inner().unwrap()
-}
-
-struct DockerRegistry {
-    child: Child,
-    address: String,
-    _dir: tempfile::TempDir,
-}
-
-impl DockerRegistry {
-    fn start() -> Self {
-        let dir = directory();
-        let config = dir.path().join("config.yml");
-        let storage = dir.path().join("data");
-        let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http: {{addr: 127.0.0.1:0}}\n",
-            storage.display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("docker-registry is installed");
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map(Result::unwrap)
-            .find_map(|l| Some(l.split("listening on ").nth(1)?.split('"').next()?.to_owned()))
-            .expect("docker-registry listens");
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, _dir: dir }
-    }
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }
 
 fn transfers(c: &mut Criterion) {

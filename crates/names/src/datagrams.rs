@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 
+use crate::answers::Answers;
 use crate::message::Transport;
 use crate::server::{DATAGRAM_BYTES, Shared};
 use crate::zone::Reply;
@@ -144,14 +145,16 @@ impl Common {
 
 impl Answered {
     fn turn(&self, buffer: &mut [u8]) {
+        let mut answers = Answers::default();
         for _ in 0..DATAGRAMS_PER_TURN {
-            let Ok((length, client)) = self.socket.recv_from(buffer) else { return };
+            let Ok((length, client)) = self.socket.recv_from(buffer) else { break };
             let question = &buffer[..length];
             match self.shared.reply(question, Transport::Udp) {
-                Reply::Answer(answer) => drop(self.socket.send_to(&answer, client)),
+                Reply::Answer(answer) => answers.add(client, &answer),
                 Reply::Ignore => {}
                 Reply::Forward => self.shared.ask_for(client, &self.socket, question.to_vec()),
             }
         }
+        answers.send(&self.socket);
     }
 }

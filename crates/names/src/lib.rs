@@ -3,6 +3,7 @@
 //! [`Names`] decides what a question means and touches no socket; [`Server`] asks it, and the world where it does not
 //! know. Datagrams are answered by the one thread of [`Answerer`].
 
+mod answers;
 mod asking;
 mod datagrams;
 mod message;

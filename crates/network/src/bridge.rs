@@ -16,6 +16,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
 
 use crate::netlink::Netlink;
 use crate::{Config, Error, address, ipv6, namespace, state_file};
@@ -157,7 +158,7 @@ impl Bridge {
             let raised = inside.change(set_up(LOOPBACK_INDEX));
             raised.map_err(Error::kernel("raise the container's loopback"))?;
         }
-        inside.change(set_up(index)).map_err(Error::kernel("raise the container's link"))?;
+        let index = raise(&inside, &name, index)?;
         let mut addresses = vec![(IpAddr::V4(address), self.subnet.prefix_len())];
         if let Some((address, length)) = wire.ipv6 {
             addresses.push((address.into(), length));
@@ -206,7 +207,21 @@ impl Bridge {
     }
 }
 
-/// The first name `ethN` that no link of the namespace has, and an index that none has.
+/// Raises a container's new link; answers with its index, which is `likely` unless another link was there before.
+pub(crate) fn raise(inside: &Netlink, name: &str, likely: u32) -> Result<u32, Error> {
+    let failed = || Error::kernel(format!("raise the container's link {name}"));
+    match inside.change(set_up(likely)) {
+        Ok(()) => return Ok(likely),
+        Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {}
+        Err(error) => return Err(failed()(error)),
+    }
+    // The kernel gives no index again that a link had.
+    let index = link_index(inside, name)?;
+    inside.change(set_up(index)).map_err(failed())?;
+    Ok(index)
+}
+
+/// The first name `ethN` that no link of the namespace has, and the index that the next one gets, most likely.
 pub(crate) fn free_place(inside: &Netlink) -> Result<(String, u32), Error> {
     let links = inside.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()));
     let links = links.map_err(Error::kernel("list the container's links"))?;
@@ -391,8 +406,7 @@ pub(crate) fn link_index(netlink: &Netlink, name: &str) -> Result<u32, Error> {
         }
         _ => None,
     });
-    index
-        .ok_or_else(|| Error::kernel(format!("find bridge {name}"))(io::ErrorKind::NotFound.into()))
+    index.ok_or_else(|| Error::kernel(format!("find link {name}"))(io::ErrorKind::NotFound.into()))
 }
 
 /// The configured subnet, else the one used before, else the first that nothing on this host overlaps.

@@ -7,9 +7,11 @@ mod address;
 mod audit;
 mod bridge;
 mod bridges;
+mod conversations;
 mod endpoint;
 mod error;
 mod features;
+mod flows;
 mod ingress;
 mod ipv6;
 mod mtu;
@@ -37,17 +39,18 @@ use address::Pool;
 pub use address::parse_mac;
 pub use audit::walls;
 pub use bridges::{LocalIpv6, LocalNames, LocalNetwork, Plug, PlugIpv6, PlugRequest};
+pub use conversations::Conversations;
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
-pub use nft::BaseChain;
+pub use nft::{Arrivals, BaseChain};
 pub use overlay::link::hardware_address;
 pub use overlay::{
     AskWithin, Asker, Backends, DATA_PORT, Join, NameFault, NameSockets, Namer, Overlay, Peer,
     Services, Update,
 };
-pub use path::Path as NodePath;
+pub use path::{Path as NodePath, find as find_path};
 pub use ports::{Protocol, PublishedPort};
 pub use tunnel::{Key, Sealer, TUNNEL_PORTS, TunnelKey, address_of};
 
@@ -229,21 +232,6 @@ impl Network {
         .await
     }
 
-    /// Connections to these addresses that came by published ports are forgotten, as far as the addresses are still
-    /// nobody's. The kernel looks through all connections, which takes milliseconds, for one address as for a thousand.
-    ///
-    /// # Errors
-    /// When the kernel does not list them.
-    pub async fn forget_flows(&self, mut gone: BTreeSet<IpAddr>) -> Result<(), Error> {
-        let inner = self.0.clone();
-        blocking(move || {
-            let held = inner.lock().mesh.held();
-            gone.retain(|address| !held.contains(address));
-            nft::forget_connections(&gone)
-        })
-        .await
-    }
-
     /// Removes this node's part in the routing mesh, also one that an earlier daemon left. Idempotent.
     pub async fn remove_ingress(&self) -> Result<(), Error> {
         let inner = self.0.clone();
@@ -289,23 +277,6 @@ impl Network {
     pub async fn set_services(&self, id: &str, services: Update<Backends>) -> Result<(), Error> {
         let id = id.to_owned();
         self.with_overlays(move |overlays, _| overlays.set_services(&id, services)).await
-    }
-
-    /// Nobody has these addresses of a network any more: containers forget connections to them. Takes milliseconds for each
-    /// container that has any, see [`Network::forget_flows`].
-    pub async fn forget(&self, id: &str, gone: BTreeSet<IpAddr>) -> Result<(), Error> {
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let id = id.to_owned();
-        let containers = self.with_overlays(move |overlays, _| Ok(overlays.within(&id))).await?;
-        blocking(move || {
-            let existing = containers.iter().filter(|netns| namespace::exists(netns));
-            let mut forgotten =
-                existing.map(|netns| namespace::within(netns, || nft::forget_connections(&gone)));
-            forgotten.try_for_each(|forgotten| forgotten)
-        })
-        .await
     }
 
     /// How long packets to another node may be, as far as networks of the swarm care. Nothing where that cannot be found out.

@@ -49,8 +49,12 @@ pub struct Path {
     pub is_narrow: bool,
 }
 
-/// [`longest`], compared with what this node's link takes.
-pub(crate) fn find(local: Option<IpAddr>, node: IpAddr) -> io::Result<Option<Path>> {
+/// How long packets to another node may be, and whether that is less than this node's link takes; nothing where it cannot be
+/// found out. Takes some seconds in the worst case.
+///
+/// # Errors
+/// Where this node cannot send to it at all.
+pub fn find(local: Option<IpAddr>, node: IpAddr) -> io::Result<Option<Path>> {
     let most = mtu::between_nodes(local);
     let found = longest(local, node, most)?;
     Ok(found.map(|bytes| Path { bytes, is_narrow: bytes < most }))
@@ -92,6 +96,7 @@ fn longest(local: Option<IpAddr>, node: IpAddr, most: u32) -> io::Result<Option<
 /// A socket for echo requests to one node.
 struct Echo {
     socket: OwnedFd,
+    node: IpAddr,
     is_v4: bool,
     /// Tells our requests from those of others on this host.
     id: u16,
@@ -117,7 +122,7 @@ impl Echo {
         connect(&socket, &SocketAddr::new(node, 0))?;
         let mut id = [0; 2];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty())?;
-        Ok(Self { socket, is_v4, id: u16::from_ne_bytes(id), number: 0 })
+        Ok(Self { socket, node, is_v4, id: u16::from_ne_bytes(id), number: 0 })
     }
 
     /// Whether a packet of this length is answered.
@@ -162,7 +167,12 @@ impl Echo {
 
     /// What the kernel knows of the way.
     fn told(&self) -> io::Result<u32> {
-        Ok(if self.is_v4 { ip_mtu(&self.socket)? } else { ipv6_mtu(&self.socket)? })
+        if self.is_v4 {
+            return Ok(ip_mtu(&self.socket)?);
+        }
+        // A raw socket of IPv6 goes on telling of the way as it was when it was connected.
+        connect(&self.socket, &SocketAddr::new(self.node, 0))?;
+        Ok(ipv6_mtu(&self.socket)?)
     }
 
     fn request(&self, bytes: u32) -> Vec<u8> {

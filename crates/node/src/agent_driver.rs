@@ -1,6 +1,6 @@
 //! Does what the agent decides: carries its actions to the engine and the network, and their results back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use crate::forgetting::Forgetting;
 use crate::ingress::{self, Ingress};
 use crate::keeper::Keeper;
 use crate::local::Local;
+use crate::own_networks;
 use crate::readiness;
 use crate::session::{Link, NoSession, NodeInfo, Reporter, Upstream};
 use crate::state::Files;
@@ -256,6 +257,7 @@ impl AgentDriver {
         let info = self.info.borrow().clone();
         let network = &self.engine.network;
         self.connector.settle_all(network, info.node, &info.address).await;
+        own_networks::settle(&self.engine, &self.connector.board).await;
         self.ingress.measure(&self.connector.paths, network, info.node, &info.address);
         self.ingress.settle(&self.engine, info.node, &info.address).await;
     }
@@ -364,6 +366,7 @@ impl AgentDriver {
         }
         if is_first_work {
             self.connector.leave_others(&self.engine.network).await;
+            own_networks::settle(&self.engine, &self.connector.board).await;
         }
     }
 
@@ -371,10 +374,14 @@ impl AgentDriver {
         let (engine, events) = (self.engine.clone(), self.events.clone());
         match action {
             Action::Connect(change) => {
-                let info = self.info.borrow().clone();
+                let (info, network) = (self.info.borrow().clone(), change.network);
                 self.connector.apply(&engine.network, info.node, &info.address, *change).await;
+                own_networks::make(&engine, &self.connector.board, network).await;
             }
-            Action::Leave(network) => self.connector.leave(&engine.network, network).await,
+            Action::Leave(network) => {
+                self.connector.leave(&engine.network, network).await;
+                own_networks::settle(&engine, &self.connector.board).await;
+            }
             Action::Prepare { task, template } => {
                 let info = self.info.borrow().clone();
                 let places = self.connector.places(&task, |id| self.ingress.is_network(id));
@@ -404,8 +411,7 @@ impl AgentDriver {
                 let drain = self.connector.drain_of(task);
                 tokio::spawn(async move {
                     if !drain.is_zero() {
-                        let pid = engine.containers.status(&container).map_or(0, |it| it.pid);
-                        readiness::left_alone(i32::try_from(pid).unwrap_or(0), drain).await;
+                        readiness::left_alone(&engine.network, &container, drain, grace).await;
                     }
                     let exit = stop(&engine, &container, grace).await;
                     send(&events, Event::Stopped { task, exit }).await;
@@ -607,6 +613,7 @@ pub(crate) async fn clear(engine: &SharedEngine) {
     }
     while removals.join_next().await.is_some() {}
     ingress::withdraw_all(engine).await;
+    own_networks::keep(engine, &BTreeSet::new()).await;
     for overlay in engine.network.overlays().await.unwrap_or_default() {
         if let Err(error) = engine.network.remove_overlay(&overlay).await {
             warn!(network.id = overlay, %error, "network is not removed");

@@ -10,7 +10,7 @@ use engine::containers::NewContainer;
 use names::Zone;
 use network::{Backends, DATA_PORT, Key, Network, Overlay, Update, address_of};
 use tracing::warn;
-use types::network::NetworkChange;
+use types::network::{NetworkChange, NodeNetwork, TaskNetwork};
 use types::{NetworkId, NodeId, Task, TaskId};
 
 use crate::board::Board;
@@ -27,7 +27,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// Makes what this node was told of networks so.
 #[derive(Debug)]
 pub(crate) struct Connector {
-    board: Arc<Board>,
+    pub(crate) board: Arc<Board>,
     names: Arc<NameBook>,
     pub(crate) tunnel: Tunnel,
     /// How long packets to other nodes may be.
@@ -58,6 +58,10 @@ impl View {
         let (id, vni, mtu) = (definition.id.to_string(), definition.vni, definition.mtu);
         let is_encrypted = definition.is_encrypted;
         Some(Overlay { id, vni, local, port, mtu, way, is_encrypted })
+    }
+
+    pub(crate) fn is_of_each_node(&self) -> bool {
+        self.told.definition.as_ref().is_some_and(|it| it.spec.is_of_each_node())
     }
 
     fn is_encrypted(&self) -> bool {
@@ -158,8 +162,12 @@ impl Connector {
         local: &str,
         change: NetworkChange,
     ) {
-        let id = change.network;
+        let (id, is_full) = (change.network, change.is_full);
         let touched = self.board.change(change);
+        // Somebody else makes what this node has for itself.
+        if self.board.look(id, View::is_of_each_node) == Some(true) {
+            return;
+        }
         self.board.look(id, |view| {
             let definition = view.told.definition.as_ref();
             let is_internal = definition.is_some_and(|network| network.is_internal);
@@ -167,12 +175,16 @@ impl Connector {
             self.names.change(&id.to_string(), is_internal, write);
         });
         self.settle(id, &touched, network, own, local).await;
+        if is_full {
+            self.forgetting.look_within(id);
+        }
     }
 
     /// Says once more what every network is to be: what could not be made so may be possible now.
     pub(crate) async fn settle_all(&mut self, network: &Network, own: NodeId, local: &str) {
         // The ingress network is made by somebody else.
-        let networks = self.board.definitions().into_iter().filter(|it| !it.is_ingress);
+        let is_ours = |it: &NodeNetwork| !it.is_ingress && !it.spec.is_of_each_node();
+        let networks = self.board.definitions().into_iter().filter(is_ours);
         let all = Touched { is_all: true, ..Touched::default() };
         for definition in networks {
             self.settle(definition.id, &all, network, own, local).await;
@@ -260,15 +272,23 @@ impl Connector {
         let mut places = Places { has_way_out: is_published, ..Places::default() };
         for place in &task.networks {
             let known = self.board.look(place.network, |view| {
-                Some((view.told.definition.clone()?, view.trouble.clone()))
+                let service = view.told.services.get(&task.service);
+                let service = service.map(|service| service.name.clone()).unwrap_or_default();
+                Some((view.told.definition.clone()?, view.trouble.clone(), service))
             });
             // The ingress network reaches containers by another way than a link.
-            let Some((definition, trouble)) = known.flatten().filter(|it| !it.0.is_ingress) else {
+            let Some((definition, trouble, service)) =
+                known.flatten().filter(|it| !it.0.is_ingress)
+            else {
                 continue;
             };
             if let Some(trouble) = trouble {
                 let kind = if definition.is_encrypted { "encrypted network" } else { "network" };
                 places.obstacle = Some(format!("{kind} {}: {trouble}", definition.name));
+            }
+            if definition.spec.is_of_each_node() {
+                places.add_own(&definition, place, &service, is_published);
+                continue;
             }
             let mut settings = EndpointSettings {
                 network_id: place.network.to_string(),
@@ -298,13 +318,45 @@ pub(crate) struct Places {
     endpoints: BTreeMap<String, Option<EndpointSettings>>,
     /// Whether anything outside those networks is reached.
     has_way_out: bool,
+    /// Whether the task has no network of its own, but the host's.
+    is_on_host: bool,
     /// Why the task cannot be there.
     pub(crate) obstacle: Option<String>,
 }
 
 impl Places {
+    /// A place in a network that this node has for itself. Other tasks of the service are found there by its name, those of
+    /// this node.
+    fn add_own(
+        &mut self,
+        definition: &NodeNetwork,
+        place: &TaskNetwork,
+        service: &str,
+        is_published: bool,
+    ) {
+        if definition.spec.driver() == "host" {
+            self.is_on_host = true;
+            return;
+        }
+        let mut aliases = place.aliases.clone();
+        aliases.extend([service.to_owned(), format!("tasks.{service}")]);
+        let settings = EndpointSettings {
+            network_id: definition.id.to_string(),
+            aliases: Some(aliases),
+            // Who published ports lead to answers by the way they came.
+            gw_priority: if is_published { -1 } else { 1 },
+            ..EndpointSettings::default()
+        };
+        self.has_way_out |= !definition.is_internal;
+        self.endpoints.insert(definition.name.clone(), Some(settings));
+    }
+
     /// Says so to the engine.
     pub(crate) fn write_into(self, request: &mut NewContainer) {
+        if self.is_on_host {
+            request.host.network_mode = "host".into();
+            return;
+        }
         request.networking.endpoints_config = self.endpoints;
         if !self.has_way_out {
             request.host.network_mode = "none".into();

@@ -1,6 +1,8 @@
 //! `skep doctor`: what on this host is in the node's way, what differs from what the node was told, and what to do.
 #![expect(clippy::print_stdout, reason = "commands talk to whoever started them")]
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use ::doctor::{Complaint, Membership};
 use anyhow::Context;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
+use futures::StreamExt;
 use http::Method;
 use http_body_util::{BodyExt, Empty};
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,10 @@ use crate::backup::{Target, ask, block_on};
 
 /// How long a manager may take to take a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// Ways to other nodes that are looked at, and how many at once: each may take seconds where nobody answers.
+const WAYS_MAX: usize = 128;
+const WAYS_AT_ONCE: usize = 16;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
@@ -67,6 +74,19 @@ struct Manager {
     addr: String,
 }
 
+/// A node, as managers list it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    status: ListedStatus,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListedStatus {
+    addr: String,
+}
+
 #[derive(Debug, Deserialize)]
 struct Audit {
     differences: Vec<String>,
@@ -94,7 +114,9 @@ async fn examine(flags: &Flags) -> anyhow::Result<Report> {
     let probed = tokio::task::spawn_blocking(move || ::doctor::probe(&own_ports)).await;
     let mut facts = probed.context("look at the host")?;
     if let Some(swarm) = swarm {
-        facts.membership = Some(membership(swarm).await);
+        let mut membership = membership(swarm).await;
+        membership.narrow = narrow_ways(target, swarm).await;
+        facts.membership = Some(membership);
     }
     let (differences, daemon) = match info {
         Ok(_) => {
@@ -125,7 +147,24 @@ async fn membership(swarm: &SwarmPart) -> Membership {
         Some((manager, reason))
     });
     let unreachable = futures::future::join_all(tries).await.into_iter().flatten().collect();
-    Membership { address: swarm.node_addr.clone(), unreachable }
+    Membership { address: swarm.node_addr.clone(), unreachable, narrow: Vec::new() }
+}
+
+/// The nodes to which packets of this node's length do not arrive: of all nodes where this one manages, else of managers.
+async fn narrow_ways(target: &Target, swarm: &SwarmPart) -> Vec<(String, u32)> {
+    let own: Option<IpAddr> = swarm.node_addr.parse().ok();
+    let listed = send::<Vec<Listed>>(target, Method::GET, "/nodes").await.unwrap_or_default();
+    let managers = swarm.remote_managers.iter().flatten();
+    let managers = managers.filter_map(|it| Some(it.addr.parse::<SocketAddr>().ok()?.ip()));
+    let nodes: BTreeSet<IpAddr> =
+        listed.iter().filter_map(|node| node.status.addr.parse().ok()).chain(managers).collect();
+    let others = nodes.into_iter().filter(|node| Some(*node) != own).take(WAYS_MAX);
+    let asked = futures::stream::iter(others).map(|node| async move {
+        let found = tokio::task::spawn_blocking(move || network::find_path(own, node)).await;
+        let way = found.ok()?.ok()??;
+        way.is_narrow.then(|| (node.to_string(), way.bytes))
+    });
+    asked.buffered(WAYS_AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
 async fn send<T: for<'de> Deserialize<'de>>(

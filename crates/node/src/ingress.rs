@@ -50,6 +50,8 @@ pub(crate) struct Ingress {
     /// Whether managers, or what was recalled of them, have said what there is: until then, what an earlier daemon left
     /// goes on working.
     is_told: bool,
+    /// Whether all there is was told since the last time: connections may lead to what is not there any more.
+    is_told_whole: bool,
     retry_at: Option<Instant>,
 }
 
@@ -67,6 +69,7 @@ impl Ingress {
             way: None,
             is_touched: false,
             is_told: false,
+            is_told_whole: false,
             retry_at: None,
         }
     }
@@ -87,6 +90,7 @@ impl Ingress {
             Action::Connect(change) if self.concerns(&change) => {
                 self.network = Some(change.network);
                 let network = change.network;
+                self.is_told_whole |= change.is_full;
                 self.board.change(*change);
                 self.board.made(network, None);
                 (self.is_touched, self.is_told) = (true, true);
@@ -173,6 +177,9 @@ impl Ingress {
                 let wanted = self.wanted(&told, own, address.parse().ok());
                 drop(told);
                 let set = engine.network.set_ingress(wanted).await;
+                if set.is_ok() && std::mem::take(&mut self.is_told_whole) {
+                    self.forgetting.look_by_host();
+                }
                 set.map(|gone| self.forgetting.by_host(gone))
             }
             None => engine.network.remove_ingress().await,

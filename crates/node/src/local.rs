@@ -1,5 +1,6 @@
 //! What this node knows of networks and names, in a swarm and out of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use apiserver::NetworkMembers;
@@ -12,6 +13,7 @@ use types::{Meta, Network, NetworkId};
 use crate::attachments::Attachments;
 use crate::board::Board;
 use crate::name_book::NameBook;
+use crate::own_networks;
 use crate::told::Told;
 
 /// Shared by the parts that write it and those that look.
@@ -59,6 +61,7 @@ impl Local {
                 warn!(container.id = request.container, %error, "a network of the swarm is not left");
             }
         }
+        own_networks::keep(engine, &BTreeSet::new()).await;
         for id in self.board.networks() {
             self.board.forget(id);
             self.names.forget_network(&id.to_string());

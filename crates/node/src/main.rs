@@ -20,6 +20,7 @@ mod local;
 mod lock;
 mod membership;
 mod name_book;
+mod own_networks;
 mod paths;
 mod purge;
 mod readiness;

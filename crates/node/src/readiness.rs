@@ -6,7 +6,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use network::Network;
 use tokio::time::Instant;
+use tracing::debug;
 
 /// How long a container may take that never listens on the port, before it counts as running all the same.
 const LISTENS_WITHIN_MAX: Duration = Duration::from_secs(5);
@@ -15,6 +17,8 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// How long nobody has to come to a container that is to stop.
 const ALONE_FOR: Duration = Duration::from_millis(250);
+/// How long nobody who is connected to it has to ask or be told anything.
+const SILENT_FOR: Duration = Duration::from_secs(1);
 /// How long somebody may go on coming, before it is told to stop all the same.
 const ALONE_WITHIN_MAX: Duration = Duration::from_secs(4);
 
@@ -30,30 +34,40 @@ pub(crate) async fn listens(pid: i32, ports: &[u16]) {
     }
 }
 
-/// Waits until nobody opens connections to the process's network any more, and `least` in any case. Other nodes hear of a
-/// task's end in their own time: as long as one of them leads clients there, they come.
-pub(crate) async fn left_alone(pid: i32, least: Duration) {
-    let counters = Path::new("/proc").join(pid.to_string()).join("net/snmp");
-    let opened = || std::fs::read_to_string(&counters).ok().as_deref().and_then(passive_opens);
+/// Waits until nobody opens connections to the container any more, or begins to send it datagrams, and connections that
+/// are open fall silent or end, and `least` in any case. Other nodes hear of a task's end in their own time: as long as one of
+/// them leads clients there, they come. Who keeps a connection for many requests has all of `grace` to part with it. What
+/// the container opens to itself, as checks of its health do, is nobody's coming.
+pub(crate) async fn left_alone(
+    network: &Network,
+    container: &str,
+    least: Duration,
+    grace: Duration,
+) {
     let begin = Instant::now();
-    let (mut seen, mut since) = (opened(), begin);
-    while begin.elapsed() < least
-        || (since.elapsed() < ALONE_FOR && begin.elapsed() < ALONE_WITHIN_MAX)
-    {
+    let watched = (network.arrivals(container).await, network.conversations(container));
+    let (mut arrivals, conversations) = match watched {
+        (Ok(arrivals), Ok(conversations)) => (arrivals, conversations),
+        (Err(error), _) | (_, Err(error)) => {
+            debug!(container.id = container, %error, "it is not seen who comes to a container");
+            return tokio::time::sleep(least).await;
+        }
+    };
+    // What cannot be counted any more has ended.
+    let mut come = || arrivals.count().unwrap_or_default();
+    let is_in_use = || conversations.in_use(SILENT_FOR).unwrap_or(0) > 0;
+    let (mut seen, mut since) = (come(), begin);
+    let is_visited = |since: Instant| {
+        since.elapsed() < ALONE_FOR && begin.elapsed() < ALONE_WITHIN_MAX
+            || begin.elapsed() < grace && is_in_use()
+    };
+    while begin.elapsed() < least || is_visited(since) {
         tokio::time::sleep(POLL).await;
-        let now = opened();
+        let now = come();
         if now != seen {
             (seen, since) = (now, Instant::now());
         }
     }
-}
-
-/// Connections of TCP that others have opened, by `/proc/PID/net/snmp`: a line of names, and one of numbers.
-fn passive_opens(counters: &str) -> Option<u64> {
-    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (names, numbers) = (lines.next()?, lines.next()?);
-    let mut pairs = names.split_whitespace().zip(numbers.split_whitespace());
-    pairs.find(|(name, _)| *name == "PassiveOpens")?.1.parse().ok()
 }
 
 fn listens_now(process: &Path, ports: &[u16]) -> bool {
@@ -74,16 +88,6 @@ fn listening_port(line: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn connections_that_others_opened_are_counted() {
-        let counters = "Ip: Forwarding DefaultTTL\nIp: 1 64\n\
-                        Tcp: RtoAlgorithm MaxConn ActiveOpens PassiveOpens\nTcp: 1 -1 3 14\n";
-        assert_eq!(passive_opens(counters), Some(14));
-        assert_eq!(passive_opens("Ip: Forwarding\nIp: 1\n"), None);
-        let own = std::fs::read_to_string("/proc/self/net/snmp").unwrap();
-        assert!(passive_opens(&own).is_some(), "{own}");
-    }
 
     #[test]
     fn only_listening_sockets_count() {

@@ -8,30 +8,12 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use common::{Bundle, Under, exec, pipe, shell};
+use common::{Bundle, Under, exec, shell, waiting};
 use rustix::fs::{StatVfsMountFlags, statvfs};
-use shim::client::{Attachment, Client, End, state_record};
+use shim::client::{Client, End, state_record};
 use shim::config::SPEC_FILE;
-
-/// A container that waits for the end of its input, ready for exec.
-async fn waiting(bundle: &mut Bundle) -> (Client, OwnedFd) {
-    bundle.config.open_stdin = true;
-    bundle.config.stdin_once = true;
-    bundle.spec.process.args = ["/bin/sh", "-c", "echo up; cat"].map(str::to_owned).to_vec();
-    let client = bundle.launch().await;
-    let (far, input) = pipe();
-    let (output, far_output) = pipe();
-    let attachment =
-        Attachment { stdin: Some(far), stdout: Some(far_output), ..Attachment::default() };
-    client.attach(attachment).await.unwrap();
-    client.start().await.unwrap();
-    fs::File::from(output).read_exact(&mut [0; 3]).unwrap();
-    (client, input)
-}
 
 /// Shows the tool that makes raw system calls as `/raw-call`.
 fn with_raw_call(bundle: &mut Bundle) {

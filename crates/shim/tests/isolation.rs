@@ -6,11 +6,10 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
 
-use common::{Bundle, Under, exec, pipe, shell};
+use common::{Bundle, Under, exec, shell, waiting};
 use runtime::spec::{Namespace, NamespaceKind, Process, Rlimit, User};
-use shim::client::{Attachment, Client, End};
+use shim::client::End;
 
 /// What a process can say of itself, one finding per line.
 const PROBE: &str = r#"
@@ -94,27 +93,12 @@ async fn probe_init(mut bundle: Bundle, under: Under) -> Vec<String> {
 
 async fn probe_exec(mut bundle: Bundle, under: Under, process: Process) -> Vec<String> {
     bundle = bundle.under(under);
-    let (client, input) = start_waiting(&mut bundle).await;
+    let (client, input) = waiting(&mut bundle).await;
     let (output, code) = exec(&client, &process).await;
     assert_eq!(code, 0, "{under:?} {output}");
     drop(input);
     assert!(matches!(client.wait().await, End::Exited(_)));
     normal(&output, &bundle)
-}
-
-async fn start_waiting(bundle: &mut Bundle) -> (Client, std::os::fd::OwnedFd) {
-    bundle.config.open_stdin = true;
-    bundle.config.stdin_once = true;
-    bundle.spec.process.args = ["/bin/sh", "-c", "echo up; cat"].map(str::to_owned).to_vec();
-    let client = bundle.launch().await;
-    let (far, input) = pipe();
-    let (output, far_output) = pipe();
-    let attachment =
-        Attachment { stdin: Some(far), stdout: Some(far_output), ..Attachment::default() };
-    client.attach(attachment).await.unwrap();
-    client.start().await.unwrap();
-    fs::File::from(output).read_exact(&mut [0; 3]).unwrap();
-    (client, input)
 }
 
 fn compare(native: &[String], runc: &[String], allowed: &[&str]) {

@@ -2,12 +2,14 @@
 //! or a router that is a namespace too, so that the machine's own network is left as it is.
 
 mod host;
+mod registry;
 mod router;
 mod switch;
 
 use std::process::Command;
 
 pub use host::{Daemon, Host};
+pub use registry::DockerRegistry;
 pub use router::Router;
 pub use switch::Switch;
 

@@ -19,6 +19,9 @@ pub struct Attachment {
     pub driver_options: BTreeMap<String, String>,
 }
 
+/// The driver of networks that go from node to node.
+pub const OVERLAY: &str = "overlay";
+
 /// A network as the user described it; the system never changes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -37,9 +40,26 @@ pub struct NetworkSpec {
     /// Subnets asked for; empty leaves the choice to the allocator.
     pub subnets: Vec<SubnetSpec>,
     pub ipam_options: BTreeMap<String, String>,
+    /// Of a network that each node has for itself: what it is called there that holds its configuration.
+    pub config_from: String,
 }
 
 impl NetworkSpec {
+    pub fn driver(&self) -> &str {
+        if self.driver.is_empty() { OVERLAY } else { &self.driver }
+    }
+
+    /// Whether the address is somebody else's.
+    pub fn reserves(&self, address: IpAddr) -> bool {
+        self.subnets.iter().any(|subnet| subnet.reserved.values().any(|it| *it == address))
+    }
+
+    /// Whether each node has such a network for itself: nothing of it is behind the others, and no addresses are given by
+    /// the cluster.
+    pub fn is_of_each_node(&self) -> bool {
+        self.driver() != OVERLAY
+    }
+
     /// Whether nothing of it may be readable between nodes: `--opt encrypted`, with any value but `false`.
     pub fn is_encrypted(&self) -> bool {
         self.driver_options.get("encrypted").is_some_and(|value| value != "false")
@@ -54,6 +74,8 @@ pub struct SubnetSpec {
     /// Addresses are given from this part of it only.
     pub range: Option<IpNet>,
     pub gateway: Option<IpAddr>,
+    /// Addresses that are somebody else's, by names that mean nothing.
+    pub reserved: BTreeMap<String, IpAddr>,
 }
 
 /// One subnet as it was given.
@@ -71,9 +93,9 @@ pub struct Network {
     #[serde(default)]
     pub meta: Meta,
     pub spec: NetworkSpec,
-    /// Tells the networks apart on the wire; 24 bits.
+    /// Tells the networks apart on the wire; 24 bits. 0 where each node has the network for itself.
     pub vni: u32,
-    /// At least one.
+    /// At least one; none where each node has the network for itself.
     pub subnets: Vec<Subnet>,
 }
 

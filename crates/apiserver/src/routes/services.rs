@@ -6,6 +6,7 @@ use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
 use docker_types::convert::service::{service_to_api, spec_from_api, status};
 use docker_types::service::{Service, ServiceCreateResponse, ServiceSpec, ServiceUpdateResponse};
+use engine::networks::{PREDEFINED, predefined_id};
 use http::{HeaderMap, StatusCode};
 use manager::{RegistryAuthFrom, Update, lookup};
 use types::service::{Mode, RestartPolicy, UpdateConfig};
@@ -69,7 +70,7 @@ async fn create(
 ) -> Result<(StatusCode, Answer<ServiceCreateResponse>), ApiError> {
     let manager = state.swarm.manager()?;
     let mut spec = spec_from_api(spec, registry_auth(&headers))?;
-    check_networks(&spec)?;
+    check_networks(&state, &mut spec)?;
     if spec.annotations.name.is_empty() {
         spec.annotations.name = engine::names::invented(0);
     }
@@ -83,19 +84,21 @@ fn registry_auth(headers: &HeaderMap) -> &str {
     headers.get(REGISTRY_AUTH).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 
-/// Services join networks of the swarm, and `host` and `none` of each node.
-fn check_networks(spec: &types::ServiceSpec) -> Result<(), ApiError> {
-    for network in spec.task.networks.iter().chain(&spec.networks) {
+/// Services join networks of the swarm, and those that every node has, which stand by their names.
+fn check_networks(state: &ApiState, spec: &mut types::ServiceSpec) -> Result<(), ApiError> {
+    for network in spec.task.networks.iter_mut().chain(&mut spec.networks) {
         let target = &network.target;
-        match target.as_str() {
-            "host" | "none" => {}
-            "bridge" => {
-                let message = format!(
-                    "The network {target} cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver."
-                );
-                return Err(ApiError::new(StatusCode::FORBIDDEN, message));
-            }
-            _ => {}
+        let named = PREDEFINED.iter().find(|name| *target == predefined_id(name));
+        if let Some(name) = named {
+            (*name).clone_into(&mut network.target);
+        } else if let Ok(Some(local)) = state.engine.networks.find(target)
+            && !local.is_of_swarm
+            && state.swarm.networks().iter().all(|known| known.name() != target)
+        {
+            let message = format!(
+                "The network {target} cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver."
+            );
+            return Err(ApiError::new(StatusCode::FORBIDDEN, message));
         }
     }
     Ok(())
@@ -158,7 +161,7 @@ async fn update(
         true => types::ServiceSpec::default(),
         false => spec_from_api(spec, registry_auth(&headers))?,
     };
-    check_networks(&spec)?;
+    check_networks(&state, &mut spec)?;
     let warnings = pins.pin(&state, &mut spec).await;
     let update = Update { id: service.id, version, spec, is_rollback, registry_auth_from };
     manager.update_service(update).await?;

@@ -8,7 +8,8 @@ use types::{Annotations, ServiceId, endpoint};
 
 use super::{Error, time, version};
 use crate::network::{
-    Ipam, IpamConfig, NetworkCreateRequest, NetworkResource, NetworkTask, PeerInfo, ServiceInfo,
+    ConfigReference, Ipam, IpamConfig, NetworkCreateRequest, NetworkResource, NetworkTask,
+    PeerInfo, ServiceInfo,
 };
 use crate::service::VirtualIp;
 use crate::task::{DriverState, IpamState, NetworkAttachment, NetworkSpecState, NetworkState};
@@ -34,6 +35,7 @@ pub fn spec_from_api(request: NetworkCreateRequest) -> Result<NetworkSpec, Error
         is_ingress: request.ingress,
         subnets: subnets.collect::<Result<_, _>>()?,
         ipam_options: ipam.options.unwrap_or_default(),
+        config_from: request.config_from.map(|from| from.network).unwrap_or_default(),
     })
 }
 
@@ -53,36 +55,81 @@ fn subnet_from_api(config: IpamConfig) -> Result<SubnetSpec, Error> {
             "" => None,
             text => Some(text.parse().map_err(|_| invalid("gateway", text))?),
         },
+        reserved: { config.auxiliary_addresses.iter() }
+            .map(|(name, text)| {
+                let address = text.parse().map_err(|_| invalid("aux-address", text))?;
+                Ok((name.clone(), address))
+            })
+            .collect::<Result<_, _>>()?,
     })
 }
 
 /// The network as lists show it; who is in it is added by those who know.
 pub fn network_to_api(network: &Network) -> NetworkResource {
     let spec = &network.spec;
+    let is_of_each_node = spec.is_of_each_node();
     let has = |is_ipv4: bool| {
         network.subnets.iter().any(|subnet| subnet.subnet.addr().is_ipv4() == is_ipv4)
     };
     let mut options = spec.driver_options.clone();
-    options.insert(VNI_OPTION.to_owned(), network.vni.to_string());
+    if !is_of_each_node {
+        options.insert(VNI_OPTION.to_owned(), network.vni.to_string());
+    }
+    let asked = spec.subnets.iter().map(asked_to_api);
+    let given = network.subnets.iter().map(subnet_to_api);
     NetworkResource {
         name: network.name().to_owned(),
         id: network.id.to_string(),
         created: time(network.meta.created_at),
         scope: "swarm".to_owned(),
-        driver: "overlay".to_owned(),
-        enable_ipv4: has(true),
-        enable_ipv6: has(false),
+        driver: spec.driver().to_owned(),
+        enable_ipv4: has(true) || is_of_each_node,
+        enable_ipv6: has(false) || (is_of_each_node && spec.is_ipv6),
         ipam: Ipam {
             driver: "default".to_owned(),
             options: Some(spec.ipam_options.clone()).filter(|options| !options.is_empty()),
-            config: Some(network.subnets.iter().map(subnet_to_api).collect()),
+            config: Some(if is_of_each_node { asked.collect() } else { given.collect() }),
         },
         internal: spec.is_internal,
         attachable: spec.is_attachable,
         ingress: spec.is_ingress,
         options,
+        config_from: ConfigReference { network: spec.config_from.clone() },
         labels: spec.annotations.labels.clone(),
         ..NetworkResource::default()
+    }
+}
+
+/// A network that this node is to have for itself, as a user would ask for it.
+pub fn request_of(spec: &NetworkSpec) -> NetworkCreateRequest {
+    let config_from = spec.config_from.clone();
+    NetworkCreateRequest {
+        name: spec.annotations.name.clone(),
+        driver: spec.driver().to_owned(),
+        internal: spec.is_internal,
+        attachable: spec.is_attachable,
+        enable_ipv6: Some(spec.is_ipv6),
+        ipam: Some(Ipam {
+            driver: String::new(),
+            options: Some(spec.ipam_options.clone()).filter(|options| !options.is_empty()),
+            config: Some(spec.subnets.iter().map(asked_to_api).collect()),
+        }),
+        options: Some(spec.driver_options.clone()),
+        labels: Some(spec.annotations.labels.clone()),
+        config_from: Some(ConfigReference { network: config_from })
+            .filter(|from| !from.network.is_empty()),
+        ..NetworkCreateRequest::default()
+    }
+}
+
+fn asked_to_api(subnet: &SubnetSpec) -> IpamConfig {
+    IpamConfig {
+        subnet: subnet.subnet.map(|subnet| subnet.to_string()).unwrap_or_default(),
+        ip_range: subnet.range.map(|range| range.to_string()).unwrap_or_default(),
+        gateway: subnet.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+        auxiliary_addresses: { subnet.reserved.iter() }
+            .map(|(name, address)| (name.clone(), address.to_string()))
+            .collect(),
     }
 }
 
@@ -153,7 +200,7 @@ fn tasks_of(peers: &[Peer], service: ServiceId) -> Vec<NetworkTask> {
 /// A network as it stands in a task's attachments.
 pub(super) fn attachment_to_api(network: &Network, addresses: &[IpNet]) -> NetworkAttachment {
     let spec = &network.spec;
-    let driver = if spec.driver.is_empty() { "overlay" } else { &spec.driver };
+    let driver = spec.driver();
     let ipam = |configs: Option<Vec<IpamConfig>>| IpamState {
         driver: DriverState { name: "default".to_owned(), options: None },
         configs,
@@ -162,6 +209,7 @@ pub(super) fn attachment_to_api(network: &Network, addresses: &[IpNet]) -> Netwo
     let given: Vec<_> = network.subnets.iter().map(subnet_to_api).collect();
     let options = Some(spec.driver_options.clone()).filter(|options| !options.is_empty());
     let vni = [(VNI_OPTION.to_owned(), network.vni.to_string())];
+    let numbers = Some(vni.into()).filter(|_| !spec.is_of_each_node());
     NetworkAttachment {
         network: NetworkState {
             id: network.id.to_string(),
@@ -178,7 +226,7 @@ pub(super) fn attachment_to_api(network: &Network, addresses: &[IpNet]) -> Netwo
                 ipam_options: ipam((!asked.is_empty()).then(|| given.clone())),
                 scope: "swarm".to_owned(),
             },
-            driver_state: DriverState { name: "overlay".to_owned(), options: Some(vni.into()) },
+            driver_state: DriverState { name: driver.to_owned(), options: numbers },
             ipam_options: ipam(Some(given)),
         },
         addresses: addresses.iter().map(ToString::to_string).collect(),

@@ -140,6 +140,27 @@ fn a_container_speaks_for_itself_only_in_networks_of_the_swarm() {
     cluster.audit();
 }
 
+#[test]
+fn a_container_speaks_for_itself_only_in_networks_of_one_host() {
+    e2e::skep_only!("Docker lets containers send what they like");
+    let host = Host::new();
+    host.load_images();
+    let subnets = ["--subnet", "10.66.0.0/24", "--ipv6", "--subnet", "fd00:66::/64"];
+    host.ok(&[&["network", "create"], &subnets[..], &["blue"]].concat());
+    let [liar, near, third] = ["liar", "near", "third"].map(|container| {
+        idle(&host, container, &["--network", "blue"]);
+        Place::of(&host, container, "blue")
+    });
+    assert_nothing_but_truth(&host, &liar, &near, &third);
+    // A container that asks for its own place again is believed again.
+    host.ok(&["network", "disconnect", "blue", "liar"]);
+    host.ok(&["network", "connect", "--ip", "10.66.0.77", "blue", "liar"]);
+    let moved = Place::of(&host, "liar", "blue");
+    assert_eq!(moved.ipv4, Ipv4Addr::new(10, 66, 0, 77));
+    assert_nothing_but_truth(&host, &moved, &near, &third);
+    assert_eq!(host.differences(), [""; 0]);
+}
+
 /// A datagram of the swarm's data path, with a frame in it.
 fn sealed_in_vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = vni.to_be_bytes();

@@ -109,6 +109,10 @@ fn networks_fit_a_way_that_takes_less_than_the_hosts_links() {
     for host in cluster.hosts() {
         host.until("its published port answers", || is_served(&client, &host.address));
     }
+    let said = cluster.host(1).doctor(&[]);
+    let far = &cluster.host(3).address;
+    let told = format!("the way to {far} takes packets of 1400 bytes");
+    assert!(said.code == 1 && said.stdout.contains(&told), "{said:?}");
     cluster.audit();
 }
 

@@ -1,8 +1,11 @@
 //! Nothing stale: whatever befalls hosts, their kernels and the names they tell are what the store says, and nothing more.
 
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::time::Duration;
 
-use e2e::{Cluster, Host, nodes, skep_only};
+use e2e::{Cluster, Host, nodes, skep_only, within};
 
 use crate::{answerer, sleeper};
 
@@ -146,6 +149,67 @@ fn nothing_is_stale_after_hundreds_of_changes() {
             let folders = ["netns", "overlays", "joins"].map(|name| left.join(name));
             let count = |folder| std::fs::read_dir(folder).map_or(0, Iterator::count);
             folders.iter().map(count).sum::<usize>() == 0
+        });
+    }
+    cluster.audit();
+}
+
+/// A client that goes on asking from one port, as servers of names and of time are asked.
+fn asker(namespace: &Path, to: &str) -> UdpSocket {
+    within(namespace, || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("binds");
+        socket.set_read_timeout(Some(Duration::from_millis(200))).expect("is told so");
+        socket.connect(to).expect("connects");
+        socket
+    })
+}
+
+/// Which container answers.
+fn answer(socket: &UdpSocket) -> Option<String> {
+    let mut bytes = [0; 512];
+    // What is refused is refused to the next who sends or receives.
+    let length = socket.send(b"who?").and_then(|_| socket.recv(&mut bytes)).ok()?;
+    let said = String::from_utf8_lossy(&bytes[..length]).into_owned();
+    Some(said.lines().find_map(|line| line.strip_prefix("Hostname: "))?.to_owned())
+}
+
+#[test]
+fn clients_are_led_on_from_a_task_that_ended_while_their_daemon_was_away() {
+    skep_only!("stock Docker leads them by another way");
+    let mut cluster = Cluster::swarm(1, 2);
+    let client = cluster.client();
+    let first = cluster.host(1);
+    first.ok(&["network", "create", "-d", "overlay", "--attachable", "blue"]);
+    let create = ["service", "create", "--detach", "--no-resolve-image", "--name", "web"];
+    let publish = ["--publish", "published=5353,target=80,protocol=udp", "--network", "blue"];
+    let place = ["--constraint", "node.hostname==host2", "--stop-signal", "SIGKILL", "whoami"];
+    first.ok(&[&create[..], &publish, &place].concat());
+    first.until_running("web", 1);
+    let third = cluster.host(3);
+    crate::idle(third, "asker", &["--network", "blue"]);
+    let service: serde_json::Value = first.get("/services/web");
+    let network = first.ok(&["network", "inspect", "blue", "--format", "{{.Id}}"]);
+    let given = service["Endpoint"]["VirtualIPs"].as_array().expect("a list").clone();
+    let here = given.iter().find(|given| given["NetworkID"] == network.as_str());
+    let address = here.and_then(|given| given["Addr"].as_str()).expect("one in the network");
+    let address = address.split('/').next().expect("an address").to_owned();
+    let by_name = asker(&third.namespace_of("asker"), &format!("{address}:80"));
+    let by_port = asker(&client.namespace(), &format!("{}:5353", third.address));
+    let sockets = [by_name, by_port];
+    third.until("both are answered", || sockets.iter().all(|socket| answer(socket).is_some()));
+    let before = answer(&sockets[0]);
+    cluster.host_mut(3).kill();
+    let first = cluster.host(1);
+    let moved = ["--constraint-rm", "node.hostname==host2", "--constraint-add"];
+    let update = ["service", "update", "--detach", "--no-resolve-image"];
+    first.ok(&[&update[..], &moved, &["node.hostname==host1", "web"]].concat());
+    first.until("it runs elsewhere", || first.containers("web").len() == 1);
+    let second = cluster.host(2);
+    second.until("it is gone from where it was", || second.containers("web").is_empty());
+    cluster.host_mut(3).start();
+    for socket in &sockets {
+        cluster.host(3).until("the client is led on", || {
+            answer(socket).is_some_and(|now| Some(now) != before)
         });
     }
     cluster.audit();

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use e2e::{Cluster, skep_only, within};
+use e2e::{Cluster, Host, skep_only, within};
 
 use crate::sleeper;
 
@@ -73,6 +74,25 @@ fn containers(cluster: &Cluster) -> Vec<String> {
     cluster.hosts().iter().flat_map(|host| host.containers("web")).collect()
 }
 
+/// The service's address in its network.
+fn virtual_ip(host: &Host) -> String {
+    let format = "{{range .Endpoint.VirtualIPs}}{{.Addr}} {{end}}";
+    let given = host.ok(&["service", "inspect", "web", "--format", format]);
+    let virtual_ip = given.split([' ', '/']).find(|it| it.starts_with("10.0."));
+    virtual_ip.expect("it has one in the network").to_owned()
+}
+
+/// Updates the service until each of its containers is another.
+fn replace_all(cluster: &Cluster) {
+    let first = cluster.host(1);
+    let before: BTreeSet<_> = containers(cluster).into_iter().collect();
+    first.ok(&["service", "update", "--detach", "--force", "web"]);
+    first.until("all are new", || {
+        let now = containers(cluster);
+        now.len() == REPLICAS && now.iter().all(|container| !before.contains(container))
+    });
+}
+
 #[test]
 fn an_update_under_load_loses_no_request() {
     skep_only!("stock Docker loses some");
@@ -89,10 +109,7 @@ fn an_update_under_load_loses_no_request() {
         let network = ["--network", "blue", "--publish", "8080:80", "whoami"];
         first.ok(&[&create[..], &update, &replicas, &network].concat());
         first.until_running("web", REPLICAS);
-        let format = "{{range .Endpoint.VirtualIPs}}{{.Addr}} {{end}}";
-        let given = first.ok(&["service", "inspect", "web", "--format", format]);
-        let virtual_ip = given.split([' ', '/']).find(|it| it.starts_with("10.0."));
-        let virtual_ip = virtual_ip.expect("it has one in the network").to_owned();
+        let virtual_ip = virtual_ip(first);
         let outside = cluster.hosts().iter().map(|host| {
             let address = host.address.clone();
             Place { namespace: client.namespace(), address, port: 8080 }
@@ -107,18 +124,69 @@ fn an_update_under_load_loses_no_request() {
                 within(&place.namespace, || request(&place.address, place.port)).is_ok()
             });
         }
-        let before: BTreeSet<_> = containers(&cluster).into_iter().collect();
-        let (asked, failures) = under_load(&places, || {
-            first.ok(&["service", "update", "--detach", "--force", "web"]);
-            first.until("all are new", || {
-                let now = containers(&cluster);
-                now.len() == REPLICAS && now.iter().all(|container| !before.contains(container))
-            });
-        });
+        let (asked, failures) = under_load(&places, || replace_all(&cluster));
         assert!(asked > 50, "{asked} asked");
         assert_eq!(failures, Vec::<String>::new(), "{order}: {asked} asked at each place");
         first.ok(&["service", "rm", "web"]);
         first.until("nobody answers", || client.ask(&first.address, 8080).is_none());
     }
     cluster.audit();
+}
+
+/// Asks over and over on connections that are kept, and says what went wrong, while `change` runs.
+fn under_wrk(places: &[(&Path, String)], change: impl FnOnce()) -> Vec<String> {
+    let begin = |(namespace, url): &(&Path, String)| {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", namespace.display()));
+        command.args(["wrk", "-t1", "-c32", "-d600s", url]).stdout(Stdio::piped());
+        command.spawn().expect("wrk runs")
+    };
+    let started: Vec<_> = places.iter().map(begin).collect();
+    change();
+    let end = |wrk: std::process::Child| {
+        let pid = i32::try_from(wrk.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let ended =
+            rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::INT);
+        ended.expect("wrk ends");
+        let Output { stdout, .. } = wrk.wait_with_output().expect("wrk says how it went");
+        String::from_utf8(stdout).expect("text")
+    };
+    started.into_iter().map(end).collect()
+}
+
+#[test]
+fn an_update_loses_no_request_on_connections_that_are_kept() {
+    skep_only!("stock Docker loses some");
+    let cluster = Cluster::swarm(1, 2);
+    for host in cluster.hosts() {
+        host.load_web_images();
+    }
+    let (first, client) = (cluster.host(1), cluster.client());
+    first.ok(&["network", "create", "-d", "overlay", "blue"]);
+    sleeper(first, "client", &["--network", "blue"]);
+    first.until_running("client", 1);
+    for order in ["stop-first", "start-first"] {
+        let create = ["service", "create", "--detach", "--no-resolve-image", "--name", "web"];
+        // nginx parts with a connection after a thousand requests. Told to stop, it cuts what is left.
+        let update = ["--update-order", order, "--stop-grace-period", "60s"];
+        let replicas = ["--update-parallelism", "3", "--replicas", &REPLICAS.to_string()];
+        let network = ["--network", "blue", "--publish", "8080:80", "nginx"];
+        first.ok(&[&create[..], &update, &replicas, &network].concat());
+        first.until_running("web", REPLICAS);
+        let inside = cluster.hosts().iter().find_map(|host| {
+            host.containers("client").first().map(|container| host.namespace_of(container))
+        });
+        let inside = inside.expect("it runs");
+        let places = [
+            (&*client.namespace(), format!("http://{}:8080/quiet", cluster.host(2).address)),
+            (&*inside, format!("http://{}/quiet", virtual_ip(first))),
+        ];
+        for said in under_wrk(&places, || replace_all(&cluster)) {
+            let is_whole = said.contains("requests in");
+            let failed = ["Socket errors", "Non-2xx"].iter().any(|it| said.contains(it));
+            assert!(is_whole && !failed, "{order}: {said}");
+        }
+        first.ok(&["service", "rm", "web"]);
+        first.until("nobody answers", || client.ask(&first.address, 8080).is_none());
+    }
 }

@@ -13,6 +13,7 @@ mod cluster_isolation;
 mod cluster_join;
 mod cluster_networks;
 mod cluster_nodes;
+mod cluster_own_networks;
 mod cluster_placement;
 mod cluster_quorum;
 mod cluster_router;

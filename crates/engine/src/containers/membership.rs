@@ -227,6 +227,7 @@ impl Shared {
 
     async fn leave_overlay(&self, id: &str, record: &Record, network: &str) -> Result<(), Error> {
         self.network.part(id, network).await.map_err(failed)?;
+        self.network.unplug(id, network).await.map_err(failed)?;
         let was_last = self.network.joined_of(id).is_empty();
         if was_last && !record.networks.contains_key(DEFAULT_NETWORK) {
             self.network.unplug(id, DEFAULT_NETWORK).await.map_err(failed)?;

@@ -111,7 +111,9 @@ impl Shared {
         for (name, settings, kind) in &memberships {
             wants_way_out |= self.enter(container, record, name, settings, kind).await?;
         }
-        if wants_way_out && self.way_out(&container.id, record).is_none() {
+        // Published ports lead to a task by the bridge that every node has.
+        let is_led_beside = is_task(record) && self.network.endpoint(&container.id).is_none();
+        if wants_way_out && (is_led_beside || self.way_out(&container.id, record).is_none()) {
             self.network.lead_alone(&container.id).await.map_err(failed)?;
         }
         let way_out = self.way_out(&container.id, record);
@@ -171,6 +173,7 @@ impl Shared {
             Some(local) if local.local.is_none() => {
                 Err(Refusal::UseConfigOnly { name: local.name.clone() }.into())
             }
+            Some(local) if local.is_of_swarm && !is_task(record) => Ok(Kind::Swarm),
             Some(local) => Ok(Kind::Local(local)),
             None => Ok(Kind::Swarm),
         }
@@ -193,14 +196,7 @@ impl Shared {
                 (networks::predefined_id(DEFAULT_NETWORK), "bridge", false)
             }
             Kind::Local(local) => {
-                let request = PlugRequest {
-                    network: local.id.clone(),
-                    address: asked_address(settings)?,
-                    ipv6: asked_ipv6(settings)?,
-                    mac: asked_mac(record, name, settings)?,
-                    names: names_of(record, settings),
-                };
-                self.network.plug(id, request).await.map_err(failed)?;
+                self.plug(id, record, name, settings, &local.id).await?;
                 (local.id.clone(), "bridge", false)
             }
             Kind::Given(addresses) => {
@@ -210,7 +206,10 @@ impl Shared {
             }
             Kind::Swarm => {
                 let attached = self.attach(id, record, name, settings).await?;
-                (attached.network.id, "overlay", !attached.network.is_internal)
+                match self.own_of_swarm(&attached.network.id) {
+                    true => (attached.network.id, "bridge", false),
+                    false => (attached.network.id, "overlay", !attached.network.is_internal),
+                }
             }
         };
         self.networks.moved("connect", &network, name, driver, id);
@@ -242,11 +241,38 @@ impl Shared {
         };
         let attached = swarm.attach(request).await?;
         let network = attached.network.id.clone();
-        if let Err(error) = self.join(id, network.clone(), attached.addresses.clone()).await {
+        let entered = match self.own_of_swarm(&network) {
+            true => self.plug(id, record, name, settings, &network).await,
+            false => self.join(id, network.clone(), attached.addresses.clone()).await,
+        };
+        if let Err(error) = entered {
             swarm.detach(network, id.to_owned()).await;
             return Err(error);
         }
         Ok(attached)
+    }
+
+    /// Whether this host has a network of the swarm for itself.
+    fn own_of_swarm(&self, network: &str) -> bool {
+        self.networks.all().iter().any(|record| record.is_of_swarm && record.id == network)
+    }
+
+    async fn plug(
+        &self,
+        id: &str,
+        record: &Record,
+        name: &str,
+        settings: &EndpointSettings,
+        network: &str,
+    ) -> Result<(), Error> {
+        let request = PlugRequest {
+            network: network.to_owned(),
+            address: asked_address(settings)?,
+            ipv6: asked_ipv6(settings)?,
+            mac: asked_mac(record, name, settings)?,
+            names: names_of(record, settings),
+        };
+        self.network.plug(id, request).await.map(drop).map_err(failed)
     }
 
     async fn join(&self, id: &str, overlay: String, addresses: Vec<IpNet>) -> Result<(), Error> {
@@ -257,29 +283,40 @@ impl Shared {
     /// What a container has of networks of the swarm, as it would ask for it again.
     pub(super) fn attached(&self, container: &Container, record: &Record) -> Vec<AttachRequest> {
         let joined = self.network.joined_of(&container.id).into_iter();
-        let request = |join: Join| {
-            let settings = record.networks.iter().find(|(name, settings)| {
-                self.overlay_of(&container.id, name, settings) == join.overlay
-            });
+        let joined = joined.map(|join| (join.overlay, join.addresses.first().map(IpNet::addr)));
+        let own = self.plugs_of_swarm(&container.id).into_iter().map(|network| (network, None));
+        let request = |(network, address): (String, Option<IpAddr>)| {
+            let settings = record
+                .networks
+                .iter()
+                .find(|(name, settings)| self.overlay_of(&container.id, name, settings) == network);
             let (network_name, settings) = settings
                 .map(|(name, settings)| (name.clone(), settings.clone()))
                 .unwrap_or_default();
             let mut names = names_of(record, &settings);
             let name = names.remove(0);
             AttachRequest {
-                network: join.overlay,
+                network,
                 network_name,
                 container: container.id.clone(),
                 name,
                 aliases: names,
-                address: join.addresses.first().map(IpNet::addr),
+                address,
             }
         };
-        joined.map(request).collect()
+        joined.chain(own).map(request).collect()
+    }
+
+    /// The networks of the swarm which this host has for itself that a container is in.
+    fn plugs_of_swarm(&self, id: &str) -> Vec<String> {
+        let plugs = self.network.plugs(id).into_iter().map(|plug| plug.network);
+        plugs.filter(|network| self.own_of_swarm(network)).collect()
     }
 
     /// The way to the world: the network with the highest priority, then the first by name. Where no network has one, the
     /// network that every node has.
+    ///
+    /// A task in networks of this host has that one beside them, and takes it unless theirs come first.
     fn way_out(&self, id: &str, record: &Record) -> Option<WayOut> {
         let plugs = self.network.plugs(id);
         let default = self.network.endpoint(id);
@@ -293,18 +330,35 @@ impl Shared {
             let way = match name == DEFAULT_NETWORK {
                 true => default?,
                 false => {
-                    let Ok(Kind::Local(local)) = self.kind_of(record, name, settings) else {
-                        return None;
-                    };
+                    let local = self.local_of(record, name, settings)?;
                     let plug = plugs.iter().find(|plug| plug.network == local.id)?;
                     let Plug { gateway, address, ipv6, .. } = *plug;
                     let way = WayOut { gateway, address, ipv6, binding: local.binding };
                     (!local.is_internal).then_some(way)?
                 }
             };
-            Some(((Reverse(settings.gw_priority), name), way))
+            Some(((Reverse(settings.gw_priority), name.as_str()), way))
         });
-        ways.min_by_key(|(order, _)| *order).map(|(_, way)| way).or(default)
+        let beside = default.filter(|_| is_task(record)).map(|way| ((Reverse(0), ""), way));
+        ways.chain(beside).min_by_key(|(order, _)| *order).map(|(_, way)| way).or(default)
+    }
+
+    /// The network of this host that a name means, whoever says who may be in it.
+    fn local_of(
+        &self,
+        record: &Record,
+        name: &str,
+        settings: &EndpointSettings,
+    ) -> Option<Arc<networks::Record>> {
+        match self.kind_of(record, name, settings).ok()? {
+            Kind::Local(local) => Some(local),
+            Kind::Swarm => {
+                let of_swarm = |it: &Arc<networks::Record>| it.is_of_swarm;
+                let named = self.networks.find(&settings.network_id).ok().flatten();
+                named.or_else(|| self.networks.find(name).ok().flatten()).filter(of_swarm)
+            }
+            Kind::Default | Kind::Given(_) => None,
+        }
     }
 
     pub(super) fn has_way_out(&self, id: &str, record: &Record) -> bool {
@@ -441,13 +495,14 @@ impl Shared {
         for (network, name, driver) in self.places_of(id, record) {
             self.networks.moved("disconnect", &network, &name, driver, id);
         }
-        let joined = self.network.joined_of(id);
+        let joined = self.network.joined_of(id).into_iter().map(|join| join.overlay);
+        let held: Vec<_> = joined.chain(self.plugs_of_swarm(id)).collect();
         if let Err(error) = self.network.disconnect(id).await {
             tracing::warn!(container.id = id, %error, "take back the network");
         }
         let Some(swarm) = self.swarm.now().filter(|_| !is_task(record)) else { return };
-        for join in joined {
-            swarm.detach(join.overlay, id.clone()).await;
+        for network in held {
+            swarm.detach(network, id.clone()).await;
         }
     }
 

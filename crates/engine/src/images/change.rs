@@ -5,7 +5,10 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-use super::config::{Empty, Healthcheck, RunConfig};
+use docker_types::Empty;
+use docker_types::container::HealthConfig;
+
+use super::config::RunConfig;
 
 /// Longest instruction, in bytes.
 const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -298,8 +301,8 @@ fn join_path(base: &str, path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-fn healthcheck(rest: &str) -> Result<Healthcheck, ParseError> {
-    let mut check = Healthcheck::default();
+fn healthcheck(rest: &str) -> Result<HealthConfig, ParseError> {
+    let mut check = HealthConfig::default();
     let mut rest = rest;
     while let Some(flag) = rest.strip_prefix("--") {
         let (flag, after) = flag.split_once(char::is_whitespace).unwrap_or((flag, ""));

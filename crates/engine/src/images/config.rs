@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use docker_types::Empty;
+use docker_types::container::HealthConfig;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::digest::Digest;
@@ -13,7 +15,7 @@ pub const LAYERS_MAX: usize = 127;
 
 /// An image's configuration. The digest of its exact bytes is the image's id, so those bytes are
 /// kept and this is only a reading of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ImageConfig {
     pub architecture: String,
@@ -39,7 +41,7 @@ pub struct ImageConfig {
 }
 
 /// The layers of an image by the digests of their uncompressed archives, bottom first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RootFs {
     #[serde(rename = "type")]
@@ -49,7 +51,7 @@ pub struct RootFs {
 }
 
 /// One step of an image's making.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct History {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +68,7 @@ pub struct History {
 }
 
 /// What containers of an image run unless told otherwise. Serialises with Docker's names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct RunConfig {
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
@@ -80,7 +82,7 @@ pub struct RunConfig {
     pub entrypoint: Option<Vec<String>>,
     pub cmd: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub healthcheck: Option<Healthcheck>,
+    pub healthcheck: Option<HealthConfig>,
     /// Paths that get an anonymous volume.
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, Empty>,
@@ -99,29 +101,6 @@ pub struct RunConfig {
     pub shell: Option<Vec<String>>,
 }
 
-/// How to find out whether a container is healthy. Durations in nanoseconds; 0 is the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-pub struct Healthcheck {
-    /// `["CMD", ...]`, `["CMD-SHELL", line]` or `["NONE"]`; empty inherits.
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
-    pub test: Vec<String>,
-    #[serde(skip_serializing_if = "is_zero")]
-    pub interval: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    pub timeout: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    pub start_period: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    pub start_interval: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    pub retries: i64,
-}
-
-/// The value of a set written as a map: `{}`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Empty {}
-
 impl ImageConfig {
     /// The chain ids of the layers, bottom first.
     pub fn chain_ids(&self) -> Vec<Digest> {
@@ -138,11 +117,6 @@ impl ImageConfig {
         let created = self.created.as_deref().and_then(|t| t.parse::<jiff::Timestamp>().ok());
         created.map_or(0, jiff::Timestamp::as_second)
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn is_zero(value: &i64) -> bool {
-    *value == 0
 }
 
 /// Go writes absent lists and maps as `null`.

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use docker_types::Empty;
-use docker_types::container::{ContainerConfig, GraphDriver, HealthConfig};
+use docker_types::container::{ContainerConfig, GraphDriver};
 use docker_types::image::{HistoryItem, ImageInspect, ImageMetadata, RootFs};
 use docker_types::words::Words;
 
@@ -130,23 +129,13 @@ fn history_item(step: &History, size: i64) -> HistoryItem {
 
 fn container_config(config: &RunConfig) -> ContainerConfig {
     let words = |list: &Option<Vec<String>>| list.clone().map(Words);
-    let set = |keys: &BTreeMap<String, super::config::Empty>| -> BTreeMap<String, Empty> {
-        keys.keys().map(|key| (key.clone(), Empty {})).collect()
-    };
     ContainerConfig {
         user: config.user.clone(),
-        exposed_ports: set(&config.exposed_ports),
+        exposed_ports: config.exposed_ports.clone(),
         env: Some(config.env.clone()),
         cmd: words(&config.cmd),
-        healthcheck: config.healthcheck.as_ref().map(|check| HealthConfig {
-            test: check.test.clone(),
-            interval: check.interval,
-            timeout: check.timeout,
-            start_period: check.start_period,
-            start_interval: check.start_interval,
-            retries: check.retries,
-        }),
-        volumes: (!config.volumes.is_empty()).then(|| set(&config.volumes)),
+        healthcheck: config.healthcheck.clone(),
+        volumes: (!config.volumes.is_empty()).then(|| config.volumes.clone()),
         working_dir: config.working_dir.clone(),
         entrypoint: words(&config.entrypoint),
         on_build: (!config.on_build.is_empty()).then(|| config.on_build.clone()),

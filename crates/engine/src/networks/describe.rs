@@ -18,7 +18,9 @@ impl Engine {
     /// The networks of this host. One that is in a swarm has the one beside its tasks' networks too.
     pub fn networks(&self, is_in_swarm: bool) -> Vec<NetworkResource> {
         let mut all: Vec<_> = PREDEFINED.map(|name| self.predefined(name)).to_vec();
-        all.extend(self.networks.all().iter().map(|record| described(record)));
+        let records = self.networks.all();
+        // Those of the swarm are told by who knows them all.
+        all.extend(records.iter().filter(|it| !it.is_of_swarm).map(|it| described(it)));
         if is_in_swarm && !all.iter().any(|network| network.name == GATEWAY_NETWORK) {
             all.push(self.gateway_network());
         }
@@ -32,7 +34,7 @@ impl Engine {
             GATEWAY_NETWORK if network.id == predefined_id(GATEWAY_NETWORK) => {
                 self.default_endpoints(true)
             }
-            _ if network.scope == "swarm" => self.swarm_endpoints(&network.id),
+            _ if network.driver == "overlay" => self.swarm_endpoints(&network.id),
             _ => self.local_endpoints(&network.id),
         }
     }
@@ -44,6 +46,15 @@ impl Engine {
     pub async fn remove_network(&self, id: &str) -> Result<(), crate::Error> {
         let name_of = |container: &str| self.containers.name_of(container).unwrap_or_default();
         self.networks.remove(id, name_of).await
+    }
+
+    /// Adds what this host gave a network of the swarm that each node has for itself, where it has it.
+    pub fn describe_own(&self, network: &mut NetworkResource) {
+        let own = self.networks.all().into_iter().find(|record| record.id == network.id);
+        if let Some(own) = own.filter(|own| own.is_of_swarm) {
+            network.ipam = own.ipam.clone();
+            network.enable_ipv6 = own.local.as_ref().is_some_and(|local| local.ipv6.is_some());
+        }
     }
 
     fn predefined(&self, name: &str) -> NetworkResource {

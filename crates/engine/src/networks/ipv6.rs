@@ -8,6 +8,7 @@ use network::LocalIpv6;
 
 use super::Refusal;
 use super::plan::Surroundings;
+use crate::containers::derived_id;
 
 /// Length of the prefix of a subnet that nobody named.
 const PREFIX_BITS: u8 = 64;
@@ -71,6 +72,10 @@ fn first_of(subnet: Ipv6Net) -> Ipv6Addr {
 
 /// A subnet of fd00::/8 that nobody else is likely to have (RFC 4193): an identifier is random.
 fn unnamed(id: &str) -> Ipv6Net {
+    // Those of the swarm are no hexadecimal digits.
+    let is_hex = id.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let derived = (!is_hex).then(|| derived_id(&["network", id]));
+    let id = derived.as_deref().unwrap_or(id);
     let mut octets = [0; 16];
     octets[0] = 0xfd;
     let digits = id

@@ -7,7 +7,7 @@ mod ipv6;
 mod plan;
 mod refusal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use docker_types::network::NetworkCreateRequest;
@@ -82,6 +82,61 @@ impl Networks {
         if PREDEFINED.contains(&name.as_str()) {
             return Err(Refusal::Predefined { name }.into());
         }
+        self.make(names::new_id(), request, false).await
+    }
+
+    /// Makes a network of the swarm that each node has for itself, under the swarm's identifier. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Networks::create`]: what this host has not room for, a name or subnet that is another network's here.
+    pub async fn create_of_swarm(
+        &self,
+        id: &str,
+        request: NetworkCreateRequest,
+    ) -> Result<(), Error> {
+        if self.known().contains_key(id) {
+            return Ok(());
+        }
+        self.make(id.to_owned(), request, true).await.map(drop)
+    }
+
+    /// Removes the networks of the swarm but these, and those that containers are in still.
+    pub async fn keep_of_swarm(&self, wanted: &BTreeSet<String>) {
+        let is_left = |record: &Arc<Record>| record.is_of_swarm && !wanted.contains(&record.id);
+        for record in self.all().into_iter().filter(is_left) {
+            match self.remove(&record.id, str::to_owned).await {
+                // Its last container leaves later, and so does it.
+                Ok(()) | Err(Error::Network(Refusal::InUse { .. })) => {}
+                Err(error) => {
+                    tracing::warn!(network = record.name, %error, "network is not removed");
+                }
+            }
+        }
+    }
+
+    /// Whether a network like this could be made on a host with nothing but what every node has.
+    ///
+    /// # Errors
+    /// What is wrong with the request.
+    pub fn check(&self, request: &NetworkCreateRequest) -> Result<(), Error> {
+        let around = Surroundings {
+            id: names::new_id(),
+            now: Timestamp::now(),
+            known: &BTreeMap::new(),
+            default_subnet: self.shared.network.subnet(),
+            free_subnet: Some(self.shared.network.subnet()),
+        };
+        plan::plan(request.clone(), &around)?;
+        Ok(())
+    }
+
+    async fn make(
+        &self,
+        id: String,
+        request: NetworkCreateRequest,
+        is_of_swarm: bool,
+    ) -> Result<String, Error> {
+        let name = request.name.clone();
         let _changing = self.shared.changing.lock().await;
         let known = self.known().clone();
         if known.values().any(|record| record.name == name) {
@@ -91,13 +146,13 @@ impl Networks {
             return Err(Refusal::TooMany { max: NETWORKS_MAX }.into());
         }
         let around = Surroundings {
-            id: names::new_id(),
+            id,
             now: Timestamp::now(),
             known: &known,
             default_subnet: self.shared.network.subnet(),
             free_subnet: self.shared.network.free_subnet().await.map_err(setup)?,
         };
-        let record = plan::plan(request, &around)?;
+        let record = Record { is_of_swarm, ..plan::plan(request, &around)? };
         self.shared.db.write(|batch| batch.put(TABLE, &record.id, &record))?;
         if let Some(local) = record.local.clone()
             && let Err(error) = self.shared.network.make_local(local).await

@@ -42,6 +42,9 @@ pub struct Record {
     pub has_own_subnet: bool,
     /// Where published ports answer that name no address.
     pub binding: Option<IpAddr>,
+    /// Whether the network is one of the swarm that each node has for itself: managers say who may be in it.
+    #[serde(default)]
+    pub is_of_swarm: bool,
 }
 
 /// What a plan needs of the world.
@@ -106,6 +109,7 @@ pub(crate) fn plan(
         config_from,
         has_own_subnet: !addresses.asked.subnet.is_empty() || !of_ipv6.is_empty(),
         local: Some(local),
+        is_of_swarm: false,
     })
 }
 
@@ -155,6 +159,7 @@ fn configuration(
         local: None,
         has_own_subnet: false,
         binding: None,
+        is_of_swarm: false,
     })
 }
 

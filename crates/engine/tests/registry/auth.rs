@@ -6,7 +6,9 @@ use engine::registry::auth::Credentials;
 use engine::{ErrorKind, registry};
 
 use crate::node::{Node, layer};
-use crate::server::{DockerRegistry, Fake, body, respond};
+use testbed::DockerRegistry;
+
+use crate::server::{Fake, body, respond};
 use crate::token::TokenServer;
 
 /// `user` with the password `secret`, hashed by bcrypt.
@@ -25,10 +27,9 @@ async fn a_registry_with_passwords_takes_the_right_one_only() {
     let dir = tempfile::tempdir().unwrap();
     let htpasswd = dir.path().join("htpasswd");
     std::fs::write(&htpasswd, HTPASSWD).unwrap();
-    let registry = DockerRegistry::with_auth(&format!(
-        "auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
-        htpasswd.display()
-    ));
+    let registry = DockerRegistry::with_auth(|_| {
+        format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", htpasswd.display())
+    });
     let name = format!("{}/app:1", registry.address);
     let url = format!("http://{}/v2/app", registry.address);
     let node = Node::new();
@@ -68,7 +69,7 @@ async fn a_registry_with_passwords_takes_the_right_one_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_asked_for_as_docker_hub_wants_it() {
     let tokens = TokenServer::start().await;
-    let registry = DockerRegistry::with_auth(&tokens.registry_config());
+    let registry = DockerRegistry::with_auth(|_| tokens.registry_config());
     let address = &registry.address;
     let name = format!("{address}/team/app:1");
     let node = Node::new();
@@ -97,7 +98,7 @@ async fn tokens_are_asked_for_as_docker_hub_wants_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_does_not_reach_is_a_denial_and_a_wrong_password_is_said_to_be() {
     let tokens = TokenServer::start().await;
-    let registry = DockerRegistry::with_auth(&tokens.registry_config());
+    let registry = DockerRegistry::with_auth(|_| tokens.registry_config());
     let node = Node::new();
     let private = format!("{}/team/app:1", registry.address);
     let error = node.pull(&private).await.1.unwrap_err();

@@ -7,7 +7,7 @@ use engine::registry;
 use engine::registry::auth::Credentials;
 
 use crate::node::{Node, layer};
-use crate::server::DockerRegistry;
+use testbed::DockerRegistry;
 
 /// Tells lines of one id from those of others, since layers go side by side.
 fn about(lines: &[String], id: &str) -> Vec<String> {

@@ -1,8 +1,6 @@
 //! Registries: the real one as a process, and small ones that do what a test tells them.
 
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -11,55 +9,6 @@ use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
-
-/// Debian's `docker-registry` on a port of its own.
-pub(crate) struct DockerRegistry {
-    child: Child,
-    /// `127.0.0.1:port`.
-    pub(crate) address: String,
-    _dir: tempfile::TempDir,
-}
-
-impl DockerRegistry {
-    pub(crate) fn start() -> Self {
-        Self::with_auth("")
-    }
-
-    /// `auth` is the section of the configuration of that name.
-    pub(crate) fn with_auth(auth: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  \
-             delete: {{enabled: true}}\nhttp: {{addr: 127.0.0.1:0}}\n{auth}",
-            dir.path().join("data").display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let mut child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("docker-registry is installed");
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map(Result::unwrap)
-            .find_map(|l| Some(l.split("listening on ").nth(1)?.split('"').next()?.to_owned()))
-            .expect("docker-registry listens");
-        // It logs each request and would block when nobody read.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, _dir: dir }
-    }
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
 
 /// A request as a test sees it.
 #[derive(Clone, Debug)]

@@ -97,7 +97,7 @@ fn write(draft: &mut Draft, id: TaskId, node: NodeId, claim: Claim) -> Result<At
     let known = of_container(draft, node, network.id, &claim.container);
     if let Some(known) = known {
         let has_it = |address| known.addresses.iter().any(|given| given.addr() == address);
-        if claim.address.is_none_or(has_it) {
+        if claim.address.is_none_or(has_it) || network.spec.is_of_each_node() {
             if !is_named_so(&known, &claim) {
                 let Claim { name, aliases, .. } = claim;
                 draft.put(ContainerAttachment {
@@ -110,7 +110,9 @@ fn write(draft: &mut Draft, id: TaskId, node: NodeId, claim: Claim) -> Result<At
         }
         draft.delete(Key::Attachment(known.id));
     }
-    let addresses = choose_for_container(draft, &network, id.bits(), claim.address);
+    // The node itself gives the address of a network that it has for itself.
+    let wanted = claim.address.filter(|_| !network.spec.is_of_each_node());
+    let addresses = choose_for_container(draft, &network, id.bits(), wanted);
     let addresses = addresses.map_err(|refusal| match refusal {
         NoPlace::Outside { .. } => Error::invalid(refusal.to_string()),
         _ => Error::new(Code::FailedPrecondition, refusal.to_string()),

@@ -43,12 +43,7 @@ impl Manager {
 
 pub(super) async fn create(writer: &Writer, spec: NetworkSpec) -> Result<NetworkId, Error> {
     validate::annotations(&spec.annotations)?;
-    if !matches!(spec.driver.as_str(), "" | "overlay") {
-        return Err(Error::invalid(format!(
-            "driver {} makes no network of a swarm; use overlay",
-            spec.driver
-        )));
-    }
+    check_driver(&spec)?;
     if spec.is_ingress && spec.is_attachable {
         return Err(Error::invalid("ingress network cannot be attachable"));
     }
@@ -56,6 +51,39 @@ pub(super) async fn create(writer: &Writer, spec: NetworkSpec) -> Result<Network
     let id = NetworkId::from_random(rand::random());
     writer.write(|draft| write(draft, id, spec)).await?;
     Ok(id)
+}
+
+/// What networks that each node has for itself cannot be.
+fn check_driver(spec: &NetworkSpec) -> Result<(), Error> {
+    match spec.driver() {
+        types::network::OVERLAY if spec.config_from.is_empty() => return Ok(()),
+        types::network::OVERLAY => {
+            return Err(Error::invalid(
+                "an overlay takes no configuration of nodes: it is the same on all of them",
+            ));
+        }
+        "bridge" => {}
+        "host" if spec.is_attachable => {
+            return Err(Error::invalid(
+                "a network with driver host cannot be attachable: plain containers use --network host",
+            ));
+        }
+        "host" => {}
+        driver @ ("macvlan" | "ipvlan") => {
+            return Err(Error::invalid(format!(
+                "driver {driver} is not there: tasks that need the hosts' own wire use driver host, others driver bridge or overlay"
+            )));
+        }
+        driver => {
+            return Err(Error::invalid(format!(
+                "driver {driver} makes no network of a swarm; use overlay, bridge or host"
+            )));
+        }
+    }
+    match spec.is_ingress {
+        true => Err(Error::invalid("an ingress network needs driver overlay")),
+        false => Ok(()),
+    }
 }
 
 /// Published ports answer over IPv6 under addresses that follow from those of IPv4.
@@ -86,8 +114,12 @@ pub(crate) fn write(draft: &mut Draft, id: NetworkId, spec: NetworkSpec) -> Resu
         return Err(Error::new(Code::AlreadyExists, desc));
     }
     let refused = |refusal: Refusal| Error::invalid(refusal.to_string());
-    let (vni, subnets) =
-        (choose_vni(draft).map_err(refused)?, choose_subnets(draft, &spec).map_err(refused)?);
+    let (vni, subnets) = match spec.is_of_each_node() {
+        true => (0, Vec::new()),
+        false => {
+            (choose_vni(draft).map_err(refused)?, choose_subnets(draft, &spec).map_err(refused)?)
+        }
+    };
     draft.put(Network { id, meta: Meta::default(), spec, vni, subnets });
     Ok(())
 }

@@ -120,6 +120,13 @@ impl Mesh {
         self.wanted.iter().flat_map(|wanted| &wanted.held).copied().flat_map(all_of).collect()
     }
 
+    /// The ingress network's subnets, and those that follow from them.
+    pub(crate) fn subnets(&self) -> Vec<IpNet> {
+        let underlay = self.wanted.iter().filter_map(|wanted| wanted.underlay.as_ref());
+        let subnets = underlay.flat_map(|underlay| &underlay.subnets);
+        subnets.flat_map(|it| [IpNet::V4(*it), IpNet::V6(ipv6::of_mesh(*it))]).collect()
+    }
+
     /// How the kernel differs from what was last asked for; with `mends`, it is put right.
     ///
     /// # Errors

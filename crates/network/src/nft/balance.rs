@@ -89,7 +89,69 @@ enum Holds {
     #[default]
     Unknown,
     NoTable,
-    Services(Services),
+    Services(BTreeMap<IpAddr, Led>),
+}
+
+/// Where a virtual address leads in the table.
+#[derive(Clone, Debug)]
+enum Led {
+    ByClient(Backends),
+    /// By slot. Who stays keeps its slot, so that a change writes little.
+    AtRandom(Vec<IpAddr>),
+}
+
+impl PartialEq<Backends> for Led {
+    fn eq(&self, other: &Backends) -> bool {
+        match self {
+            Self::ByClient(backends) => backends == other,
+            Self::AtRandom(slots) => {
+                let is_same = slots.len() == other.tasks.len();
+                !other.is_sticky && is_same && slots.iter().all(|it| other.tasks.contains(it))
+            }
+        }
+    }
+}
+
+impl Led {
+    /// To these tasks from now on, and until now as `old` says.
+    fn to(backends: Backends, old: Option<&Self>) -> Self {
+        match (backends.is_sticky, old) {
+            (true, _) => Self::ByClient(backends),
+            (false, Some(Self::AtRandom(slots))) => Self::AtRandom(kept(slots, &backends.tasks)),
+            (false, _) => Self::AtRandom(backends.tasks.into_iter().collect()),
+        }
+    }
+
+    /// How a slot is chosen, and who is in each; nothing where there is nobody.
+    fn slots(&self) -> Option<(Balancing, Vec<IpAddr>)> {
+        let (balancing, tasks): (fn(u32) -> Balancing, _) = match self {
+            Self::ByClient(backends) => {
+                let tasks: Vec<_> = backends.tasks.iter().map(|task| (*task, *task)).collect();
+                (Balancing::ByClient, sticky::share(&tasks))
+            }
+            Self::AtRandom(slots) => (Balancing::Random, slots.clone()),
+        };
+        let count = u32::try_from(tasks.len()).expect("far fewer than 2^32");
+        (count > 0).then(|| (balancing(count), tasks))
+    }
+}
+
+/// Slots for these tasks where those were before: newcomers take the places of who has left, then the last ones do.
+fn kept(slots: &[IpAddr], tasks: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    let known: BTreeSet<_> = slots.iter().copied().collect();
+    let mut newcomers = tasks.difference(&known).copied();
+    let (mut slots, mut at) = (slots.to_vec(), 0);
+    while at < slots.len() {
+        match tasks.contains(&slots[at]).then_some(slots[at]).or_else(|| newcomers.next()) {
+            Some(task) => {
+                slots[at] = task;
+                at += 1;
+            }
+            None => drop(slots.swap_remove(at)),
+        }
+    }
+    slots.extend(newcomers);
+    slots
 }
 
 impl Balancer {
@@ -173,7 +235,7 @@ impl Table {
         let (mut vips, mut backends) = (list::Elements::new(), list::Elements::new());
         let mut empty = list::Elements::new();
         for (address, behind) in known {
-            let Some((balancing, slots)) = slots(behind) else {
+            let Some((balancing, slots)) = behind.slots() else {
                 empty.insert(octets(*address), list::Target::Data(Vec::new()));
                 continue;
             };
@@ -200,7 +262,7 @@ impl Table {
     /// Makes the table anew, if there is to be one.
     fn renew(&mut self, socket: &mut Socket) -> Result<(), Error> {
         match std::mem::take(&mut self.holds) {
-            Holds::Services(services) => self.rebuild(socket, services),
+            Holds::Services(known) => self.rebuild(socket, known),
             other => {
                 self.holds = other;
                 Ok(())
@@ -210,7 +272,8 @@ impl Table {
 
     fn balance(&mut self, socket: &mut Socket, services: Services) -> Result<(), Error> {
         let Holds::Services(known) = std::mem::take(&mut self.holds) else {
-            return self.rebuild(socket, services);
+            let led = services.into_iter().map(|(it, backends)| (it, Led::to(backends, None)));
+            return self.rebuild(socket, led.collect());
         };
         let changes = Update::Whole(services).changes(&known);
         self.change(socket, known, changes)
@@ -226,7 +289,7 @@ impl Table {
         Ok(true)
     }
 
-    fn rebuild(&mut self, socket: &mut Socket, services: Services) -> Result<(), Error> {
+    fn rebuild(&mut self, socket: &mut Socket, led: BTreeMap<IpAddr, Led>) -> Result<(), Error> {
         let mut batch = socket.batch_for(self.family);
         batch.remove_table(TABLE);
         batch.add_table(TABLE);
@@ -248,8 +311,8 @@ impl Table {
         self.add_refusing_rules(&mut batch);
         self.chains.clear();
         self.commit(socket, batch)?;
-        let changes = Update::Whole(services).changes(&Services::new());
-        self.change(socket, Services::new(), changes)
+        let all = led.into_iter().map(|(address, led)| (address, Some(led)));
+        self.write(socket, BTreeMap::new(), all)
     }
 
     fn add_output_rules(&self, batch: &mut Batch) {
@@ -282,8 +345,21 @@ impl Table {
     fn change(
         &mut self,
         socket: &mut Socket,
-        mut known: Services,
+        known: BTreeMap<IpAddr, Led>,
         changes: Changes,
+    ) -> Result<(), Error> {
+        let led = |(address, new): (IpAddr, Option<Backends>)| {
+            (address, new.map(|new| Led::to(new, known.get(&address))))
+        };
+        let changes: Vec<_> = changes.into_iter().map(led).collect();
+        self.write(socket, known, changes)
+    }
+
+    fn write(
+        &mut self,
+        socket: &mut Socket,
+        mut known: BTreeMap<IpAddr, Led>,
+        changes: impl IntoIterator<Item = (IpAddr, Option<Led>)>,
     ) -> Result<(), Error> {
         let mut batch = socket.batch_for(self.family);
         let mut elements = 0;
@@ -309,11 +385,11 @@ impl Table {
         &mut self,
         batch: &mut Batch,
         address: IpAddr,
-        old: Option<&Backends>,
-        new: Option<&Backends>,
+        old: Option<&Led>,
+        new: Option<&Led>,
     ) -> usize {
         let key = octets(address);
-        let (old, new) = (old.map(slots), new.map(slots));
+        let (old, new) = (old.map(Led::slots), new.map(Led::slots));
         if old == Some(None) {
             batch.delete_element(TABLE, EMPTY, &key);
         }
@@ -369,21 +445,6 @@ impl Table {
         }
         committed.map_err(Error::kernel("change a container's nftables table"))
     }
-}
-
-/// Who gets which number; nothing where there is nobody.
-fn slots(backends: &Backends) -> Option<(Balancing, Vec<IpAddr>)> {
-    let count = |tasks: &[IpAddr]| u32::try_from(tasks.len()).expect("far fewer than 2^32");
-    let tasks = backends.tasks.iter().copied();
-    let tasks: Vec<_> = match backends.is_sticky {
-        true => sticky::share(&tasks.map(|task| (task, task)).collect::<Vec<_>>()),
-        false => tasks.collect(),
-    };
-    let balancing = match backends.is_sticky {
-        true => Balancing::ByClient(count(&tasks)),
-        false => Balancing::Random(count(&tasks)),
-    };
-    (!tasks.is_empty()).then_some((balancing, tasks))
 }
 
 fn slot_of(slots: &[IpAddr], slot: u32) -> Option<&IpAddr> {
@@ -452,4 +513,30 @@ fn lead_answer(port: u16) -> Vec<Expression> {
         Expression::SetSourcePort { register: first },
         Expression::Untracked,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tasks(last: &[u8]) -> Vec<IpAddr> {
+        last.iter().map(|last| IpAddr::from([10, 0, 1, *last])).collect()
+    }
+
+    #[test]
+    fn who_stays_behind_a_virtual_address_keeps_its_slot() {
+        for (before, now, after) in [
+            (&[1, 2, 3][..], &[1, 2, 3][..], &[1, 2, 3][..]),
+            (&[2, 3, 4], &[1, 3, 4], &[1, 3, 4]),
+            (&[4, 2, 3], &[2, 3], &[3, 2]),
+            (&[1, 2, 3], &[0, 1, 2, 3], &[1, 2, 3, 0]),
+            (&[1, 2, 3, 4], &[2], &[2]),
+            (&[1, 2], &[], &[]),
+            (&[], &[1], &[1]),
+        ] {
+            let slots = kept(&tasks(before), &tasks(now).into_iter().collect());
+            assert_eq!(slots, tasks(after), "{before:?} -> {now:?}");
+            assert!(Led::AtRandom(slots) == tasks(now).into_iter().collect::<Backends>());
+        }
+    }
 }

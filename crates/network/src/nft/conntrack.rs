@@ -70,6 +70,27 @@ fn forget_now(addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
     Ok(())
 }
 
+/// Who answers the connections of the present namespace.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub(crate) fn answering() -> Result<BTreeSet<IpAddr>, Error> {
+    let listed = || -> io::Result<BTreeSet<IpAddr>> {
+        let mut socket = Socket::open()?;
+        let mut found = BTreeSet::new();
+        if !has_connections(&mut socket)? {
+            return Ok(found);
+        }
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let messages = socket.request(CT_GET, flags, &header(family))?;
+            found.extend(messages.iter().filter_map(|message| answering_one(message, family)));
+        }
+        Ok(found)
+    };
+    listed().map_err(Error::kernel("list connections"))
+}
+
 /// Whether there are any connections in the socket's namespace.
 fn has_connections(socket: &mut Socket) -> io::Result<bool> {
     let told = socket.request(CT_GET_STATS, NLM_F_REQUEST | NLM_F_ACK, &header(Family::Ipv4))?;
@@ -119,25 +140,31 @@ fn header(family: Family) -> Vec<u8> {
 
 /// What names the connection that a message tells of, if it leads to one of the addresses.
 fn body_for(message: &[u8], family: Family, addresses: &BTreeSet<IpAddr>) -> Option<Vec<u8>> {
-    let attributes: Vec<_> = Attributes(message.get(4..)?).collect();
-    let of = |kind| attributes.iter().find(|(it, _)| *it == kind).map(|(_, data)| *data);
-    let inner = |data, kind| Attributes(data).find(|(it, _)| *it == kind).map(|(_, data)| data);
-    let answering = inner(inner(of(CTA_TUPLE_REPLY)?, CTA_TUPLE_IP)?, source_kind(family))?;
-    let answering = match family {
-        Family::Ipv4 => IpAddr::from(<[u8; 4]>::try_from(answering).ok()?),
-        Family::Ipv6 => IpAddr::from(<[u8; 16]>::try_from(answering).ok()?),
-    };
-    if !addresses.contains(&answering) {
+    if !addresses.contains(&answering_one(message, family)?) {
         return None;
     }
     let mut body = header(family);
     for kind in [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE] {
-        if let Some(data) = of(kind) {
+        if let Some(data) = part(message.get(4..)?, kind) {
             let nested = if kind == CTA_TUPLE_ORIG { NESTED } else { 0 };
             attribute(&mut body, kind | nested, data);
         }
     }
     Some(body)
+}
+
+/// Who answers the connection that a message tells of.
+fn answering_one(message: &[u8], family: Family) -> Option<IpAddr> {
+    let tuple = part(message.get(4..)?, CTA_TUPLE_REPLY)?;
+    let answering = part(part(tuple, CTA_TUPLE_IP)?, source_kind(family))?;
+    match family {
+        Family::Ipv4 => Some(IpAddr::from(<[u8; 4]>::try_from(answering).ok()?)),
+        Family::Ipv6 => Some(IpAddr::from(<[u8; 16]>::try_from(answering).ok()?)),
+    }
+}
+
+fn part(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    Attributes(bytes).find(|(it, _)| *it == kind).map(|(_, data)| data)
 }
 
 /// Kinds and data of attributes that follow each other. Ends where they are not whole.

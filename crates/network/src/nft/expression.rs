@@ -36,12 +36,16 @@ const CHECKSUM_OF_ADDRESSES: u32 = 1;
 const LINK_IS_ETHERNET: u16 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const TCP_FIN: u8 = 1;
 const TCP_SYN: u8 = 2;
 const TCP_RST: u8 = 4;
+const TCP_ACK: u8 = 16;
 const TCP_OPTION_MAXSEG: u8 = 2;
 const RT_TCPMSS: u32 = 3;
 /// `IPS_DST_NAT` of nf_conntrack_common.h.
 const CT_STATUS_DNAT: u32 = 1 << 5;
+/// `IPS_CONFIRMED`: a packet of the connection has passed before.
+const CT_STATUS_CONFIRMED: u32 = 1 << 3;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_F_DADDR: u32 = 2;
 /// `RTN_LOCAL`: the address is one of this host's.
@@ -161,6 +165,8 @@ pub(super) enum Expression {
     },
     Drop,
     Accept,
+    /// Counts what comes this far.
+    Counter,
     /// The packet is no part of a connection that the kernel follows.
     Untracked,
     /// Tells the sender that it will get no answer.
@@ -394,6 +400,30 @@ pub(super) fn clamp_segments() -> Vec<Expression> {
     ]
 }
 
+/// Asks for a connection of TCP.
+pub(super) fn opens_connection() -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    vec![
+        Expression::protocol(register),
+        equals(&[TCP]),
+        Expression::Payload { base: TRANSPORT_HEADER, offset: 13, bytes: 1, register },
+        Expression::Mask { register, mask: vec![TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK] },
+        equals(&[TCP_SYN]),
+    ]
+}
+
+/// The first datagram of UDP of its flow.
+pub(super) fn begins_flow() -> Vec<Expression> {
+    let register = FIRST_REGISTER;
+    let is_udp = vec![Expression::protocol(register), equals(&[UDP])];
+    let is_first = vec![
+        Expression::Conntrack { key: CT_STATUS, register },
+        Expression::Mask { register, mask: CT_STATUS_CONFIRMED.to_ne_bytes().to_vec() },
+        equals(&[0; 4]),
+    ];
+    [is_udp, is_new(), is_first].concat()
+}
+
 /// UDP to a port of the set is followed as a connection no more.
 pub(super) fn untrack_datagrams(set: &'static str) -> Vec<Expression> {
     let register = FIRST_REGISTER;
@@ -543,6 +573,7 @@ fn name(expression: &Expression) -> &'static str {
         | Expression::DestinationNatAddress(_)
         | Expression::SourceNatAddress(_) => "nat",
         Expression::Masquerade => "masq",
+        Expression::Counter => "counter",
         Expression::Untracked => "notrack",
     }
 }
@@ -660,7 +691,7 @@ fn encode_deed(bytes: &mut Vec<u8>, expression: &Expression) {
         }
         Expression::DestinationNatAddress(family) => nat(bytes, NAT_DESTINATION, *family),
         Expression::SourceNatAddress(family) => nat(bytes, NAT_SOURCE, *family),
-        // Masquerade, Untracked: the name says it all.
+        // Masquerade, Untracked, Counter: the name says it all.
         _ => {}
     }
 }

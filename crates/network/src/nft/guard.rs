@@ -4,17 +4,18 @@
 //! table bridge skep-<name> {
 //!   set ports { type ifname }
 //!   set whole { type ifname . ether_addr . ipv4_addr }
+//!   set whole6 { type ifname . ether_addr . ipv6_addr }
 //!   set macs  { type ifname . ether_addr }
 //!   set ipv4  { type ifname . ipv4_addr }
 //!   set ipv6  { type ifname . ipv6_addr }
 //!   chain prerouting { iifname @ports goto guarded }
 //!   set alone { type ifname }; set own { type ifname . ifname }
 //!   chain apart      { hook forward; iifname . oifname @own accept; iifname @alone drop; oifname @alone drop }
-//!   chain guarded    { @whole accept; ether saddr, arp senders, ip and ip6 sources must be members; no advertised routers, no VLAN tags }
+//!   chain guarded    { @whole accept; not icmpv6 @whole6 accept; ether saddr, arp senders, ip and ip6 sources must be members; no advertised routers, no VLAN tags }
 //! }
 //! ```
 //! A container's own address may be used from its own port only: nobody speaks for a neighbour or for the gateway. Nearly
-//! all packets are of IPv4 and right in all parts, so one look at `whole` lets them through. Who is alone reaches the
+//! all packets are right in all parts, so one look at `whole` or `whole6` lets them through. Who is alone reaches the
 //! bridge and nobody behind its other ports; overlays have nobody of that kind, and no such chain.
 
 use std::collections::BTreeMap;
@@ -168,7 +169,7 @@ impl Guard {
                 sets.entry(set).or_default().insert(key, Target::Data(Vec::new()));
             }
         }
-        for set in ["ports", "whole", "macs", "ipv4", "ipv6", "alone", "own"] {
+        for set in ["ports", "whole", "whole6", "macs", "ipv4", "ipv6", "alone", "own"] {
             let found = list::elements_of(&mut self.socket, NFPROTO_BRIDGE, &self.name, set)?;
             list::compare(set, &sets.remove(set).unwrap_or_default(), &found, faults);
         }
@@ -184,6 +185,7 @@ impl Guard {
             ("alone", IFNAME, IFNAME_BYTES),
             ("own", concatenation(&[IFNAME, IFNAME]), 2 * IFNAME_BYTES),
             ("whole", concatenation(&[IFNAME, ETHER, IPV4]), IFNAME_BYTES + MAC_BYTES + 4),
+            ("whole6", concatenation(&[IFNAME, ETHER, IPV6]), IFNAME_BYTES + MAC_BYTES + 16),
             ("macs", concatenation(&[IFNAME, ETHER]), IFNAME_BYTES + MAC_BYTES),
             ("ipv4", concatenation(&[IFNAME, IPV4]), IFNAME_BYTES + 4),
             ("ipv6", concatenation(&[IFNAME, IPV6]), IFNAME_BYTES + 16),
@@ -260,22 +262,28 @@ fn rules() -> Vec<Vec<Expression>> {
     let only =
         |ethertype, rule: Vec<Expression>| [expression::protocol_is(ethertype), rule].concat();
     // A tag stands where the type is, so what is tagged is not taken for a packet here.
-    let mut rules = vec![vec![
-        field(LINK_HEADER, 12, 2, first),
-        is(&IP.to_be_bytes()),
-        expression::load_input_link(first),
-        field(LINK_HEADER, 6, 6, first + 4),
-        field(NETWORK_HEADER, 12, 4, first + 6),
-        Expression::Member { set: "whole", is_member: true },
-        Expression::Accept,
-    ]];
+    let is_whole = |set, offset, bytes| {
+        vec![
+            expression::load_input_link(first),
+            field(LINK_HEADER, 6, 6, first + 4),
+            field(NETWORK_HEADER, offset, bytes, first + 6),
+            Expression::Member { set, is_member: true },
+            Expression::Accept,
+        ]
+    };
+    let is_typed =
+        |ethertype: u16| vec![field(LINK_HEADER, 12, 2, first), is(&ethertype.to_be_bytes())];
+    let is_no_icmp = vec![
+        Expression::protocol(first),
+        Expression::Compare { register: first, equal: false, value: vec![ICMPV6] },
+    ];
+    let mut rules = vec![
+        [is_typed(IP), is_whole("whole", 12, 4)].concat(),
+        [is_typed(IP6), is_no_icmp, is_whole("whole6", 8, 16)].concat(),
+    ];
     // What is in a tagged frame would be looked for in the wrong place.
     for tag in VLAN_TAGS {
-        rules.push(vec![
-            field(LINK_HEADER, 12, 2, first),
-            is(&tag.to_be_bytes()),
-            Expression::Drop,
-        ]);
+        rules.push([is_typed(tag), vec![Expression::Drop]].concat());
     }
     rules.push(stranger("macs", LINK_HEADER, 6, 6));
     rules.push(only(ARP, stranger("macs", NETWORK_HEADER, 8, 6)));
@@ -356,7 +364,10 @@ fn members(port: &str, tenant: &Tenant) -> Vec<(&'static str, Vec<u8>)> {
                 members.push(("ipv4", key(&address.octets())));
                 members.push(("whole", [key(&mac), address.octets().to_vec()].concat()));
             }
-            IpAddr::V6(address) => members.push(("ipv6", key(&address.octets()))),
+            IpAddr::V6(address) => {
+                members.push(("ipv6", key(&address.octets())));
+                members.push(("whole6", [key(&mac), address.octets().to_vec()].concat()));
+            }
         }
     }
     members

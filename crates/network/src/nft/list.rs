@@ -95,6 +95,29 @@ pub(super) fn rules_of(
     Ok(rules)
 }
 
+/// What all counters in the rules of a table have counted, in packets.
+pub(super) fn packets(socket: &mut Socket, family: u8, table: &str) -> io::Result<u64> {
+    let mut body = header(family);
+    text(&mut body, 1, table);
+    let mut count = 0;
+    for answer in dump(socket, GETRULE, &body)? {
+        let expressions = parts(&answer).filter(|(kind, _)| *kind == 4);
+        let expressions = expressions.flat_map(|(_, list)| attributes(list).map(|it| it.1));
+        count += expressions.filter_map(counted).sum::<u64>();
+    }
+    Ok(count)
+}
+
+/// The packets of an expression that is a counter.
+fn counted(expression: &[u8]) -> Option<u64> {
+    let part = |of, wanted| attributes(of).find(|(kind, _)| *kind == wanted).map(|it| it.1);
+    if word(part(expression, 1)?) != "counter" {
+        return None;
+    }
+    let packets = part(part(expression, 2)?, 2)?;
+    Some(u64::from_be_bytes(packets.try_into().ok()?))
+}
+
 /// All chains of the present namespace that packets pass, whoever made them.
 pub(super) fn base_chains(socket: &mut Socket) -> io::Result<Vec<BaseChain>> {
     let answers = dump(socket, GETCHAIN, &header(NFPROTO_UNSPEC))?;

@@ -35,6 +35,9 @@ const KEYS_IN_HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
 #[cfg(target_endian = "big")]
 const KEYS_IN_HOST_ORDER: [u8; 6] = [0, 4, 0, 0, 0, 1];
 
+/// The family of tables for both versions of IP (`NFPROTO_INET`).
+pub(super) const NFPROTO_INET: u8 = 1;
+
 /// The family of tables of bridges (`NFPROTO_BRIDGE`).
 pub(super) const NFPROTO_BRIDGE: u8 = 7;
 

@@ -14,6 +14,7 @@
 //! are followed where they begin, and the host's table of connections stays small. A port costs map elements only, and a
 //! change of backends is one transaction. A table of the same form for IPv6 is there where the host speaks it.
 
+mod arrivals;
 mod balance;
 mod bridges;
 mod conntrack;
@@ -35,9 +36,10 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::ports::{Front, Protocol, Rule};
 use crate::{Error, ipv6};
+pub use arrivals::Arrivals;
 pub(crate) use balance::{Balancer, NAMES_ADDRESS, NamePorts};
 pub(crate) use bridges::{Fence, Fences};
-pub(crate) use conntrack::forget as forget_connections;
+pub(crate) use conntrack::{answering, forget as forget_connections};
 use expression::{Expression, accept_goto, octets};
 pub(crate) use guard::{Guard, Tenant};
 pub(crate) use ingress::{Base as MeshBase, MeshRules, MeshTable};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -12,9 +12,11 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use tracing::debug;
 
+use super::lane::Lane;
 use super::{Overlay, Peer, way};
-use crate::bridge::{add_address, free_place, host_link, link_index, set_up, taking, up};
+use crate::bridge::{add_address, free_place, host_link, link_index, raise, set_up, taking, up};
 use crate::neighbours::{self, forwarding, neighbour};
 use crate::netlink::Netlink;
 use crate::{Error, address, mtu as underlay, namespace, tunnel};
@@ -42,6 +44,8 @@ pub(super) struct Place<'a> {
 pub(super) struct Fabric {
     netlink: Netlink,
     mtu: u32,
+    /// Where the kernel has no programs, all goes by the bridge.
+    lane: Option<Lane>,
 }
 
 impl std::fmt::Debug for Fabric {
@@ -70,7 +74,11 @@ impl Fabric {
             spare_filters();
             Netlink::open().map_err(Error::kernel("open a netlink socket"))
         })?;
-        let fabric = Self { netlink, mtu: mtu(overlay) };
+        let lane = Lane::open(VXLAN_INDEX);
+        if let Err(error) = &lane {
+            debug!(network.id = overlay.id, %error, "packets go by the bridge");
+        }
+        let fabric = Self { netlink, mtu: mtu(overlay), lane: lane.ok() };
         let peers = fabric.known_peers()?;
         Ok((fabric, peers))
     }
@@ -108,7 +116,7 @@ impl Fabric {
     }
 
     /// Makes the container's link to the bridge.
-    pub(super) fn plug(&self, overlay: &Overlay, place: Place<'_>) -> Result<(), Error> {
+    pub(super) fn plug(&mut self, overlay: &Overlay, place: Place<'_>) -> Result<(), Error> {
         let Place { container, netns, addresses } = place;
         let file = File::open(netns).map_err(Error::file("open", netns))?;
         let within = inside(netns)?;
@@ -136,7 +144,7 @@ impl Fabric {
         ];
         let made = self.netlink.create_link(&link, &RouteNetlinkMessage::NewLink(veth));
         made.map_err(Error::kernel(format!("make link {link}")))?;
-        within.change(set_up(index)).map_err(Error::kernel(format!("raise {name}")))?;
+        let index = raise(&within, &name, index)?;
         for address in addresses {
             if address.addr().is_ipv6() {
                 namespace::within(netns, || allow_ipv6(&name))?;
@@ -145,17 +153,52 @@ impl Fabric {
                 .create(add_address(index, address.addr(), address.prefix_len()))
                 .map_err(Error::kernel(format!("give the container {address}")))?;
         }
+        self.lead_one(place);
         match sending(overlay) {
             Some(bytes) if bytes < self.mtu => way::limit(netns, index, addresses, Some(bytes)),
             _ => Ok(()),
         }
     }
 
+    /// Has packets go past the bridge from now on. Where that fails they go by it.
+    pub(super) fn lead(&mut self, places: &[Place<'_>]) {
+        let Some(lane) = &self.lane else { return };
+        if let Err(error) = lane.attach(&self.netlink, VXLAN_INDEX) {
+            debug!(%error, "packets from other nodes go by the bridge");
+        }
+        for place in places {
+            self.lead_one(*place);
+        }
+    }
+
+    /// How the program's maps differ from what it was told; with `mends`, they are put right.
+    pub(super) fn lane_faults(&self, mends: bool) -> Result<Vec<String>, Error> {
+        let faults = self.lane.as_ref().map_or(Ok(Vec::new()), |lane| lane.faults(mends));
+        faults.map_err(Error::kernel("read the way past the bridge"))
+    }
+
+    fn lead_one(&mut self, place: Place<'_>) {
+        let Place { container, addresses, .. } = place;
+        let (Some(lane), Some(identity)) = (&mut self.lane, identity(addresses)) else { return };
+        let Ok(port) = link_index(&self.netlink, &link_name(container)) else { return };
+        if let Err(error) = lane.admit(&self.netlink, container, port, identity) {
+            debug!(container, %error, "packets go by the bridge");
+        }
+    }
+
     /// Takes the container's link away.
-    pub(super) fn unplug(&self, container: &str) -> Result<(), Error> {
+    pub(super) fn unplug(&mut self, container: &str) -> Result<(), Error> {
         let link = link_name(container);
+        self.dismiss(container);
         let removed = self.netlink.remove_link(&link);
         removed.map_err(Error::kernel(format!("remove link {link}")))
+    }
+
+    /// The container's link is gone, or about to go.
+    pub(super) fn dismiss(&mut self, container: &str) {
+        if let Some(lane) = &mut self.lane {
+            lane.dismiss(container);
+        }
     }
 
     pub(super) fn add_peer(&self, address: IpAddr, peer: Peer) -> Result<(), Error> {
@@ -195,6 +238,7 @@ impl Fabric {
             faults.push(format!("link {VXLAN} takes {has} bytes, and {wanted} fit the way out"));
         }
         faults.extend(self.way_faults(&found, places, overlay)?);
+        faults.extend(self.lane_faults(false)?);
         let nodes: BTreeMap<_, _> = peers.values().map(|peer| (peer.mac, peer.node)).collect();
         let addresses: BTreeMap<_, _> =
             peers.iter().map(|(address, peer)| (*address, peer.mac)).collect();
@@ -445,6 +489,14 @@ fn within(overlay: &Overlay, bytes: u32) -> u32 {
 pub(crate) fn tunnel_mtu(local: Option<IpAddr>) -> u32 {
     // Where that is less than IPv6 works over, what is sealed is sent in fragments.
     (underlay::of_link(local) - tunnel::overhead(local)).max(underlay::LEAST)
+}
+
+/// A container's hardware address and the address it follows from.
+fn identity(addresses: &[IpNet]) -> Option<([u8; 6], Ipv4Addr)> {
+    addresses.iter().find_map(|address| match address {
+        IpNet::V4(address) => Some((address::mac(address.addr()), address.addr())),
+        IpNet::V6(_) => None,
+    })
 }
 
 /// A container's hardware address in a network. It follows from the IPv4 address there, so nobody needs to be told of it.

@@ -7,6 +7,7 @@
 //! ```
 //! Who is where is written into forwarding and neighbour entries: nothing is flooded, nothing is learnt.
 
+mod lane;
 pub(crate) mod link;
 mod way;
 
@@ -96,9 +97,12 @@ pub enum Update<T> {
     Part(BTreeMap<IpAddr, Option<T>>),
 }
 
-impl<T: PartialEq> Update<T> {
+impl<T> Update<T> {
     /// What is to change where this is `known`.
-    pub(crate) fn changes(self, known: &BTreeMap<IpAddr, T>) -> BTreeMap<IpAddr, Option<T>> {
+    pub(crate) fn changes<K: PartialEq<T>>(
+        self,
+        known: &BTreeMap<IpAddr, K>,
+    ) -> BTreeMap<IpAddr, Option<T>> {
         let all = match self {
             Self::Part(some) => some,
             Self::Whole(all) => {
@@ -107,7 +111,12 @@ impl<T: PartialEq> Update<T> {
                 all.into_iter().map(|(address, value)| (address, Some(value))).chain(gone).collect()
             }
         };
-        all.into_iter().filter(|(address, value)| known.get(address) != value.as_ref()).collect()
+        let is_new = |(address, value): &(IpAddr, Option<T>)| match (known.get(address), value) {
+            (Some(known), Some(value)) => known != value,
+            (None, None) => false,
+            _ => true,
+        };
+        all.into_iter().filter(is_new).collect()
     }
 }
 
@@ -244,7 +253,9 @@ impl Overlays {
         let services = self.made.remove(&overlay.id).map(|made| made.services);
         let mut made =
             Made { fabric, peers, services: services.unwrap_or_default(), overlay, guard };
-        let fitted = made.fabric.fit(&made.overlay, &places(&self.members, &made.overlay.id));
+        let places = places(&self.members, &made.overlay.id);
+        made.fabric.lead(&places);
+        let fitted = made.fabric.fit(&made.overlay, &places);
         self.made.insert(made.overlay.id.clone(), made);
         fitted
     }
@@ -456,6 +467,8 @@ impl Overlays {
                 made.fabric.plug(&made.overlay, *place)?;
             }
         }
+        made.fabric.lead(&places);
+        made.fabric.lane_faults(true)?;
         made.fabric.fit(&made.overlay, &places)?;
         made.fabric.forget_strangers(&made.peers)?;
         let wanted = std::mem::replace(&mut made.peers, made.fabric.known_peers()?);
@@ -519,6 +532,7 @@ impl Overlays {
         if let Some(member) = self.members.remove(container) {
             for join in member.joins {
                 if let Some(made) = self.made.get_mut(&join.overlay) {
+                    made.fabric.dismiss(container);
                     made.guard.dismiss(&link::link_name(container))?;
                 }
             }

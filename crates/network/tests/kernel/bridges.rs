@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use network::{
-    AskWithin, Asker, LocalIpv6, LocalNames, LocalNetwork, NameFault, NameSockets, Namer, Network,
-    Plug, PlugRequest, Protocol, PublishedPort,
+    AskWithin, Asker, DATA_PORT, DEFAULT_NETWORK, Join, LocalIpv6, LocalNames, LocalNetwork,
+    NameFault, NameSockets, Namer, Network, Overlay, Plug, PlugRequest, Protocol, PublishedPort,
 };
 
 use crate::hosts::{Neighbour, ask, inside, ip, local, on_a_fresh_host, run, serve};
@@ -72,6 +72,50 @@ fn containers_of_one_network_reach_each_other_and_those_of_others_do_not() {
         );
         network.close().await.expect("closes");
     });
+}
+
+#[test]
+fn a_container_enters_networks_after_it_has_left_others() {
+    on_a_fresh_host(async |host| {
+        let network = host.network().await;
+        for number in [1, 2] {
+            network.make_local(local(number)).await.expect("makes");
+        }
+        let near = container(&network, "aaaa1", 2).await;
+        near.serve("near");
+        let mover = container(&network, "aaaa2", 1).await;
+        for _ in 0..2 {
+            network.unplug("aaaa2", "net1").await.expect("unplugs");
+            network.unplug("aaaa2", "net2").await.expect("unplugs");
+            let moved = container(&network, "aaaa2", 2).await;
+            assert!(moved.ip("addr show dev eth0").contains("10.8.2."));
+            assert_eq!(mover.ask(near.plug.address, 80).map(|it| it.len()), Some(13));
+            container(&network, "aaaa2", 1).await;
+            assert!(moved.ip("addr show dev eth1").contains("10.8.1."));
+        }
+        // And the network that every node has, and one of the swarm.
+        network.unplug("aaaa2", "net1").await.expect("unplugs");
+        network.connect("aaaa2").await.expect("connects");
+        network.unplug("aaaa2", DEFAULT_NETWORK).await.expect("unplugs");
+        network.make_overlay(overlay()).await.expect("makes");
+        let addresses = vec!["10.9.0.7/24".parse().expect("an address")];
+        let join = Join { overlay: "blue".into(), addresses };
+        network.join("aaaa2", join).await.expect("joins");
+        assert!(mover.ip("addr show dev eth1").contains("10.9.0.7/24"));
+        network.close().await.expect("closes");
+    });
+}
+
+fn overlay() -> Overlay {
+    Overlay {
+        id: "blue".into(),
+        vni: 4_097,
+        local: None,
+        port: DATA_PORT,
+        mtu: None,
+        way: None,
+        is_encrypted: false,
+    }
 }
 
 #[test]

@@ -4,5 +4,6 @@ mod bridges;
 mod hosts;
 mod ingress;
 mod overlay;
+mod path;
 mod ports;
 mod sctp;

@@ -160,6 +160,50 @@ fn containers_reach_each_other_across_hosts_under_their_own_addresses() {
     }
 }
 
+/// Packets that the network's bridge on a container's host has sent to containers.
+fn bridged(container: &Path) -> u64 {
+    let run_dir = container.ancestors().nth(2).expect("beneath the daemon's folder");
+    let told = inside(&run_dir.join("overlays/blue"), || {
+        std::fs::read_to_string("/proc/thread-self/net/dev").expect("reads")
+    });
+    let ports = told.lines().filter_map(|line| line.trim().split_once(':'));
+    let ports = ports.filter(|(name, _)| name.starts_with("ve"));
+    // After eight numbers of what came in there are those of what went out: bytes first, packets then.
+    let sent = |numbers: &str| numbers.split_whitespace().nth(9)?.parse::<u64>().ok();
+    ports.map(|(_, numbers)| sent(numbers).expect("a number")).sum()
+}
+
+#[test]
+fn what_containers_send_as_themselves_goes_past_the_bridge() {
+    let (one, two) = two_hosts();
+    let (a, b) = (one.container("aaaaaaaaaaaaaaaa", 11), two.container("bbbbbbbbbbbbbbbb", 12));
+    let c = one.container("cccccccccccccccc", 13);
+    one.peers(&[(12, &two)]);
+    two.peers(&[(11, &one), (13, &one)]);
+    serve(&b, "b");
+    serve(&c, "c");
+    for (other, address) in [(&c, ipv4(13)), (&b, ipv4(12))] {
+        let reaches = || assert!(ask_from(&a, address).is_some(), "{address} answers");
+        // Who is where is asked for by the bridge.
+        reaches();
+        let before = (bridged(&a), bridged(other));
+        (0..20).for_each(|_| reaches());
+        let sent = (bridged(&a) - before.0, bridged(other) - before.1);
+        assert!(sent.0 <= 20 && sent.1 <= 20, "{address}: {sent:?} by the bridge");
+    }
+}
+
+#[test]
+fn a_container_is_reached_under_the_address_of_one_that_left() {
+    let (one, _two) = two_hosts();
+    let (a, _) = (one.container("aaaaaaaaaaaaaaaa", 11), one.container("bbbbbbbbbbbbbbbb", 12));
+    one.run(async |network| network.disconnect("bbbbbbbbbbbbbbbb").await.expect("ends"));
+    let c = one.container("cccccccccccccccc", 12);
+    serve(&c, "c");
+    assert_eq!(ask_from(&a, ipv4(12)).as_deref(), Some("c 10.1.0.11"));
+    assert_eq!(ask_from(&c, ipv4(11)), None, "nobody answers there");
+}
+
 #[test]
 fn a_virtual_address_leads_to_every_backend_and_to_none_that_left() {
     let (one, two) = two_hosts();

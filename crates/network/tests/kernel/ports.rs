@@ -402,3 +402,34 @@ fn relays_end_with_their_container_and_begin_again_with_the_next_daemon() {
         second.close().await.unwrap();
     });
 }
+
+#[test]
+fn who_comes_from_outside_is_counted_and_what_a_container_opens_to_itself_is_not() {
+    on_a_fresh_host(async |host| {
+        let network = host.network().await;
+        let one = network.connect("aaaa1").await.unwrap();
+        serve(&one.netns, "one");
+        let silent = inside(&one.netns, || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 53)).unwrap());
+        let mut arrivals = network.arrivals("aaaa1").await.unwrap();
+        let own: IpAddr = one.address.into();
+        for address in [own, Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+            inside(&one.netns, || ask(address, 80)).expect("it asks itself");
+        }
+        assert_eq!(arrivals.count().unwrap(), 0);
+        let of_ipv6: Ipv6Addr = "fd73:6b65:7000::ac11:2".parse().unwrap();
+        for address in [own, of_ipv6.into()] {
+            assert!(ask(address, 80).is_ok());
+        }
+        assert_eq!(arrivals.count().unwrap(), 2, "connections");
+        for address in [own, of_ipv6.into()] {
+            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let asker = UdpSocket::bind(any).unwrap();
+            for _ in 0..3 {
+                asker.send_to(b"who?", (address, 53)).unwrap();
+            }
+        }
+        assert_eq!(arrivals.count().unwrap(), 4, "flows, though nobody answers");
+        drop(silent);
+        network.close().await.unwrap();
+    });
+}

@@ -59,6 +59,7 @@ impl AddressesInUse {
         let is_free = |address: &IpAddr| {
             used.is_none_or(|used| !used.contains(address))
                 && network.subnets.iter().all(|subnet| subnet.gateway != *address)
+                && !network.spec.reserves(*address)
         };
         let mut addresses = Vec::new();
         for is_ipv4 in [true, false] {
@@ -148,7 +149,7 @@ pub fn choose_for_container(
     let subnet = network.subnets.iter().find(is_host);
     let subnet = subnet.ok_or_else(|| NoPlace::Outside { address, network: name() })?;
     let is_taken = used.0.get(&network.id).is_some_and(|used| used.contains(&address));
-    if is_taken || subnet.gateway == address {
+    if is_taken || subnet.gateway == address || network.spec.reserves(address) {
         return Err(NoPlace::Taken { address, network: name() });
     }
     chosen.retain(|given| given.addr().is_ipv4() != address.is_ipv4());

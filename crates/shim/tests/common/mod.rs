@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -147,6 +148,22 @@ impl Reader {
         let stderr = tokio::task::spawn_blocking(move || read_all(self.stderr));
         (stdout.await.unwrap(), stderr.await.unwrap())
     }
+}
+
+/// A container that waits for the end of its input, ready for exec.
+pub(crate) async fn waiting(bundle: &mut Bundle) -> (Client, OwnedFd) {
+    bundle.config.open_stdin = true;
+    bundle.config.stdin_once = true;
+    bundle.spec.process.args = ["/bin/sh", "-c", "echo up; cat"].map(str::to_owned).to_vec();
+    let client = bundle.launch().await;
+    let (far, input) = pipe();
+    let (output, far_output) = pipe();
+    let attachment =
+        Attachment { stdin: Some(far), stdout: Some(far_output), ..Attachment::default() };
+    client.attach(attachment).await.unwrap();
+    client.start().await.unwrap();
+    io::Read::read_exact(&mut fs::File::from(output), &mut [0; 3]).unwrap();
+    (client, input)
 }
 
 /// Read end, write end.

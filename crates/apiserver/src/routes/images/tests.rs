@@ -1,11 +1,11 @@
 //! The routes of images under the real docker command line, with a `docker-registry` beside.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path as FilePath, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
 
 use engine::db::Db;
 use engine::images::Config;
+use testbed::DockerRegistry;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -99,48 +99,6 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.shutdown.cancel();
-    }
-}
-
-struct Registry {
-    child: Child,
-    address: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Registry {
-    fn start(auth: impl Fn(&FilePath) -> String) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n\
-             http: {{addr: 127.0.0.1:0}}\n{}",
-            dir.path().join("data").display(),
-            auth(dir.path())
-        );
-        std::fs::write(&config, text).unwrap();
-        let mut child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("docker-registry is installed");
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines
-            .by_ref()
-            .map(Result::unwrap)
-            .find_map(|l| Some(l.split("listening on ").nth(1)?.split('"').next()?.to_owned()))
-            .expect("docker-registry listens");
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, _dir: dir }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
     }
 }
 
@@ -246,7 +204,7 @@ async fn a_saved_archive_loads_elsewhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_goes_through_a_registry() {
-    let registry = Registry::start(|_| String::new());
+    let registry = DockerRegistry::start();
     let (one, two) = (Daemon::start().await, Daemon::start().await);
     let name = format!("{}/team/app", registry.address);
     let id = one.import(&format!("{name}:latest"));
@@ -300,7 +258,7 @@ async fn an_image_goes_through_a_registry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_opens_a_registry() {
-    let registry = Registry::start(|dir| {
+    let registry = DockerRegistry::with_auth(|dir| {
         let file = dir.join("htpasswd");
         std::fs::write(&file, HTPASSWD).unwrap();
         format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display())

@@ -34,7 +34,7 @@ pub(super) async fn create(
     }
     let is_of_swarm = decide(&state, &mut request)?;
     let id = if is_of_swarm {
-        check(&request)?;
+        check(&state, &request)?;
         let manager = state.swarm.manager()?;
         manager.create_network(spec_from_api(request)?).await?.to_string()
     } else {
@@ -55,9 +55,11 @@ fn decide(state: &ApiState, request: &mut NetworkCreateRequest) -> Result<bool, 
         (_, "swarm") if state.swarm.node_id().is_none() => {
             Err(forbidden("cannot create a swarm scoped network when swarm is not active"))
         }
-        ("" | "bridge", "swarm") => Err(ApiError::not_implemented(
-            "networks of the swarm have the driver overlay; others are made on each node",
-        )),
+        ("", "swarm") => {
+            "bridge".clone_into(&mut request.driver);
+            Ok(true)
+        }
+        ("bridge" | "host" | "macvlan" | "ipvlan", "swarm") => Ok(true),
         (driver, "swarm") => Err(ApiError::not_found(format!("plugin \"{driver}\" not found"))),
         (_, "" | "local") => Ok(false),
         (_, scope) => Err(ApiError::bad_request(format!("invalid network scope: {scope}"))),
@@ -65,10 +67,15 @@ fn decide(state: &ApiState, request: &mut NetworkCreateRequest) -> Result<bool, 
 }
 
 /// What a network of the swarm may not ask for, in Docker's words.
-fn check(request: &NetworkCreateRequest) -> Result<(), ApiError> {
+fn check(state: &ApiState, request: &NetworkCreateRequest) -> Result<(), ApiError> {
+    if request.config_only {
+        return Err(forbidden(
+            "configuration networks are of one node: make them on each, without a scope",
+        ));
+    }
     let has_source = request.config_from.as_ref().is_some_and(|from| !from.network.is_empty());
-    if request.config_only || has_source {
-        return Err(forbidden("configuration networks are for networks of one node"));
+    if request.driver == "bridge" && !has_source {
+        return Ok(state.engine.networks.check(request)?);
     }
     if let Some(text) = request.options.as_ref().and_then(|options| options.get(MTU_OPTION)) {
         let reason = match text.parse::<u32>() {

@@ -2,10 +2,12 @@
 
 use docker_types::convert::network::{add_members as add_swarm_members, network_to_api};
 use docker_types::network::NetworkResource;
-use engine::networks::{GATEWAY_NETWORK, predefined_id};
+use engine::networks::{GATEWAY_NETWORK, PREDEFINED, predefined_id};
 
 use crate::error::ApiError;
 use crate::state::ApiState;
+
+const SWARM: &str = "swarm";
 
 /// All networks this node knows.
 pub(super) fn all(state: &ApiState) -> Vec<NetworkResource> {
@@ -24,6 +26,11 @@ pub(super) fn find(
     scope: Option<&str>,
 ) -> Result<NetworkResource, ApiError> {
     let mut networks = all(state);
+    if scope == Some(SWARM) {
+        // Services may name them, and the docker command asks for them so.
+        let of_each_node = networks.iter_mut().filter(|it| PREDEFINED.contains(&it.name.as_str()));
+        of_each_node.for_each(|it| SWARM.clone_into(&mut it.scope));
+    }
     networks.retain(|network| scope.is_none_or(|scope| network.scope == scope));
     let exact = networks
         .iter()
@@ -49,6 +56,7 @@ pub(super) fn find(
 /// Adds who is in a network: on this host, and of the swarm's on the others.
 pub(super) fn add_members(state: &ApiState, network: &mut NetworkResource, is_verbose: bool) {
     network.containers = state.engine.endpoints(network);
+    state.engine.describe_own(network);
     if network.scope != "swarm" {
         return;
     }

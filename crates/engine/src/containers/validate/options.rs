@@ -4,53 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use docker_types::container::{HostConfig, LogConfig, Ulimit};
 use docker_types::words::Words;
+use runtime::capability;
 
 use crate::containers::invalid::Invalid;
-
-/// Every capability the kernel has, without `CAP_`.
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// What a container has unless it asks for more or less: Docker's list.
 const CAPABILITIES_DEFAULT: [&str; 14] = [
@@ -170,7 +126,7 @@ pub(crate) fn check(host: &HostConfig) -> Result<(), Invalid> {
 pub(crate) fn capabilities(host: &HostConfig) -> Result<Vec<String>, Invalid> {
     let add = named_capabilities("CapAdd", host.cap_add.as_ref())?;
     let drop = named_capabilities("CapDrop", host.cap_drop.as_ref())?;
-    let all = || CAPABILITIES.into_iter().collect::<BTreeSet<_>>();
+    let all = || capability::NAMES.into_iter().collect::<BTreeSet<_>>();
     let mut have: BTreeSet<&str> = match () {
         () if host.privileged || add.contains("ALL") => all(),
         () if drop.contains("ALL") => BTreeSet::new(),
@@ -180,9 +136,9 @@ pub(crate) fn capabilities(host: &HostConfig) -> Result<Vec<String>, Invalid> {
         if !(add.contains("ALL") && drop.contains("ALL")) {
             have.retain(|name| !drop.contains(*name));
         }
-        have.extend(CAPABILITIES.into_iter().filter(|name| add.contains(*name)));
+        have.extend(capability::NAMES.into_iter().filter(|name| add.contains(*name)));
     }
-    Ok(CAPABILITIES
+    Ok(capability::NAMES
         .into_iter()
         .filter(|name| have.contains(name))
         .map(|name| format!("CAP_{name}"))
@@ -305,7 +261,7 @@ fn named_capabilities(
     for word in words.map_or(&[][..], |words| &words.0) {
         let upper = word.to_ascii_uppercase();
         let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        if name != "ALL" && !CAPABILITIES.contains(&name) {
+        if name != "ALL" && !capability::NAMES.contains(&name) {
             return Err(Invalid::Capability { field, name: format!("CAP_{name}") });
         }
         names.insert(name.to_owned());
