@@ -14,6 +14,7 @@ mod features;
 mod flows;
 mod ingress;
 mod ipv6;
+mod leftovers;
 mod mtu;
 mod namespace;
 mod neighbours;
@@ -142,7 +143,14 @@ impl Network {
     /// Removes namespace, link and lease. Idempotent.
     pub async fn disconnect(&self, container: &str) -> Result<(), Error> {
         let (inner, container) = (self.0.clone(), container.to_owned());
-        blocking(move || inner.disconnect(&container)).await
+        let overlays: Vec<_> =
+            self.joined_of(&container).into_iter().map(|join| join.overlay).collect();
+        let left = container.clone();
+        blocking(move || inner.disconnect(&left)).await?;
+        if !overlays.is_empty() {
+            tokio::spawn(leftovers::remove(self.0.clone(), container, overlays));
+        }
+        Ok(())
     }
 
     /// What a container has, if it is connected.

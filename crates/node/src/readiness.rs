@@ -15,8 +15,10 @@ const LISTENS_WITHIN_MAX: Duration = Duration::from_secs(5);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(10);
 
-/// How long nobody has to come to a container that is to stop.
+/// How long nobody has to come to a container that is to stop, at the least.
 const ALONE_FOR: Duration = Duration::from_millis(250);
+/// And so many times as long as somebody still came: where nodes hear late, their clients come seldom too.
+const ALONE_FACTOR: u32 = 3;
 /// How long nobody who is connected to it has to ask or be told anything.
 const SILENT_FOR: Duration = Duration::from_secs(1);
 /// How long somebody may go on coming, before it is told to stop all the same.
@@ -58,7 +60,7 @@ pub(crate) async fn left_alone(
     let is_in_use = || conversations.in_use(SILENT_FOR).unwrap_or(0) > 0;
     let (mut seen, mut since) = (come(), begin);
     let is_visited = |since: Instant| {
-        since.elapsed() < ALONE_FOR && begin.elapsed() < ALONE_WITHIN_MAX
+        since.elapsed() < alone_for(since - begin) && begin.elapsed() < ALONE_WITHIN_MAX
             || begin.elapsed() < grace && is_in_use()
     };
     while begin.elapsed() < least || is_visited(since) {
@@ -68,6 +70,11 @@ pub(crate) async fn left_alone(
             (seen, since) = (now, Instant::now());
         }
     }
+}
+
+/// How long nobody has to come where somebody came until then.
+fn alone_for(came_for: Duration) -> Duration {
+    ALONE_FOR.max(came_for * ALONE_FACTOR)
 }
 
 fn listens_now(process: &Path, ports: &[u16]) -> bool {
@@ -88,6 +95,14 @@ fn listening_port(line: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_later_somebody_still_came_the_longer_nobody_has_to() {
+        for (came_for, alone) in [(0, 250), (60, 250), (200, 600), (1_000, 3_000)] {
+            let alone = Duration::from_millis(alone);
+            assert_eq!(alone_for(Duration::from_millis(came_for)), alone, "{came_for} ms");
+        }
+    }
 
     #[test]
     fn only_listening_sockets_count() {

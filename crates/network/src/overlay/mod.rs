@@ -543,6 +543,26 @@ impl Overlays {
         state_file::remove(&joins(run_dir).join(container))
     }
 
+    /// Removes the links of a container that left these networks, where they are there still.
+    pub(crate) fn remove_leftovers(
+        &mut self,
+        container: &str,
+        overlays: &[String],
+    ) -> Result<(), Error> {
+        // It may have come back meanwhile.
+        if self.members.contains_key(container) {
+            return Ok(());
+        }
+        for id in overlays {
+            if let Some(made) = self.made.get_mut(id)
+                && made.fabric.has_port(container)?
+            {
+                made.fabric.unplug(container)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The ports of a network's containers, and who is behind each.
     fn tenants(&self, overlay: &str) -> BTreeMap<String, Tenant> {
         let members = self.members.iter().flat_map(|(container, member)| {

@@ -205,6 +205,26 @@ fn a_container_is_reached_under_the_address_of_one_that_left() {
 }
 
 #[test]
+fn links_go_with_their_container_though_a_socket_keeps_its_namespace() {
+    let (one, _two) = two_hosts();
+    let a = one.container("aaaaaaaaaaaaaaaa", 11);
+    let overlay = a.ancestors().nth(2).expect("beneath the daemon's folder").join("overlays/blue");
+    let kept = inside(&a, || UdpSocket::bind("0.0.0.0:0").expect("binds"));
+    let links = move || inside(&overlay, || ip("-o link show type veth"));
+    assert!(!links().is_empty());
+    one.run(async move |network| {
+        network.disconnect("aaaaaaaaaaaaaaaa").await.expect("ends");
+        let gone = async {
+            while !links().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("they go");
+    });
+    drop(kept);
+}
+
+#[test]
 fn a_virtual_address_leads_to_every_backend_and_to_none_that_left() {
     let (one, two) = two_hosts();
     let (a, b) = (one.container("aaaaaaaaaaaaaaaa", 11), two.container("bbbbbbbbbbbbbbbb", 12));
