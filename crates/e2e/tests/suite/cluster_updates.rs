@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use e2e::{Cluster, Host, skep_only, within};
@@ -13,6 +14,9 @@ use e2e::{Cluster, Host, skep_only, within};
 use crate::sleeper;
 
 const REPLICAS: usize = 10;
+
+/// One load at a time: wrk takes whatever the machine has, and daemons that get nothing of it hear late who has left.
+static LOAD: Mutex<()> = Mutex::new(());
 
 /// Who asks at once from one place.
 const ASKERS: usize = 3;
@@ -96,6 +100,7 @@ fn replace_all(cluster: &Cluster) {
 #[test]
 fn an_update_under_load_loses_no_request() {
     skep_only!("stock Docker loses some");
+    let _load = LOAD.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::swarm(1, 2);
     let (first, client) = (cluster.host(1), cluster.client());
     first.ok(&["network", "create", "-d", "overlay", "blue"]);
@@ -157,6 +162,7 @@ fn under_wrk(places: &[(&Path, String)], change: impl FnOnce()) -> Vec<String> {
 #[test]
 fn an_update_loses_no_request_on_connections_that_are_kept() {
     skep_only!("stock Docker loses some");
+    let _load = LOAD.lock().unwrap_or_else(PoisonError::into_inner);
     let cluster = Cluster::swarm(1, 2);
     for host in cluster.hosts() {
         host.load_web_images();
