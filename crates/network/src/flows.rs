@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use crate::{Arrivals, Conversations, Error, Network, blocking, ipv6, namespace, nft};
+use crate::{Arrivals, Conversations, Error, Flows, Network, blocking, ipv6, namespace, nft};
 
 impl Network {
     /// Connections to these addresses that came by published ports are forgotten, as far as the addresses are still
@@ -15,19 +15,28 @@ impl Network {
     ///
     /// # Errors
     /// When the kernel does not list them.
-    pub async fn forget_flows(&self, mut gone: BTreeSet<IpAddr>) -> Result<(), Error> {
+    pub async fn forget_flows(
+        &self,
+        mut gone: BTreeSet<IpAddr>,
+        flows: Flows,
+    ) -> Result<(), Error> {
         let inner = self.0.clone();
         blocking(move || {
             let held = inner.lock().mesh.held();
             gone.retain(|address| !held.contains(address));
-            nft::forget_connections(&gone)
+            nft::forget_connections(&gone, flows)
         })
         .await
     }
 
     /// Nobody has these addresses of a network any more: containers forget connections to them. Takes milliseconds for each
     /// container that has any, see [`Network::forget_flows`].
-    pub async fn forget(&self, id: &str, gone: BTreeSet<IpAddr>) -> Result<(), Error> {
+    pub async fn forget(
+        &self,
+        id: &str,
+        gone: BTreeSet<IpAddr>,
+        flows: Flows,
+    ) -> Result<(), Error> {
         if gone.is_empty() {
             return Ok(());
         }
@@ -35,8 +44,8 @@ impl Network {
         let containers = self.with_overlays(move |overlays, _| Ok(overlays.within(&id))).await?;
         blocking(move || {
             let existing = containers.iter().filter(|netns| namespace::exists(netns));
-            let mut forgotten =
-                existing.map(|netns| namespace::within(netns, || nft::forget_connections(&gone)));
+            let mut forgotten = existing
+                .map(|netns| namespace::within(netns, || nft::forget_connections(&gone, flows)));
             forgotten.try_for_each(|forgotten| forgotten)
         })
         .await

@@ -45,7 +45,7 @@ pub use endpoint::Endpoint;
 pub use error::Error;
 pub use features::{link_mtus, missing_features};
 pub use ingress::{Front, Ingress, Socket, Underlay};
-pub use nft::{Arrivals, BaseChain};
+pub use nft::{Arrivals, BaseChain, Flows};
 pub use overlay::link::hardware_address;
 pub use overlay::{
     AskWithin, Asker, Backends, DATA_PORT, Join, NameFault, NameSockets, Namer, Overlay, Peer,

@@ -5,14 +5,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use network::Network;
+use network::{Flows, Network};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 use types::NetworkId;
 
 use crate::board::Board;
+
+/// How long connections of TCP may take that live on with another task than the one that is gone: nodes that hear late of
+/// its end still lead clients to it, and its own node passes them on.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is to be forgotten.
 #[derive(Clone, Debug)]
@@ -24,13 +29,30 @@ pub(crate) struct Forgetting {
 
 #[derive(Debug, Default)]
 struct Pending {
-    /// By the host, which leads to them from published ports.
-    host: BTreeSet<IpAddr>,
-    /// By the containers of each network.
-    networks: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
+    datagrams: Gone,
+    /// Nobody had these addresses a while ago.
+    all: Gone,
     /// What an earlier daemon led to is to be looked through: of the host, and of these networks.
     of_host: bool,
     of_networks: BTreeSet<NetworkId>,
+}
+
+/// Addresses that are nobody's any more.
+#[derive(Clone, Debug, Default)]
+struct Gone {
+    /// Of tasks that the host leads to from published ports.
+    host: BTreeSet<IpAddr>,
+    /// Of those in each network, whose containers lead there.
+    networks: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
+}
+
+impl Gone {
+    fn add(&mut self, other: Self) {
+        self.host.extend(other.host);
+        for (network, gone) in other.networks {
+            self.networks.entry(network).or_default().extend(gone);
+        }
+    }
 }
 
 impl Forgetting {
@@ -44,12 +66,12 @@ impl Forgetting {
 
     /// The host is to forget connections that it led to these addresses.
     pub(crate) fn by_host(&self, gone: BTreeSet<IpAddr>) {
-        self.add(gone, |pending| &mut pending.host);
+        self.add(Gone { host: gone, ..Gone::default() });
     }
 
     /// Containers of a network are to forget connections to these addresses.
     pub(crate) fn within(&self, network: NetworkId, gone: BTreeSet<IpAddr>) {
-        self.add(gone, |pending| pending.networks.entry(network).or_default());
+        self.add(Gone { networks: [(network, gone)].into(), ..Gone::default() });
     }
 
     /// All that the host leads to was told anew.
@@ -65,15 +87,18 @@ impl Forgetting {
         self.more.notify_one();
     }
 
-    fn add(
-        &self,
-        gone: BTreeSet<IpAddr>,
-        place: impl FnOnce(&mut Pending) -> &mut BTreeSet<IpAddr>,
-    ) {
-        if !gone.is_empty() {
-            place(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner)).extend(gone);
-            self.more.notify_one();
+    fn add(&self, gone: Gone) {
+        if gone.host.is_empty() && gone.networks.values().all(BTreeSet::is_empty) {
+            return;
         }
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).datagrams.add(gone.clone());
+        self.more.notify_one();
+        let (pending, more) = (self.pending.clone(), self.more.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(ENDS_WITHIN).await;
+            pending.lock().unwrap_or_else(PoisonError::into_inner).all.add(gone);
+            more.notify_one();
+        });
     }
 }
 
@@ -88,17 +113,22 @@ async fn work(
         let mut taken =
             std::mem::take(&mut *pending.lock().unwrap_or_else(PoisonError::into_inner));
         look(&network, &board, &mut taken).await;
-        if !taken.host.is_empty()
-            && let Err(error) = network.forget_flows(taken.host).await
-        {
-            warn!(%error, "connections to tasks that are gone are not forgotten");
-        }
-        for (id, mut gone) in taken.networks {
-            let told = board.told(id).unwrap_or_default();
-            gone.retain(|address| told.holders(*address).next().is_none());
-            if let Err(error) = network.forget(&id.to_string(), gone).await {
-                warn!(network.id = %id, %error, "connections to tasks that are gone are not forgotten");
-            }
+        forget(&network, &board, taken.datagrams, Flows::Datagrams).await;
+        forget(&network, &board, taken.all, Flows::All).await;
+    }
+}
+
+async fn forget(network: &Network, board: &Board, gone: Gone, flows: Flows) {
+    if !gone.host.is_empty()
+        && let Err(error) = network.forget_flows(gone.host, flows).await
+    {
+        warn!(%error, "connections to tasks that are gone are not forgotten");
+    }
+    for (id, mut gone) in gone.networks {
+        let told = board.told(id).unwrap_or_default();
+        gone.retain(|address| told.holders(*address).next().is_none());
+        if let Err(error) = network.forget(&id.to_string(), gone, flows).await {
+            warn!(network.id = %id, %error, "connections to tasks that are gone are not forgotten");
         }
     }
 }
@@ -107,7 +137,7 @@ async fn work(
 async fn look(network: &Network, board: &Board, pending: &mut Pending) {
     if pending.of_host {
         match network.strays().await {
-            Ok(gone) => pending.host.extend(gone),
+            Ok(gone) => pending.all.host.extend(gone),
             Err(error) => warn!(%error, "connections of before are not looked through"),
         }
     }
@@ -118,7 +148,7 @@ async fn look(network: &Network, board: &Board, pending: &mut Pending) {
             Ok(led_to) => {
                 // Virtual addresses answer nobody: who is asked by one is led on.
                 let gone = led_to.into_iter().filter(|it| told.holders(*it).next().is_none());
-                pending.networks.entry(id).or_default().extend(gone);
+                pending.all.networks.entry(id).or_default().extend(gone);
             }
             Err(error) => {
                 warn!(network.id = %id, %error, "connections of before are not looked through");

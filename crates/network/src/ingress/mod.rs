@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::nft::{MeshBase, MeshRules, MeshTable, forget_connections};
+use crate::nft::{Flows, MeshBase, MeshRules, MeshTable, forget_connections};
 use crate::ports::Protocol;
 use crate::{Error, bridge, ipv6};
 use link::Fabric;
@@ -164,7 +164,7 @@ impl Mesh {
         self.fabric = None;
         let held = self.wanted.take().map(|last| last.held).unwrap_or_default();
         link::remove(&self.place)?;
-        forget_connections(&held.into_iter().flat_map(all_of).collect())
+        forget_connections(&held.into_iter().flat_map(all_of).collect(), Flows::All)
     }
 
     /// A node without others needs no way to them.

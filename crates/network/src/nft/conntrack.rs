@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use super::expression::octets;
+use super::expression::{TCP, octets};
 use super::message::{Family, attribute};
 use super::socket::Socket;
 use crate::Error;
@@ -36,22 +36,32 @@ const NESTED: u16 = 0x8000;
 /// More addresses than that are looked for in one list of everything.
 const LISTS_MAX: usize = 16;
 const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_PROTO_NUM: u16 = 1;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V6_SRC: u16 = 3;
 const ATTRIBUTE_MASK: u16 = 0x3fff;
 
-/// Forgets every connection whose answers would come from one of these addresses.
+/// Which of them are forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flows {
+    /// All but connections of TCP, which end by themselves: one may live on with a task it was passed on to.
+    Datagrams,
+    All,
+}
+
+/// Forgets what would be answered from one of these addresses.
 ///
 /// # Errors
 /// When the kernel does not list them.
-pub(crate) fn forget(addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+pub(crate) fn forget(addresses: &BTreeSet<IpAddr>, flows: Flows) -> Result<(), Error> {
     if addresses.is_empty() {
         return Ok(());
     }
-    forget_now(addresses).map_err(Error::kernel("forget connections to tasks that are gone"))
+    forget_now(addresses, flows).map_err(Error::kernel("forget connections to tasks that are gone"))
 }
 
-fn forget_now(addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
+fn forget_now(addresses: &BTreeSet<IpAddr>, flows: Flows) -> io::Result<()> {
     let mut socket = Socket::open()?;
     // The kernel looks through the connections of all namespaces for those of one.
     if !has_connections(&mut socket)? {
@@ -59,7 +69,8 @@ fn forget_now(addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
     }
     for (family, question) in questions(addresses) {
         let listed = socket.request(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, &question)?;
-        for body in listed.iter().filter_map(|message| body_for(message, family, addresses)) {
+        let wanted = listed.iter().filter(|it| flows == Flows::All || !is_tcp(it));
+        for body in wanted.filter_map(|message| body_for(message, family, addresses)) {
             match socket.request(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, &body) {
                 // It has ended meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -151,6 +162,12 @@ fn body_for(message: &[u8], family: Family, addresses: &BTreeSet<IpAddr>) -> Opt
         }
     }
     Some(body)
+}
+
+fn is_tcp(message: &[u8]) -> bool {
+    let tuple = message.get(4..).and_then(|parts| part(parts, CTA_TUPLE_ORIG));
+    let protocol = tuple.and_then(|tuple| part(part(tuple, CTA_TUPLE_PROTO)?, CTA_PROTO_NUM));
+    protocol == Some(&[TCP])
 }
 
 /// Who answers the connection that a message tells of.

@@ -34,7 +34,7 @@ const CT_DST_IP6: u32 = 22;
 const CHECKSUM_OF_ADDRESSES: u32 = 1;
 /// `ARPHRD_ETHER`.
 const LINK_IS_ETHERNET: u16 = 1;
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 const UDP: u8 = 17;
 const TCP_FIN: u8 = 1;
 const TCP_SYN: u8 = 2;

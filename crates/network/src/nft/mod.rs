@@ -39,6 +39,7 @@ use crate::{Error, ipv6};
 pub use arrivals::Arrivals;
 pub(crate) use balance::{Balancer, NAMES_ADDRESS, NamePorts};
 pub(crate) use bridges::{Fence, Fences};
+pub use conntrack::Flows;
 pub(crate) use conntrack::{answering, forget as forget_connections};
 use expression::{Expression, accept_goto, octets};
 pub(crate) use guard::{Guard, Tenant};

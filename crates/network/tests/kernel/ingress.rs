@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use network::{DATA_PORT, Ingress, Network, PlugRequest, Protocol, PublishedPort, Underlay};
+use network::{DATA_PORT, Flows, Ingress, Network, PlugRequest, Protocol, PublishedPort, Underlay};
 
 use crate::hosts::{Machine, Node, PORT, block_on, inside, ip, local, run};
 use crate::sctp;
@@ -96,7 +96,7 @@ impl Node {
 
 async fn set_ingress(network: &Network, ingress: Ingress) {
     let gone = network.set_ingress(ingress).await.expect("sets");
-    network.forget_flows(gone).await.expect("forgets");
+    network.forget_flows(gone, Flows::All).await.expect("forgets");
 }
 
 fn ingress_of(own: u8, serving: &[Task], there: &[Task]) -> Ingress {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use network::{
-    AskWithin, Asker, Backends, DATA_PORT, Join, LocalNames, NameFault, NameSockets, Namer,
+    AskWithin, Asker, Backends, DATA_PORT, Flows, Join, LocalNames, NameFault, NameSockets, Namer,
     Network, Overlay, Peer, Services, Update,
 };
 
@@ -361,7 +361,9 @@ fn datagrams_to_a_virtual_address_do_not_stick_to_a_task_that_is_gone() {
     answer_datagrams(&c, "c");
     let forget = |last| {
         let gone = [ipv4(last), ipv6(last)].into();
-        one.run(async move |network| network.forget("blue", gone).await.expect("forgets"));
+        one.run(async move |network| {
+            network.forget("blue", gone, Flows::All).await.expect("forgets")
+        });
     };
     for address in [ipv4(VIP), ipv6(VIP)] {
         one.services(&[12]);
